@@ -1,0 +1,1 @@
+//! Fleets and walks that the measurements share.

@@ -1,0 +1,767 @@
+//! The door: everything that is said to a job is checked here, and nowhere else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::decide::aftermath;
+use crate::draw::draw;
+use crate::event::{
+    Aftermath, Answered, Bad, Cause, DeploymentKind, DeploymentState, Event, Member, Presence,
+    Reason, Want,
+};
+use crate::health::{Verdict, judge};
+use crate::id::{DeploymentId, JobId, is_name};
+use crate::input::{
+    Command, Interval, NODES_MAX, NodeChange, Observation, Report, Request, TEXT_BYTES_MAX,
+};
+use crate::rollout::{Rollout, TargetState};
+use crate::spec::{JobSpec, JobType, Placement};
+use crate::state::{Moment, State};
+
+/// Why an input was refused. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Rejection {
+    /// The spec is another job's.
+    #[error("the spec is of job {given}, this is job {own}")]
+    OtherJob {
+        /// The spec's.
+        given: JobId,
+        /// This one.
+        own: JobId,
+    },
+    /// A node's name is none.
+    #[error("{0:?} names no node: 1 to 200 of letters, digits, '-', '_' and '.'")]
+    BadNodeName(String),
+    /// A node is listed twice.
+    #[error("node {0} is listed twice")]
+    NodeTwice(String),
+    /// More nodes than a job may have.
+    #[error("{0} nodes are more than a job may have ({NODES_MAX})")]
+    TooManyNodes(usize),
+    /// The nodes that match have to be listed.
+    #[error(
+        "the selector or the spread label is another than before: list the nodes that match now"
+    )]
+    MembersNeeded,
+    /// The very same was taken back before.
+    #[error(
+        "this is the same as version {version}, which was taken back; change it, or say that you want it again"
+    )]
+    TakenBack {
+        /// The version that was taken back.
+        version: u32,
+    },
+    /// Somebody else was faster.
+    #[error("expected {expected}, but it is at {found}: look again")]
+    Unexpected {
+        /// What the caller believed.
+        expected: u64,
+        /// What is so.
+        found: u64,
+    },
+    /// The key was used for another command.
+    #[error("the idempotency key {0:?} was used for another command: take a new one")]
+    KeyReused(String),
+    /// Not a deployment that is under way.
+    #[error("deployment {id} is {}: it takes no more commands", state_word(.state))]
+    Over {
+        /// Which.
+        id: DeploymentId,
+        /// Its state.
+        state: DeploymentState,
+    },
+    /// This job knows no such deployment.
+    #[error("job {job} knows no deployment {id}")]
+    NoSuchDeployment {
+        /// This job.
+        job: JobId,
+        /// What was asked for.
+        id: DeploymentId,
+    },
+    /// The command does not fit the deployment's state.
+    #[error("cannot {command} a deployment that is {}", state_word(.state))]
+    DoesNotFit {
+        /// The command.
+        command: &'static str,
+        /// The deployment's state.
+        state: DeploymentState,
+    },
+    /// There is nothing to promote.
+    #[error("there is nothing to promote: {0}")]
+    NothingToPromote(&'static str),
+    /// Canaries that are not healthy.
+    #[error("{count} of {total} canaries are not healthy: {}", nodes.join(", "))]
+    CanariesNotHealthy {
+        /// The first of them, by the names of their nodes.
+        nodes: Vec<String>,
+        /// How many there are.
+        count: u32,
+        /// Of how many.
+        total: u32,
+    },
+    /// A restart waits for what is under way.
+    #[error("deployment {0} is under way: wait for its end, or cancel it")]
+    Busy(DeploymentId),
+    /// The job runs nowhere.
+    #[error("the job runs nowhere: register a version first")]
+    NothingRuns,
+    /// There is no such version.
+    #[error("there is no version {0}")]
+    NoSuchVersion(u32),
+    /// The version never proved itself.
+    #[error("version {0} was never stable: a rollback goes to a proven version only")]
+    NotStable(u32),
+    /// Nothing to go back to.
+    #[error("there is no older stable version to go back to")]
+    NoStableVersion,
+    /// Every node runs it already.
+    #[error("every node was last told to run version {0}: there is nothing to take back")]
+    NothingToRollBack(u32),
+    /// The job runs once on every node.
+    #[error("the job runs once on every matching node: only a job with `replicas` can be scaled")]
+    NotReplicated,
+}
+
+/// What an accepted command leads to.
+#[derive(Debug)]
+pub(crate) enum Admitted {
+    /// These facts.
+    Facts(Vec<Event>),
+    /// The answer of the first time.
+    Again(Answered),
+}
+
+/// Why a report changed nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ignored {
+    /// No deployment is under way.
+    Idle,
+    /// There is no such target.
+    UnknownTarget,
+    /// It is about an earlier assignment.
+    Stale,
+    /// It is about an assignment that was never made: somebody makes things up.
+    Impossible,
+    /// It, or a later one, was heard before.
+    Duplicate,
+    /// The target has its verdict.
+    Decided,
+    /// The node counts as lost: nothing good is believed before it is back.
+    Lost,
+    /// It says nothing new.
+    NothingNew,
+}
+
+pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
+    let known = request.key.as_ref().map(|key| clip(key));
+    let known = known.and_then(|key| state.keys.iter().find(|known| known.key == key));
+    if let Some(known) = known {
+        if known.digest != digest(&request.command) {
+            return Err(Rejection::KeyReused(known.key.clone()));
+        }
+        return Ok(Admitted::Again(known.clone()));
+    }
+    if let Some(expected) = request.expected {
+        let found = match request.command {
+            Command::Register { .. }
+            | Command::Restart
+            | Command::Stop
+            | Command::RollBack { .. }
+            | Command::Scale { .. } => u64::from(state.version_max),
+            _ => state.rollout.as_ref().map_or(0, |r| r.head.revision),
+        };
+        if expected != found {
+            return Err(Rejection::Unexpected { expected, found });
+        }
+    }
+    let facts = match &request.command {
+        Command::Register {
+            spec,
+            members,
+            again,
+        } => register(state, spec, members.as_deref(), *again)?,
+        Command::Restart => vec![restart(state)?],
+        Command::Stop => vec![stop(state)?],
+        Command::RollBack { to } => vec![roll_back(state, *to)?],
+        Command::Scale { replicas } => match state.replicas {
+            None => return Err(Rejection::NotReplicated),
+            Some(now) => scale(state, now, *replicas).into_iter().collect(),
+        },
+        Command::Promote(id) => vec![promote(state, *id)?],
+        Command::Pause(id) => match active(state, *id)?.head.state {
+            DeploymentState::InProgress => vec![Event::Paused { failure: None }],
+            state => {
+                return Err(Rejection::DoesNotFit {
+                    command: "pause",
+                    state,
+                });
+            }
+        },
+        Command::Resume(id) => match active(state, *id)?.head.state {
+            DeploymentState::Paused => vec![Event::Resumed],
+            state => {
+                return Err(Rejection::DoesNotFit {
+                    command: "resume",
+                    state,
+                });
+            }
+        },
+        Command::Cancel(id) => {
+            active(state, *id)?;
+            let cause = Cause::Operator {
+                reason: String::new(),
+            };
+            vec![Event::Ended {
+                state: DeploymentState::Canceled,
+                cause,
+                aftermath: Aftermath::Nothing,
+            }]
+        }
+        Command::Fail { deployment, reason } => {
+            let aftermath = aftermath(state, active(state, *deployment)?);
+            let cause = Cause::Operator {
+                reason: clip(reason),
+            };
+            vec![Event::Ended {
+                state: DeploymentState::Failed,
+                cause,
+                aftermath,
+            }]
+        }
+    };
+    Ok(Admitted::Facts(facts))
+}
+
+/// A number that tells one command from another.
+pub(crate) fn digest(command: &Command) -> u64 {
+    let text = match command {
+        Command::Register {
+            spec,
+            again,
+            members: _,
+        } => {
+            format!(
+                "register {again} {}",
+                serde_json::to_string(spec).unwrap_or_default()
+            )
+        }
+        Command::Restart => "restart".to_owned(),
+        Command::Stop => "stop".to_owned(),
+        Command::RollBack { to } => format!("roll back {to:?}"),
+        Command::Scale { replicas } => format!("scale {replicas}"),
+        Command::Promote(id) => format!("promote {id}"),
+        Command::Pause(id) => format!("pause {id}"),
+        Command::Resume(id) => format!("resume {id}"),
+        Command::Cancel(id) => format!("cancel {id}"),
+        Command::Fail { deployment, reason } => format!("fail {deployment} {reason}"),
+    };
+    draw(0, "command", text.as_bytes())
+}
+
+/// What a report amounts to, if anything.
+pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Event, Ignored> {
+    let rollout = state.active().ok_or(Ignored::Idle)?;
+    let target = rollout
+        .targets
+        .get(report.target as usize)
+        .ok_or(Ignored::UnknownTarget)?;
+    let generation = rollout.generation(target);
+    if report.generation > state.seq {
+        return Err(Ignored::Impossible);
+    }
+    if generation == 0 || report.generation != generation {
+        return Err(Ignored::Stale);
+    }
+    if report.number <= target.reported {
+        return Err(Ignored::Duplicate);
+    }
+    let updated = target.state() == TargetState::Updated;
+    if !updated && !target.state().is_in_flight() {
+        return Err(Ignored::Decided);
+    }
+    let heard = vec![(report.target, report.number)];
+    let failed = |reason| {
+        Ok(Event::Failed {
+            targets: [report.target].into_iter().collect(),
+            reason,
+        })
+    };
+    let passed = |heard| {
+        if target.is_lost() {
+            Err(Ignored::Lost)
+        } else {
+            Ok(Event::Updated { heard })
+        }
+    };
+    let gate = rollout.head.spec.gate();
+    let batch = state
+        .versions
+        .get(&rollout.head.to)
+        .is_some_and(|v| v.spec.job_type == JobType::Batch);
+
+    if rollout.head.kind == DeploymentKind::Stop {
+        return match &report.what {
+            Observation::Stopped | Observation::Exited { .. } if !updated => passed(heard),
+            Observation::CannotStart { detail } => failed(Reason::CannotStart {
+                detail: clip(detail),
+            }),
+            _ => Err(Ignored::NothingNew),
+        };
+    }
+    match (&report.what, gate) {
+        (Observation::CannotStart { detail }, _) => failed(Reason::CannotStart {
+            detail: clip(detail),
+        }),
+        (Observation::Exited { code: 0 }, _) if batch => {
+            if updated {
+                Err(Ignored::NothingNew)
+            } else {
+                passed(heard)
+            }
+        }
+        (Observation::Exited { code }, _) => failed(Reason::Exited { code: *code }),
+        (Observation::Restarted, Some(gate)) if updated && !batch => Ok(unhealthy(
+            rollout,
+            report,
+            Bad::Restart,
+            gate.failure_threshold,
+        )),
+        (Observation::Restarted, Some(_)) if target.state() == TargetState::Observing => {
+            Ok(Event::Restarted { heard })
+        }
+        (Observation::Started | Observation::Restarted | Observation::Interval(_), None)
+            if !updated && !batch =>
+        {
+            passed(heard)
+        }
+        (Observation::Interval(interval), Some(gate)) if !batch => {
+            let by_rate = target.streak > 0 && target.bad_by_rate();
+            match judge(*interval, gate, by_rate) {
+                Verdict::Nothing => Err(Ignored::NothingNew),
+                Verdict::Bad(cause) => {
+                    Ok(unhealthy(rollout, report, cause, gate.failure_threshold))
+                }
+                Verdict::Good => good(target, heard, now, gate.min_healthy_time.as_millis()),
+            }
+        }
+        (
+            Observation::Interval(Interval {
+                checks: Some(false),
+                ..
+            }),
+            Some(gate),
+        ) if !updated => Ok(unhealthy(
+            rollout,
+            report,
+            Bad::Check,
+            gate.failure_threshold,
+        )),
+        _ => Err(Ignored::NothingNew),
+    }
+}
+
+fn good(
+    target: &crate::rollout::Target,
+    heard: Vec<crate::event::Heard>,
+    now: Moment,
+    min_healthy: u64,
+) -> Result<Event, Ignored> {
+    if target.is_lost() {
+        return Err(Ignored::Lost);
+    }
+    match target.state() {
+        TargetState::Updating if min_healthy == 0 => Ok(Event::Updated { heard }),
+        TargetState::Updating => Ok(Event::Healthy { heard }),
+        // Health is continuous when it is seen again at the end: silence proves nothing.
+        TargetState::Observing
+            if now.elapsed.saturating_sub(target.since.into()) >= min_healthy =>
+        {
+            Ok(Event::Updated { heard })
+        }
+        TargetState::Updated if target.streak > 0 => Ok(Event::Healthy { heard }),
+        _ => Err(Ignored::NothingNew),
+    }
+}
+
+fn unhealthy(rollout: &Rollout, report: &Report, cause: Bad, threshold: u8) -> Event {
+    let count = rollout.targets[report.target as usize]
+        .streak
+        .saturating_add(1);
+    if threshold > 0 && count >= threshold {
+        let reason = Reason::BadIntervals { count, cause };
+        return Event::Failed {
+            targets: [report.target].into_iter().collect(),
+            reason,
+        };
+    }
+    Event::Unhealthy {
+        heard: vec![(report.target, report.number)],
+        cause,
+    }
+}
+
+/// Checks all of `changes`, so that none of them is taken in when one is bad.
+pub(crate) fn check_nodes(state: &State, changes: &[NodeChange]) -> Result<(), Rejection> {
+    for change in changes {
+        let name = match change {
+            NodeChange::Seen(member) => &member.name,
+            NodeChange::Became { name, .. } => name,
+        };
+        if !is_name(name) {
+            return Err(Rejection::BadNodeName(clip(name)));
+        }
+    }
+    let nodes = state.members.len() as usize + changes.len();
+    if nodes > NODES_MAX {
+        return Err(Rejection::TooManyNodes(nodes));
+    }
+    Ok(())
+}
+
+/// What one change amounts to; nothing where the job knows it, or does not care.
+pub(crate) fn node(state: &State, change: &NodeChange) -> Option<Event> {
+    let (name, member, status) = match change {
+        NodeChange::Seen(member) => (&member.name, Some(member), member.status),
+        NodeChange::Became { name, status } => (name, None, *status),
+    };
+    let known = state
+        .members
+        .find(name)
+        .filter(|&n| state.members.presence(n) != Presence::Gone);
+    let Some(node) = known else {
+        let joins = member.filter(|m| !matches!(m.status, Presence::Gone | Presence::Unmatched))?;
+        return Some(Event::NodesJoined {
+            nodes: vec![joins.clone()],
+        });
+    };
+    if state.members.presence(node) != status {
+        return Some(Event::NodesChanged {
+            status,
+            nodes: [node].into_iter().collect(),
+        });
+    }
+    let member = member?;
+    let replicated = state.replicas.is_some();
+    let moved = state.members.zone_name(node) != member.zone;
+    (moved || replicated && state.members.load(node) != member.load).then(|| Event::NodeRelabeled {
+        node,
+        zone: member.zone.clone(),
+        load: member.load,
+    })
+}
+
+fn register(
+    state: &State,
+    spec: &JobSpec,
+    members: Option<&[Member]>,
+    again: bool,
+) -> Result<Vec<Event>, Rejection> {
+    if spec.id != state.id {
+        return Err(Rejection::OtherJob {
+            given: spec.id.clone(),
+            own: state.id.clone(),
+        });
+    }
+    let mut facts = Vec::new();
+    match members {
+        Some(members) => facts = listed(state, members)?,
+        None => {
+            let same = |old: &Arc<JobSpec>| {
+                old.selector == spec.selector && old.rollout.spread == spec.rollout.spread
+            };
+            if !state.spec().is_none_or(same) {
+                return Err(Rejection::MembersNeeded);
+            }
+        }
+    }
+    let goal = match state.active() {
+        Some(rollout) => rollout.head.to,
+        None if state.settled => state.current,
+        None => 0,
+    };
+    let there = state
+        .versions
+        .get(&goal)
+        .filter(|v| same_but_replicas(&v.spec, spec));
+    if there.is_some() {
+        if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas) {
+            facts.extend(scale(state, now, count));
+        }
+        return Ok(facts);
+    }
+    let rejected = state
+        .versions
+        .iter()
+        .rev()
+        .find(|(_, v)| v.rejected && same_but_replicas(&v.spec, spec));
+    if let Some((&version, _)) = rejected.filter(|_| !again) {
+        return Err(Rejection::TakenBack { version });
+    }
+    let version = state.version_max + 1;
+    facts.push(Event::Registered {
+        version,
+        spec: Arc::new(spec.clone()),
+    });
+    facts.push(Event::Requested(Want {
+        kind: DeploymentKind::Update,
+        to: version,
+        rollback_of: None,
+    }));
+    Ok(facts)
+}
+
+/// What the list of all nodes that match amounts to.
+fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
+    if members.len() > NODES_MAX {
+        return Err(Rejection::TooManyNodes(members.len()));
+    }
+    let mut names = BTreeSet::new();
+    let mut joined = Vec::new();
+    let mut facts = Vec::new();
+    for member in members {
+        if !is_name(&member.name) {
+            return Err(Rejection::BadNodeName(clip(&member.name)));
+        }
+        if !names.insert(member.name.as_str()) {
+            return Err(Rejection::NodeTwice(member.name.clone()));
+        }
+        match node(state, &NodeChange::Seen(member.clone())) {
+            Some(Event::NodesJoined { nodes }) => joined.extend(nodes),
+            // A node that is known may differ in its status and in its label: two facts.
+            Some(fact @ Event::NodesChanged { .. }) => {
+                facts.push(fact);
+                let known = state.members.find(&member.name);
+                let moved = known.filter(|&n| state.members.zone_name(n) != member.zone);
+                facts.extend(moved.map(|node| Event::NodeRelabeled {
+                    node,
+                    zone: member.zone.clone(),
+                    load: member.load,
+                }));
+            }
+            Some(fact) => facts.push(fact),
+            None => {}
+        }
+    }
+    if !joined.is_empty() {
+        facts.push(Event::NodesJoined { nodes: joined });
+    }
+    let left_out = |&n: &u32| {
+        state.members.presence(n) != Presence::Unmatched && !names.contains(state.members.name(n))
+    };
+    let nodes: crate::runs::Runs = state.members.iter().filter(left_out).collect();
+    if !nodes.is_empty() {
+        facts.push(Event::NodesChanged {
+            status: Presence::Unmatched,
+            nodes,
+        });
+    }
+    Ok(facts)
+}
+
+fn same_but_replicas(a: &JobSpec, b: &JobSpec) -> bool {
+    let placement = match (a.placement, b.placement) {
+        (Placement::Replicas { count, .. }, Placement::Replicas { distinct, .. }) => {
+            Placement::Replicas { count, distinct }
+        }
+        (_, other) => other,
+    };
+    if a.placement != placement {
+        return false;
+    }
+    // Every field but the placement: a new one has to be thought of here.
+    let JobSpec {
+        id,
+        job_type,
+        selector,
+        placement: _,
+        lost_after,
+        rollout,
+        workload,
+    } = a;
+    *id == b.id
+        && *job_type == b.job_type
+        && *selector == b.selector
+        && *lost_after == b.lost_after
+        && *rollout == b.rollout
+        && *workload == b.workload
+}
+
+fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
+    if now == replicas {
+        return None;
+    }
+    let mut retired = Vec::new();
+    if replicas < now {
+        let own = |&slot: &u32| state.slots[slot as usize].live && !state.surplus.contains(&slot);
+        let mut slots: Vec<u32> = (0..state.slots.len() as u32).filter(own).collect();
+        // First what runs nowhere, then what may not run, then the youngest.
+        slots.sort_by_key(|&slot| {
+            (
+                !state.unplaced.contains(&slot),
+                state.is_ready(slot),
+                std::cmp::Reverse(slot),
+            )
+        });
+        slots.truncate((now - replicas) as usize);
+        retired = slots;
+    }
+    Some(Event::Scaled { replicas, retired })
+}
+
+fn restart(state: &State) -> Result<Event, Rejection> {
+    if let Some(rollout) = state.active() {
+        return Err(Rejection::Busy(rollout.head.id));
+    }
+    let told = state.versions.get(&state.current).map_or(0, |v| v.told);
+    if told == 0 {
+        return Err(Rejection::NothingRuns);
+    }
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Restart,
+        to: state.current,
+        rollback_of: None,
+    }))
+}
+
+fn stop(state: &State) -> Result<Event, Rejection> {
+    let stopping = state
+        .active()
+        .is_some_and(|r| r.head.kind == DeploymentKind::Stop);
+    let idle = state.active().is_none() && state.told_other_than(0) == 0;
+    if stopping || idle {
+        return Err(Rejection::NothingRuns);
+    }
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Stop,
+        to: 0,
+        rollback_of: None,
+    }))
+}
+
+fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
+    let last = state.rollout.as_ref();
+    let leaving = last.map_or(0, |r| r.head.to);
+    let to = match to {
+        Some(to) => {
+            let version = state
+                .versions
+                .get(&to)
+                .ok_or(Rejection::NoSuchVersion(to))?;
+            if !version.stable {
+                return Err(Rejection::NotStable(to));
+            }
+            to
+        }
+        // What failed goes back to what ran; what completed, to what was stable before it.
+        None => state
+            .stable_before(leaving)
+            .ok_or(Rejection::NoStableVersion)?,
+    };
+    let nothing_runs = state.told_other_than(0) == 0;
+    if state.told_other_than(to) == 0 && !nothing_runs || leaving == to && state.active().is_some()
+    {
+        return Err(Rejection::NothingToRollBack(to));
+    }
+    let rollback_of = last
+        .filter(|r| r.head.to != to && r.head.to != 0)
+        .map(|r| r.head.id);
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Rollback,
+        to,
+        rollback_of,
+    }))
+}
+
+fn promote(state: &State, id: DeploymentId) -> Result<Event, Rejection> {
+    let rollout = active(state, id)?;
+    let head = &rollout.head;
+    if !matches!(
+        head.state,
+        DeploymentState::InProgress | DeploymentState::Paused
+    ) {
+        return Err(Rejection::DoesNotFit {
+            command: "promote",
+            state: head.state,
+        });
+    }
+    if head.canaries_wanted == 0 {
+        return Err(Rejection::NothingToPromote(
+            "this deployment has no canaries",
+        ));
+    }
+    if head.promoted {
+        return Err(Rejection::NothingToPromote("it was promoted before"));
+    }
+    if rollout.canaries_well() {
+        let waiting = rollout.queue.iter().any(|t| {
+            let target = &rollout.targets[t as usize];
+            target.state() == TargetState::Pending && state.is_ready(target.slot)
+        });
+        if head.tally.canaries >= head.canaries_wanted || !waiting {
+            return Ok(Event::Promoted { auto: false });
+        }
+        return Err(Rejection::NothingToPromote("canaries have still to start"));
+    }
+    let unwell = |&&t: &&u32| {
+        let target = &rollout.targets[t as usize];
+        target.state() != TargetState::Updated || target.streak > 0 || target.is_lost()
+    };
+    let name = |&t: &u32| {
+        state
+            .members
+            .name(state.slots[rollout.targets[t as usize].slot as usize].node)
+            .to_owned()
+    };
+    if rollout.canaries.is_empty() {
+        return Err(Rejection::NothingToPromote("no canary has started"));
+    }
+    Err(Rejection::CanariesNotHealthy {
+        nodes: rollout
+            .canaries
+            .iter()
+            .filter(unwell)
+            .take(10)
+            .map(name)
+            .collect(),
+        count: head.tally.canaries - head.tally.canaries_well,
+        total: head.tally.canaries,
+    })
+}
+
+fn active(state: &State, id: DeploymentId) -> Result<&Rollout, Rejection> {
+    if let Some(rollout) = state.active().filter(|r| r.head.id == id) {
+        return Ok(rollout);
+    }
+    let mut heads = state.rollout.iter().map(|r| &r.head).chain(&state.history);
+    match heads.find(|h| h.id == id) {
+        Some(head) => Err(Rejection::Over {
+            id,
+            state: head.state,
+        }),
+        None => Err(Rejection::NoSuchDeployment {
+            job: state.id.clone(),
+            id,
+        }),
+    }
+}
+
+/// The word that the record uses.
+pub(crate) fn state_word(state: &DeploymentState) -> &'static str {
+    match state {
+        DeploymentState::Pending => "pending",
+        DeploymentState::InProgress => "in_progress",
+        DeploymentState::Paused => "paused",
+        DeploymentState::Completed => "completed",
+        DeploymentState::Failed => "failed",
+        DeploymentState::Canceled => "canceled",
+    }
+}
+
+/// No more than is kept of a text from outside, cut between characters.
+pub(crate) fn clip(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

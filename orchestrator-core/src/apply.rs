@@ -1,0 +1,815 @@
+//! The only mutator: what each fact means. No rule, no check, no time but the entry's.
+
+use std::sync::Arc;
+
+use crate::effect::Effect;
+use crate::event::{
+    Aftermath, Bad, DeploymentKind, DeploymentState, Entry, Event, Heard, Member, Presence, Reason,
+    Started,
+};
+use crate::packed::U48;
+use crate::rollout::{Failure, Head, Queue, Rollout, Tally, TargetState};
+use crate::runs::Runs;
+use crate::spec::{JobSpec, Placement};
+use crate::state::{HISTORY_KEPT, KEYS_KEPT, Moment, NONE, Slot, State, Version};
+use crate::time::{Span, Time};
+
+/// How long a target may take to start where health is not asked for.
+pub(crate) const START_WITHIN: Span = Span::from_secs(3600);
+
+/// Takes a new entry in: its place in the log, then what it says.
+pub(crate) fn apply(state: &mut State, entry: &Entry, effects: &mut Vec<Effect>) {
+    state.seq = entry.seq;
+    state.moment = Moment {
+        wall: entry.at,
+        elapsed: entry.elapsed,
+    };
+    facts(state, &entry.event, effects);
+    if let (Some(of), Some(rollout)) = (entry.of, &mut state.rollout) {
+        rollout.head.revision = of.revision;
+        rollout.head.updated = entry.at;
+    }
+}
+
+/// What an event says, as of the state's moment and position.
+pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>) {
+    let at = state.moment.wall;
+    let elapsed = state.moment.elapsed;
+    match event {
+        Event::Registered { version, spec } => registered(state, *version, spec),
+        Event::NodesJoined { nodes } => joined(state, nodes),
+        Event::NodesChanged { status, nodes } => {
+            for node in nodes.iter() {
+                node_changed(state, node, *status);
+            }
+            if *status == Presence::Draining && state.replicas.is_none() {
+                effects.push(Effect::Withdraw {
+                    nodes: nodes.clone(),
+                });
+            }
+        }
+        Event::NodeRelabeled { node, zone, load } => state.members.relabel(*node, zone, *load),
+        Event::Scaled { replicas, retired } => scaled(state, *replicas, retired, effects),
+        Event::Placed { moves } => placed(state, moves, effects),
+        Event::Retired { slots } => {
+            let nodes = slots
+                .iter()
+                .filter_map(|&slot| retire(state, slot))
+                .collect();
+            effects.push(Effect::Withdraw { nodes });
+        }
+        Event::Requested(want) => state.want = Some(*want),
+        Event::Started(started) => begin(state, started, effects),
+        Event::Dispatched {
+            wave,
+            canary,
+            targets,
+            skipped,
+        } => {
+            dispatched(state, *wave, *canary, targets, effects);
+            skip(state, skipped);
+        }
+        Event::Skipped { targets } => skip(state, targets),
+        Event::Healthy { heard } => each_heard(state, heard, |target| {
+            target.streak = 0;
+            if target.state() == TargetState::Updating {
+                target.set_state(TargetState::Observing);
+                target.since = U48::from(elapsed);
+            }
+        }),
+        Event::Unhealthy { heard, cause } => unhealthy(state, heard, *cause),
+        Event::Restarted { heard } => each_heard(state, heard, |target| {
+            if target.state() == TargetState::Observing {
+                target.set_state(TargetState::Updating);
+            }
+        }),
+        Event::Updated { heard } => each_heard(state, heard, |target| {
+            target.streak = 0;
+            target.set_state(TargetState::Updated);
+        }),
+        Event::Failed { targets, reason } => failed(state, targets, reason),
+        Event::Promoted { .. } => {
+            let rollout = rollout(state);
+            rollout.head.promoted = true;
+            rollout.head.progress = Some(at);
+        }
+        Event::Paused { failure } => {
+            let rollout = rollout(state);
+            rollout.head.state = DeploymentState::Paused;
+            rollout.paused_at = Some(elapsed);
+            rollout.head.culprit = None;
+            rollout.head.cause.clone_from(failure);
+            name_culprit(state);
+        }
+        Event::Resumed => resumed(state),
+        Event::Ended {
+            state: ending,
+            cause,
+            aftermath,
+        } => {
+            let head = &mut rollout(state).head;
+            head.state = *ending;
+            head.completed = Some(at);
+            head.cause = Some(cause.clone());
+            head.aftermath = *aftermath;
+            ended(state, *aftermath);
+        }
+        Event::RolledBackBy { id } => rollout(state).head.rolled_back_by = Some(*id),
+        Event::Converged { version, slots } => {
+            for slot in slots.iter() {
+                tell(state, slot, *version);
+                state.strays.remove(&slot);
+            }
+            effects.push(Effect::Assign {
+                version: *version,
+                generation: state.seq,
+                slots: slots.clone(),
+            });
+        }
+        Event::ClockSetBack => {}
+        Event::Absent { millis } => {
+            if let Some(rollout) = &mut state.rollout {
+                // While it is paused the deadlines stand still as it is.
+                if rollout.paused_at.is_none() {
+                    rollout.held += millis;
+                }
+            }
+        }
+        Event::Forgot { version } => {
+            state.versions.remove(version);
+        }
+        Event::Answered(answered) => {
+            if state.keys.len() == KEYS_KEPT {
+                state.keys.pop_front();
+            }
+            state.keys.push_back(answered.clone());
+        }
+    }
+    if let Some(rollout) = &mut state.rollout {
+        let deadline = deadline_millis(rollout);
+        rollout.trim_queue();
+        rollout.trim_suspects(deadline);
+    }
+}
+
+/// From assignment to updated, in milliseconds.
+pub(crate) fn deadline_millis(rollout: &Rollout) -> u64 {
+    rollout
+        .head
+        .spec
+        .gate()
+        .map_or(START_WITHIN, |gate| gate.deadline)
+        .as_millis()
+}
+
+/// The rollout that a fact of a deployment speaks of.
+fn rollout(state: &mut State) -> &mut Rollout {
+    state
+        .rollout
+        .as_mut()
+        .expect("a deployment's facts come after its start")
+}
+
+fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
+    let new = Version {
+        spec: spec.clone(),
+        registered: state.moment.wall,
+        stable: false,
+        rejected: false,
+        told: 0,
+    };
+    state.versions.insert(version, new);
+    state.version_max = version;
+    match spec.placement {
+        Placement::Every => {
+            state.replicas = None;
+            state.unplaced.clear();
+            state.leaving.clear();
+            // One for each node that matches, and no second one.
+            for node in 0..state.members.len() {
+                let matches = !matches!(
+                    state.members.presence(node),
+                    Presence::Gone | Presence::Unmatched
+                );
+                let mut keep = matches;
+                for slot in state.members.slots(node).collect::<Vec<_>>() {
+                    if std::mem::take(&mut keep) {
+                        state.surplus.remove(&slot);
+                    } else {
+                        state.surplus.insert(slot);
+                    }
+                }
+                if keep {
+                    add_slot(state, node);
+                }
+            }
+            // Executions that no node had taken are of no use any more.
+            for slot in 0..state.slots.len() as u32 {
+                if state.slots[slot as usize].live && state.slots[slot as usize].node == NONE {
+                    retire(state, slot);
+                }
+            }
+        }
+        Placement::Replicas { count, .. } => {
+            state.replicas = Some(count);
+            let mut kept = 0;
+            for slot in 0..state.slots.len() as u32 {
+                if !state.slots[slot as usize].live {
+                    continue;
+                }
+                let matches = state.slots[slot as usize].node == NONE
+                    || state.members.presence(state.slots[slot as usize].node)
+                        != Presence::Unmatched;
+                if matches && kept < count {
+                    kept += 1;
+                    state.surplus.remove(&slot);
+                } else {
+                    state.surplus.insert(slot);
+                    state.unplaced.remove(&slot);
+                }
+            }
+            for _ in kept..count {
+                add_slot(state, NONE);
+            }
+        }
+    }
+}
+
+fn joined(state: &mut State, nodes: &[Member]) {
+    // A fleet at once is given room to the byte; a few nodes grow it as they come.
+    if nodes.len() > 64 {
+        state
+            .members
+            .reserve(nodes.len(), nodes.iter().map(|n| n.name.len()).sum());
+        state.slots.reserve_exact(nodes.len());
+    }
+    for member in nodes {
+        let node = state
+            .members
+            .add(&member.name, &member.zone, member.load, member.status);
+        if state.replicas.is_none() && state.version_max > 0 {
+            add_slot(state, node);
+        }
+    }
+}
+
+/// A new execution on `node`, or on none yet; while a deployment goes on, its last target.
+fn add_slot(state: &mut State, node: u32) {
+    let new = Slot {
+        node,
+        told: 0,
+        target: NONE,
+        generation: U48::default(),
+        live: true,
+    };
+    let slot = if let Some(slot) = state.free.pop_first() {
+        state.slots[slot as usize] = new;
+        slot
+    } else {
+        state.slots.push(new);
+        state.slots.len() as u32 - 1
+    };
+    if node == NONE {
+        state.unplaced.insert(slot);
+    } else {
+        state.members.attach(node, slot);
+        if state.presence(slot).is_ready() {
+            state.strays.insert(slot);
+        }
+    }
+    if state.takes_joiners() {
+        let rollout = rollout(state);
+        let target = rollout.push_target(slot);
+        rollout.queue.late.push_back(target);
+        state.slots[slot as usize].target = target;
+    }
+}
+
+/// Takes an execution away; answers the node that has to hear of it.
+fn retire(state: &mut State, slot: u32) -> Option<u32> {
+    leave(state, slot);
+    tell(state, slot, 0);
+    let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
+    if node != NONE {
+        state.members.detach(node, slot);
+    }
+    state.slots[slot as usize].live = false;
+    state.surplus.remove(&slot);
+    state.unplaced.remove(&slot);
+    state.strays.remove(&slot);
+    state.retired.insert(slot);
+    (node != NONE).then_some(node)
+}
+
+/// Notes what a slot was told by the present entry.
+fn tell(state: &mut State, slot: u32, version: u32) {
+    let slot = &mut state.slots[slot as usize];
+    if let Some(old) = state.versions.get_mut(&slot.told) {
+        old.told -= 1;
+    }
+    if let Some(new) = state.versions.get_mut(&version) {
+        new.told += 1;
+    }
+    slot.told = version;
+    slot.generation = U48::from(state.seq);
+}
+
+/// The target of a slot in the active deployment.
+fn target_of(state: &State, slot: u32) -> Option<u32> {
+    let target = state.slots[slot as usize].target;
+    state
+        .active()?
+        .targets
+        .get(target as usize)
+        .filter(|t| t.slot == slot)
+        .map(|_| target)
+}
+
+fn node_changed(state: &mut State, node: u32, status: Presence) {
+    let before = state.members.presence(node);
+    state.members.set_presence(node, status);
+    let slots: Vec<u32> = state.members.slots(node).collect();
+    let elapsed = state.moment.elapsed;
+    let replicated = state.replicas.is_some();
+    if !status.is_lost() {
+        state.leaving.remove(node);
+    }
+    if status == Presence::Ready && slots.is_empty() && !replicated && state.version_max > 0 {
+        add_slot(state, node);
+    }
+    for slot in slots {
+        match status {
+            Presence::Ready => {
+                if before == Presence::Unmatched && !replicated {
+                    state.surplus.remove(&slot);
+                }
+                back(state, slot);
+            }
+            Presence::Disconnected | Presence::Down => lost(state, slot),
+            Presence::Draining if replicated => back_from_silence(state, slot),
+            Presence::Draining => {
+                leave(state, slot);
+                tell(state, slot, 0);
+            }
+            Presence::Unmatched => {
+                leave(state, slot);
+                if state.surplus.insert(slot) && replicated {
+                    add_slot(state, NONE);
+                }
+            }
+            Presence::Gone if replicated && !state.surplus.contains(&slot) => {
+                leave(state, slot);
+                state.members.detach(node, slot);
+                state.slots[slot as usize].node = NONE;
+                state.unplaced.insert(slot);
+            }
+            Presence::Gone => {
+                retire(state, slot);
+            }
+        }
+        if !status.is_ready() {
+            state.strays.remove(&slot);
+        }
+    }
+    let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
+    if replicated && status.is_lost() && !before.is_lost() {
+        state.leaving.insert(node, elapsed + lost_after);
+    } else if replicated && status == Presence::Draining {
+        state.leaving.insert(node, elapsed);
+    }
+}
+
+/// The node of an execution is ready (again).
+fn back(state: &mut State, slot: u32) {
+    back_from_silence(state, slot);
+    if let Some(target) = target_of(state, slot) {
+        let at = state.moment.wall;
+        let rollout = rollout(state);
+        if rollout.targets[target as usize].state() == TargetState::Skipped {
+            rollout.change(target, at, |t| t.set_state(TargetState::Pending));
+            rollout.queue.late.push_back(target);
+        }
+    }
+    let told = state.slots[slot as usize].told;
+    let idle = state.active().is_none();
+    if !state.surplus.contains(&slot)
+        && (told == 0 || idle && state.settled && told != state.current)
+    {
+        state.strays.insert(slot);
+    }
+}
+
+fn back_from_silence(state: &mut State, slot: u32) {
+    let Some(target) = target_of(state, slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let elapsed = state.moment.elapsed;
+    let rollout = rollout(state);
+    if !rollout.targets[target as usize].is_lost() {
+        return;
+    }
+    rollout.change(target, at, |t| t.set_lost(false));
+    if rollout.targets[target as usize].is_suspect() {
+        let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
+        rollout.suspect(target, clock, deadline, at);
+    }
+}
+
+/// The node of an execution fell silent: what it had shown so far is no longer continuous.
+fn lost(state: &mut State, slot: u32) {
+    let Some(target) = target_of(state, slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    let gated = rollout.head.spec.gate().is_some();
+    rollout.change(target, at, |t| {
+        t.set_lost(true);
+        if t.state().is_in_flight() {
+            // Without a health check there is no deadline to come back before.
+            t.set_state(if gated {
+                TargetState::Updating
+            } else {
+                TargetState::Skipped
+            });
+        }
+    });
+}
+
+/// An execution is taken off its node: no failure, and its turn is over until it is back.
+fn leave(state: &mut State, slot: u32) {
+    let Some(target) = target_of(state, slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    if rollout.targets[target as usize].state() == TargetState::Failed {
+        return;
+    }
+    rollout.change(target, at, |t| {
+        t.set_state(TargetState::Skipped);
+        t.set_lost(false);
+    });
+    uncanary(rollout, target, at);
+}
+
+fn uncanary(rollout: &mut Rollout, target: u32, at: Time) {
+    if rollout.targets[target as usize].is_canary() && !rollout.head.promoted {
+        rollout.change(target, at, |t| t.set_canary(false));
+        rollout.canaries.retain(|&t| t != target);
+    }
+}
+
+fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
+    let have = state.replicas.replace(replicas).unwrap_or(0) - retired.len() as u32;
+    let nodes: Runs = retired
+        .iter()
+        .filter_map(|&slot| retire(state, slot))
+        .collect();
+    if !nodes.is_empty() {
+        effects.push(Effect::Withdraw { nodes });
+    }
+    for _ in have..replicas {
+        add_slot(state, NONE);
+    }
+}
+
+fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
+    let mut left = Runs::default();
+    let mut told: std::collections::BTreeMap<u32, Runs> = std::collections::BTreeMap::new();
+    let mut again = Runs::default();
+    for &(slot, node) in moves {
+        let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
+        if before != NONE {
+            state.members.detach(before, slot);
+            left.push(before);
+            if state.members.slots(before).next().is_none() {
+                state.leaving.remove(before);
+            }
+        }
+        state.members.attach(node, slot);
+        state.unplaced.remove(&slot);
+        match state.slots[slot as usize].told {
+            0 => {
+                state.strays.insert(slot);
+            }
+            version => {
+                tell(state, slot, version);
+                told.entry(version).or_default().push(slot);
+                let moved = target_of(state, slot).filter(|&t| {
+                    let target = &rollout(state).targets[t as usize];
+                    target.state().is_in_flight() || target.state() == TargetState::Updated
+                });
+                if let Some(target) = moved {
+                    again.push(target);
+                }
+            }
+        }
+        back(state, slot);
+    }
+    for (version, slots) in told {
+        effects.push(Effect::Assign {
+            version,
+            generation: state.seq,
+            slots,
+        });
+    }
+    if !left.is_empty() {
+        effects.push(Effect::Withdraw { nodes: left });
+    }
+    if !again.is_empty() {
+        let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
+        let rollout = rollout(state);
+        let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
+        let number = rollout.dispatches.len() as u32 + 1;
+        let wave = rollout.head.wave;
+        rollout.dispatch(seq, clock + deadline, wave, again.clone());
+        for target in again.iter() {
+            rollout.change(target, wall, |t| {
+                t.dispatch = number;
+                t.reported = 0;
+                t.set_lost(false);
+                if t.state() == TargetState::Updated {
+                    // Elsewhere it has shown nothing yet.
+                    t.streak = 1;
+                } else {
+                    t.set_state(TargetState::Updating);
+                    t.streak = 0;
+                }
+            });
+            if rollout.targets[target as usize].is_suspect() {
+                rollout.suspect(target, clock, deadline, wall);
+            }
+        }
+    }
+}
+
+fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
+    let Started {
+        number,
+        id,
+        kind,
+        from,
+        to,
+        spec,
+        order,
+        failed_first,
+        canaries,
+        rollback_of,
+    } = started;
+    if let Some(old) = state.rollout.take() {
+        if state.history.len() == HISTORY_KEPT {
+            state.history.pop_front();
+        }
+        state.history.push_back(old.head);
+    }
+    // Nothing names the old targets any more: their slots and nodes are free.
+    state.free.append(&mut state.retired);
+    state.members.free_gone();
+    state.want = None;
+    state.deployments = *number;
+    let at = state.moment.wall;
+    match kind {
+        DeploymentKind::Rollback => {
+            if let Some(bad) = state.versions.get_mut(from) {
+                bad.rejected = true;
+            }
+            let label = |v: u32| {
+                state
+                    .versions
+                    .get(&v)
+                    .map(|v| (&v.spec.selector, &v.spec.rollout.spread))
+            };
+            if label(*from) != label(*to) {
+                effects.push(Effect::MembersNeeded);
+            }
+            state.current = *to;
+        }
+        DeploymentKind::Stop => state.current = 0,
+        DeploymentKind::Create | DeploymentKind::Update | DeploymentKind::Restart => {}
+    }
+    let mut rollout = Rollout {
+        head: Head {
+            number: *number,
+            id: *id,
+            kind: *kind,
+            from: *from,
+            to: *to,
+            spec: spec.clone(),
+            state: DeploymentState::Pending,
+            revision: 0,
+            created: at,
+            updated: at,
+            completed: None,
+            progress: None,
+            wave: 0,
+            total: 0,
+            tally: Tally::default(),
+            failed_first: *failed_first,
+            canaries_wanted: *canaries,
+            promoted: false,
+            cause: None,
+            aftermath: Aftermath::Nothing,
+            rollback_of: *rollback_of,
+            rolled_back_by: None,
+            canary_nodes: Vec::new(),
+            culprit: None,
+        },
+        targets: Vec::with_capacity(order.len()),
+        queue: Queue {
+            next: 0,
+            planned: order.len() as u32,
+            late: std::collections::VecDeque::new(),
+        },
+        dispatches: Vec::new(),
+        open: std::collections::VecDeque::new(),
+        suspects: std::collections::VecDeque::new(),
+        canaries: Vec::new(),
+        failures: std::collections::BTreeMap::new(),
+        held: 0,
+        paused_at: None,
+        forgiven: 0,
+        updated_max: 0,
+    };
+    for (position, &slot) in order.iter().enumerate() {
+        let target = rollout.push_target(slot);
+        let lost = state.presence(slot).is_lost();
+        if position < *failed_first as usize || lost {
+            rollout.change(target, at, |t| {
+                t.set_failed_before(position < *failed_first as usize);
+                t.set_lost(lost);
+            });
+        }
+        state.slots[slot as usize].target = target;
+    }
+    state.rollout = Some(rollout);
+}
+
+fn dispatched(
+    state: &mut State,
+    wave: u32,
+    canary: bool,
+    targets: &Runs,
+    effects: &mut Vec<Effect>,
+) {
+    let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
+    let rollout = rollout(state);
+    let due = rollout.deadline_clock(elapsed) + deadline_millis(rollout);
+    rollout.dispatch(seq, due, wave, targets.clone());
+    let number = rollout.dispatches.len() as u32;
+    rollout.head.wave = wave;
+    rollout.head.progress = Some(wall);
+    if rollout.head.state == DeploymentState::Pending {
+        rollout.head.state = DeploymentState::InProgress;
+    }
+    let mut slots = Runs::default();
+    for target in targets.iter() {
+        slots.push(rollout.targets[target as usize].slot);
+        rollout.change(target, wall, |t| {
+            t.dispatch = number;
+            t.reported = 0;
+            t.streak = 0;
+            t.set_canary(canary);
+            t.set_state(TargetState::Updating);
+        });
+        if canary {
+            rollout.canaries.push(target);
+        }
+    }
+    let version = rollout.head.to;
+    for slot in slots.iter() {
+        tell(state, slot, version);
+        state.strays.remove(&slot);
+    }
+    effects.push(Effect::Assign {
+        version,
+        generation: seq,
+        slots,
+    });
+}
+
+fn skip(state: &mut State, targets: &Runs) {
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    for target in targets.iter() {
+        rollout.change(target, at, |t| t.set_state(TargetState::Skipped));
+    }
+}
+
+fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mut crate::rollout::Target)) {
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    for &(target, number) in heard {
+        rollout.change(target, at, |t| {
+            t.reported = number;
+            change(t);
+        });
+    }
+}
+
+fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
+    let Moment { wall, elapsed } = state.moment;
+    let rollout = rollout(state);
+    let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
+    for &(target, number) in heard {
+        let before = rollout.targets[target as usize].is_suspect();
+        rollout.change(target, wall, |t| {
+            t.reported = number;
+            t.streak = t.streak.saturating_add(1);
+            t.set_bad_by_rate(matches!(cause, Bad::ErrorRate { .. }));
+            if t.state() == TargetState::Observing {
+                t.set_state(TargetState::Updating);
+            }
+        });
+        if !before && rollout.targets[target as usize].is_suspect() {
+            rollout.suspect(target, clock, deadline, wall);
+        }
+    }
+}
+
+fn failed(state: &mut State, targets: &Runs, reason: &Reason) {
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    for target in targets.iter() {
+        rollout.change(target, at, |t| t.set_state(TargetState::Failed));
+        rollout.failures.insert(
+            target,
+            Failure {
+                reason: reason.clone(),
+                at,
+            },
+        );
+    }
+}
+
+fn resumed(state: &mut State) {
+    let Moment { wall, elapsed } = state.moment;
+    let rollout = rollout(state);
+    if let Some(since) = rollout.paused_at.take() {
+        rollout.held += elapsed.saturating_sub(since);
+    }
+    rollout.head.state = DeploymentState::InProgress;
+    if rollout.head.cause.take().is_some() {
+        // A person saw these failures and went on; failed canaries are replaced.
+        rollout.forgiven = rollout.failed_counting();
+        let failed = |r: &Rollout, t: u32| r.targets[t as usize].state() == TargetState::Failed;
+        for target in rollout.canaries.clone() {
+            if failed(rollout, target) {
+                uncanary(rollout, target, wall);
+            }
+        }
+    }
+    rollout.head.culprit = None;
+}
+
+fn ended(state: &mut State, aftermath: Aftermath) {
+    name_culprit(state);
+    let head = rollout(state).head.clone();
+    let rollout = state.rollout.as_ref().expect("it has just ended");
+    let node = |&t: &u32| {
+        state
+            .members
+            .name(state.slots[rollout.targets[t as usize].slot as usize].node)
+            .to_owned()
+    };
+    let canary_nodes = rollout.canaries.iter().map(node).collect();
+    self::rollout(state).head.canary_nodes = canary_nodes;
+    state.settled = head.state == DeploymentState::Completed;
+    if state.settled {
+        state.current = head.to;
+        let proven = head.tally.updated > 0 && head.kind != DeploymentKind::Stop;
+        if let Some(version) = state.versions.get_mut(&head.to).filter(|_| proven) {
+            version.stable = true;
+            version.rejected = false;
+        }
+        for slot in 0..state.slots.len() as u32 {
+            let Slot { told, .. } = state.slots[slot as usize];
+            if told != state.current && state.is_ready(slot) && !state.surplus.contains(&slot) {
+                state.strays.insert(slot);
+            }
+        }
+    }
+    if let Aftermath::RollBack { to } = aftermath {
+        state.want = Some(crate::event::Want {
+            kind: DeploymentKind::Rollback,
+            to,
+            rollback_of: Some(head.id),
+        });
+    }
+}
+
+/// Writes down the name of the canary that a cause speaks of, while targets still have names.
+fn name_culprit(state: &mut State) {
+    let Some(rollout) = &state.rollout else {
+        return;
+    };
+    if let Some(crate::event::Cause::CanaryFailed { target }) = rollout.head.cause {
+        let slot = rollout.targets[target as usize].slot;
+        let name = state
+            .members
+            .name(state.slots[slot as usize].node)
+            .to_owned();
+        self::rollout(state).head.culprit = Some(name);
+    }
+}

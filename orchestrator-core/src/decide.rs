@@ -1,0 +1,463 @@
+//! What follows: the rules, in the order in which they are asked, until none has anything to say.
+//!
+//! Each looks at the state and the time and answers one fact, or nothing. None of them scans the
+//! fleet for one report: they look at counts, and walk a wave or an order only when they act on it.
+
+use crate::apply::deadline_millis;
+use crate::draw::draw;
+use crate::event::{
+    Aftermath, Cause, DeploymentKind, DeploymentState, Event, Reason, Started, Want,
+};
+use crate::id::DeploymentId;
+use crate::order::order;
+use crate::placement::place;
+use crate::rollout::{Rollout, TargetState};
+use crate::runs::Runs;
+use crate::spec::{Canaries, OnFailure, RolloutSpec, Strategy};
+use crate::state::{Moment, State, VERSIONS_KEPT};
+
+/// The next fact that follows from the state at `now`.
+pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
+    let Some(rollout) = state.active() else {
+        return retire_surplus(state)
+            .or_else(|| place_unplaced(state))
+            .or_else(|| leave_nodes(state, now))
+            .or_else(|| start(state, now))
+            .or_else(|| converge(state))
+            .or_else(|| forget_version(state));
+    };
+    supersede(state, rollout)
+        .or_else(|| expire(rollout, now))
+        .or_else(|| expire_suspect(rollout, now))
+        .or_else(|| fail(state, rollout))
+        .or_else(|| place_unplaced(state))
+        .or_else(|| {
+            if rollout.head.state == DeploymentState::Paused {
+                return None;
+            }
+            leave_nodes(state, now)
+                .or_else(|| promote(rollout))
+                .or_else(|| next_wave(state, rollout))
+                .or_else(|| finish(state, rollout))
+                .or_else(|| converge(state))
+        })
+}
+
+/// What a person asked for takes the place of what is under way.
+fn supersede(state: &State, rollout: &Rollout) -> Option<Event> {
+    let Want { kind, to, .. } = state.want?;
+    debug_assert!(!rollout.head.state.is_final());
+    Some(Event::Ended {
+        state: DeploymentState::Canceled,
+        cause: Cause::Superseded { kind, to },
+        aftermath: Aftermath::Nothing,
+    })
+}
+
+/// Targets whose deadline passed; one reason at a time.
+fn expire(rollout: &Rollout, now: Moment) -> Option<Event> {
+    if rollout.due_first()? > rollout.deadline_clock(now.elapsed) {
+        return None;
+    }
+    let dispatch = *rollout.open.front()?;
+    let late = |lost: bool| -> Runs {
+        let targets = rollout.dispatches[dispatch as usize].targets.iter();
+        targets
+            .filter(|&t| {
+                let target = &rollout.targets[t as usize];
+                target.dispatch == dispatch + 1
+                    && target.state().is_in_flight()
+                    && target.is_lost() == lost
+            })
+            .collect()
+    };
+    for (lost, reason) in [(true, Reason::Lost), (false, Reason::Deadline)] {
+        let targets = late(lost);
+        if !targets.is_empty() {
+            return Some(Event::Failed { targets, reason });
+        }
+    }
+    None
+}
+
+/// An updated target that turned bad and did not turn good again in time.
+fn expire_suspect(rollout: &Rollout, now: Moment) -> Option<Event> {
+    let &(due, target) = rollout.suspects.front()?;
+    (due <= rollout.deadline_clock(now.elapsed)).then(|| Event::Failed {
+        targets: [target].into_iter().collect(),
+        reason: Reason::Deadline,
+    })
+}
+
+/// The limits.
+fn fail(state: &State, rollout: &Rollout) -> Option<Event> {
+    let head = &rollout.head;
+    if head.state == DeploymentState::Paused && head.cause.is_some() {
+        return None;
+    }
+    let cause = over_limits(rollout)?;
+    if head.spec.on_failure == OnFailure::Pause && head.kind != DeploymentKind::Rollback {
+        return Some(Event::Paused {
+            failure: Some(cause),
+        });
+    }
+    Some(Event::Ended {
+        state: DeploymentState::Failed,
+        cause,
+        aftermath: aftermath(state, rollout),
+    })
+}
+
+/// Which limit the failed targets have passed.
+pub(crate) fn over_limits(rollout: &Rollout) -> Option<Cause> {
+    let head = &rollout.head;
+    if rollout.is_gated() && head.tally.canaries_failed > 0 {
+        let failed = |&&t: &&u32| rollout.targets[t as usize].state() == TargetState::Failed;
+        return rollout
+            .canaries
+            .iter()
+            .find(failed)
+            .map(|&target| Cause::CanaryFailed { target });
+    }
+    let failed = rollout.failed_counting();
+    if failed <= rollout.forgiven {
+        return None;
+    }
+    if failed > head.spec.max_failed_nodes {
+        return Some(Cause::TooManyFailed {
+            failed,
+            allowed: head.spec.max_failed_nodes,
+        });
+    }
+    // Divided last, so that 1 of 1000 is exactly the 0.1 of a limit.
+    let percent = 100.0 * f64::from(failed) / f64::from(head.total);
+    (percent > head.spec.max_failed_nodes_percent).then_some(Cause::TooLargeShareFailed {
+        failed,
+        total: head.total,
+        allowed_percent: head.spec.max_failed_nodes_percent,
+    })
+}
+
+/// Whether, and to what, a failed deployment is rolled back.
+pub(crate) fn aftermath(state: &State, rollout: &Rollout) -> Aftermath {
+    let head = &rollout.head;
+    match head.kind {
+        DeploymentKind::Rollback => return Aftermath::WasRollback,
+        DeploymentKind::Restart | DeploymentKind::Stop => return Aftermath::SameVersion,
+        DeploymentKind::Create | DeploymentKind::Update => {}
+    }
+    if head.spec.no_auto_rollback || head.spec.on_failure == OnFailure::Fail {
+        return Aftermath::RollbackOff;
+    }
+    // What ran before, if it was ever proven; else the newest that was.
+    let before = state
+        .versions
+        .get(&head.from)
+        .is_some_and(|v| v.stable && !v.rejected);
+    let stable = if before {
+        Some(head.from)
+    } else {
+        state.stable_before(head.to)
+    };
+    let Some(to) = stable else {
+        return Aftermath::NoStableVersion;
+    };
+    if state.told_other_than(to) == 0 {
+        Aftermath::NothingTouched
+    } else {
+        Aftermath::RollBack { to }
+    }
+}
+
+/// Executions that no node has taken so far.
+fn place_unplaced(state: &State) -> Option<Event> {
+    if state.unplaced.is_empty() || !has_room(state) {
+        return None;
+    }
+    let paused = state
+        .active()
+        .is_some_and(|r| r.head.state == DeploymentState::Paused);
+    let slots = state
+        .unplaced
+        .iter()
+        .copied()
+        .filter(|&s| !paused || state.slots[s as usize].told == 0);
+    let moves = place(state, slots);
+    (!moves.is_empty()).then_some(Event::Placed { moves })
+}
+
+/// Executions on nodes that are drained, or lost for too long.
+fn leave_nodes(state: &State, now: Moment) -> Option<Event> {
+    if state.leaving.first_due()? > now.elapsed || !has_room(state) {
+        return None;
+    }
+    let nodes = state.leaving.due(now.elapsed);
+    let slots = nodes
+        .flat_map(|node| state.members.slots(node))
+        .filter(|s| !state.surplus.contains(s));
+    let moves = place(state, slots);
+    (!moves.is_empty()).then_some(Event::Placed { moves })
+}
+
+/// Whether any node can take an execution more.
+pub(crate) fn has_room(state: &State) -> bool {
+    let (ready, empty) = state.members.ready();
+    if state.distinct() {
+        empty > 0
+    } else {
+        ready > 0
+    }
+}
+
+fn promote(rollout: &Rollout) -> Option<Event> {
+    let Strategy::Canary {
+        auto_promote: true, ..
+    } = rollout.head.spec.strategy
+    else {
+        return None;
+    };
+    let done = rollout.is_gated() && rollout.head.tally.in_flight() == 0 && rollout.canaries_well();
+    // Fewer canaries than asked for are enough only when there are no more to be had.
+    let all = rollout.head.tally.canaries >= rollout.head.canaries_wanted
+        || rollout.queue.first().is_none();
+    (done && all).then_some(Event::Promoted { auto: true })
+}
+
+/// The next targets whose turn it is, when nothing is in flight any more.
+fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
+    let head = &rollout.head;
+    let immediate = head.spec.gate().is_none();
+    if head.tally.pending == 0 || (head.tally.in_flight() > 0 && !immediate) {
+        return None;
+    }
+    let mut room = if immediate || head.spec.max_parallel == 0 {
+        u32::MAX
+    } else {
+        head.spec.max_parallel
+    };
+    let mut end = u32::MAX;
+    if rollout.queue.next < head.failed_first {
+        // What had failed is taken back first, and all at once.
+        (room, end) = (u32::MAX, head.failed_first);
+    }
+    let canary = rollout.is_gated();
+    if canary {
+        room = room.min(head.canaries_wanted.saturating_sub(head.tally.canaries));
+    }
+    if room == 0 {
+        return None;
+    }
+    let (mut targets, mut skipped, mut count) = (Runs::default(), Runs::default(), 0);
+    for target in rollout.queue.iter() {
+        if count == room || target >= end {
+            break;
+        }
+        let row = &rollout.targets[target as usize];
+        if row.state() != TargetState::Pending {
+            continue;
+        }
+        if state.is_ready(row.slot) {
+            targets.push(target);
+            count += 1;
+        } else {
+            skipped.push(target);
+        }
+    }
+    if count > 0 {
+        return Some(Event::Dispatched {
+            wave: head.wave + 1,
+            canary,
+            targets,
+            skipped,
+        });
+    }
+    (!skipped.is_empty()).then_some(Event::Skipped { targets: skipped })
+}
+
+/// The end, when every target had its turn.
+fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
+    let head = &rollout.head;
+    if head.tally.pending > 0 || head.tally.in_flight() > 0 {
+        return None;
+    }
+    let completed = Event::Ended {
+        state: DeploymentState::Completed,
+        cause: Cause::Done,
+        aftermath: Aftermath::Nothing,
+    };
+    if head.kind == DeploymentKind::Stop {
+        return Some(completed);
+    }
+    if head.tally.updated == 0 {
+        // With nobody there it waits for a ready node; with everybody failed there is none to wait for.
+        let hopeless = head.tally.failed > 0 && head.tally.skipped == 0;
+        let cause = Cause::NothingUpdated {
+            failed: head.tally.failed,
+        };
+        return hopeless.then(|| Event::Ended {
+            state: DeploymentState::Failed,
+            cause,
+            aftermath: aftermath(state, rollout),
+        });
+    }
+    (!rollout.is_gated()).then_some(completed)
+}
+
+/// Nodes outside of any wave that run something else than they should.
+fn converge(state: &State) -> Option<Event> {
+    let version = state.base();
+    if state.strays.is_empty() || version == 0 {
+        return None;
+    }
+    let stray = |&slot: &u32| state.is_ready(slot) && state.slots[slot as usize].told != version;
+    let slots: Runs = state.strays.iter().copied().filter(stray).collect();
+    (!slots.is_empty()).then_some(Event::Converged { version, slots })
+}
+
+/// Executions of an earlier version's selector or placement, once the later one is in place.
+fn retire_surplus(state: &State) -> Option<Event> {
+    (state.settled && state.want.is_none() && !state.surplus.is_empty()).then(|| Event::Retired {
+        slots: state.surplus.iter().copied().collect(),
+    })
+}
+
+fn forget_version(state: &State) -> Option<Event> {
+    if state.versions.len() <= VERSIONS_KEPT {
+        return None;
+    }
+    let keep = [
+        state.current,
+        state.version_max,
+        state.stable_before(u32::MAX).unwrap_or(0),
+    ];
+    let version = state
+        .versions
+        .iter()
+        .find(|(number, v)| v.told == 0 && !keep.contains(number));
+    version.map(|(&version, _)| Event::Forgot { version })
+}
+
+/// Begins what was asked for; a deployment that is taken back learns of it first.
+fn start(state: &State, now: Moment) -> Option<Event> {
+    let Want {
+        kind,
+        to,
+        rollback_of,
+    } = state.want?;
+    let number = state.deployments + 1;
+    let id = DeploymentId::derive(state.seed, number, now.wall);
+    let last = state.rollout.as_ref();
+    let taken_back = last.filter(|r| rollback_of == Some(r.head.id));
+    if taken_back.is_some_and(|r| r.head.rolled_back_by.is_none()) {
+        return Some(Event::RolledBackBy { id });
+    }
+    let seed = draw(state.seed, "deployment", &number.to_le_bytes());
+    let from = match kind {
+        DeploymentKind::Rollback => last.map_or(state.current, |r| r.head.to),
+        _ => state.current,
+    };
+    let kind = if kind == DeploymentKind::Update && from == 0 {
+        DeploymentKind::Create
+    } else {
+        kind
+    };
+    let spec = rollout_spec(state, kind, from, to);
+    let told = |slot: u32| state.slots[slot as usize].told;
+    let live = (0..state.slots.len() as u32).filter(|&slot| state.slots[slot as usize].live);
+    let own = |slot: &u32| !state.surplus.contains(slot);
+    let (order, failed_first) = match kind {
+        DeploymentKind::Create | DeploymentKind::Update => {
+            (order(state, seed, live.filter(own)), 0)
+        }
+        DeploymentKind::Restart => (
+            order(state, seed, live.filter(own).filter(|&s| told(s) == to)),
+            0,
+        ),
+        DeploymentKind::Stop => (order(state, seed, live.filter(|&s| told(s) != 0)), 0),
+        DeploymentKind::Rollback => {
+            let touched = |slot: &u32| told(*slot) != to && (told(*slot) != 0 || from == 0);
+            let failed = |slot: &u32| {
+                let target = taken_back
+                    .and_then(|r| r.targets.get(state.slots[*slot as usize].target as usize));
+                target.is_some_and(|t| t.slot == *slot && t.state() == TargetState::Failed)
+            };
+            let mut turns = order(state, seed, live.clone().filter(touched).filter(failed));
+            let failed_first = turns.len() as u32;
+            turns.extend(order(
+                state,
+                seed,
+                live.filter(touched).filter(|s| !failed(s)),
+            ));
+            (turns, failed_first)
+        }
+    };
+    let total = order.len() as u32;
+    let canaries = match spec.strategy {
+        Strategy::Canary {
+            canaries: Canaries::Count(count),
+            ..
+        } => count.min(total),
+        Strategy::Canary {
+            canaries: Canaries::Percent(percent),
+            ..
+        } => (u64::from(total) * u64::from(percent)).div_ceil(100) as u32,
+        _ => 0,
+    };
+    // With nobody there yet, whoever comes first is the canary.
+    let canaries = if matches!(spec.strategy, Strategy::Canary { .. }) {
+        canaries.max(1)
+    } else {
+        0
+    };
+    Some(Event::Started(Box::new(Started {
+        number,
+        id,
+        kind,
+        from,
+        to,
+        spec,
+        order,
+        failed_first,
+        canaries,
+        rollback_of,
+    })))
+}
+
+/// A rollback passes no gates and keeps the pace and the deadlines of what it takes back; a stop has
+/// none.
+fn rollout_spec(state: &State, kind: DeploymentKind, from: u32, to: u32) -> RolloutSpec {
+    let of = |version: u32| state.versions.get(&version).map(|v| v.spec.rollout.clone());
+    match kind {
+        DeploymentKind::Stop => RolloutSpec {
+            on_failure: OnFailure::Fail,
+            ..RolloutSpec::default()
+        },
+        DeploymentKind::Rollback => {
+            let mut spec = of(from).or_else(|| of(to)).unwrap_or_default();
+            if let Strategy::Canary { health_check, .. } = spec.strategy {
+                spec.strategy = Strategy::Rolling { health_check };
+            }
+            spec.no_auto_rollback = true;
+            spec
+        }
+        _ => of(to).unwrap_or_default(),
+    }
+}
+
+/// When `decide` may have something new to say though nothing is put in, in the job's time.
+pub(crate) fn next_due(state: &State) -> Option<u64> {
+    let leaving = state.leaving.first_due().filter(|_| has_room(state));
+    let Some(rollout) = state.active() else {
+        return leaving;
+    };
+    if rollout.head.state == DeploymentState::Paused {
+        return None;
+    }
+    let deadlines = rollout
+        .due_first()
+        .into_iter()
+        .chain(rollout.suspects.front().map(|&(due, _)| due));
+    let deadline = deadlines.min().map(|due| due + rollout.held);
+    debug_assert!(deadline_millis(rollout) > 0);
+    deadline.into_iter().chain(leaving).min()
+}

@@ -1,0 +1,170 @@
+//! The form in which entries and snapshots are kept: JSON, versioned, read for ever.
+//!
+//! Entries are the truth and are never rewritten: a later form of one is upgraded when it is read. A
+//! snapshot is a cache: one of another version is refused, and the log is read from its beginning.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::event::{Entry, Event, Of};
+use crate::job::Job;
+use crate::state::State;
+use crate::time::Time;
+
+/// The version of every kind of entry that is written today.
+const ENTRY_VERSION: u32 = 1;
+/// The version of snapshots.
+const SNAPSHOT_VERSION: u32 = 1;
+
+/// Bytes that are no entry or no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// Not the form that was expected.
+    #[error("not {what}")]
+    Malformed {
+        /// What was expected.
+        what: &'static str,
+        /// Where it went wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written by a newer program.
+    #[error("{kind} is of version {found}, this program reads up to {known}: use a newer one")]
+    TooNew {
+        /// The kind of entry, or `snapshot`.
+        kind: String,
+        /// Its version.
+        found: u32,
+        /// The highest known one.
+        known: u32,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    seq: u64,
+    at: u64,
+    elapsed: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    of: Option<Of>,
+    v: u32,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    seq: u64,
+    at: u64,
+    elapsed: u64,
+    deployment: Option<u32>,
+    revision: Option<u64>,
+    v: u32,
+    kind: &'a str,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+}
+
+impl Entry {
+    /// One line of JSON: `{"seq":…,"at":…,"elapsed":…,"deployment":…,"revision":…,"v":1,"kind":…,"body":…}`.
+    pub fn encode(&self) -> String {
+        let Self {
+            seq,
+            at,
+            elapsed,
+            of,
+            event,
+        } = self;
+        let written = Written {
+            seq: *seq,
+            at: at.as_millis(),
+            elapsed: *elapsed,
+            of: *of,
+            v: ENTRY_VERSION,
+            event,
+        };
+        serde_json::to_string(&written)
+            .expect("entries hold nothing that JSON cannot: no maps but of texts")
+    }
+
+    /// Reads what [`Entry::encode`] wrote, today or by any released version.
+    pub fn decode(line: &str) -> Result<Self, FormatError> {
+        let malformed = |source| FormatError::Malformed {
+            what: "an entry of a job's log",
+            source,
+        };
+        let Read {
+            seq,
+            at,
+            elapsed,
+            deployment,
+            revision,
+            v,
+            kind,
+            body,
+        } = serde_json::from_str(line).map_err(malformed)?;
+        if v > ENTRY_VERSION {
+            return Err(FormatError::TooNew {
+                kind: kind.to_owned(),
+                found: v,
+                known: ENTRY_VERSION,
+            });
+        }
+        // Older versions of a kind are turned into today's here, by (kind, v).
+        let body = body.map_or("null", RawValue::get);
+        let event = serde_json::from_str(&format!("{{\"kind\":{kind:?},\"body\":{body}}}"));
+        let of = deployment.zip(revision).map(|(deployment, revision)| Of {
+            deployment,
+            revision,
+        });
+        Ok(Self {
+            seq,
+            at: Time::from_millis(at),
+            elapsed,
+            of,
+            event: event.map_err(malformed)?,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot<S> {
+    v: u32,
+    state: S,
+}
+
+impl Job {
+    /// The whole state. Two jobs are in the same state when these are the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let snapshot = Snapshot {
+            v: SNAPSHOT_VERSION,
+            state: &self.state,
+        };
+        serde_json::to_vec(&snapshot)
+            .expect("a state holds nothing that JSON cannot: keys are texts and numbers")
+    }
+
+    /// The job as it was; [`Job::catch_up`] takes in what came after.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let malformed = |source| FormatError::Malformed {
+            what: "a snapshot of a job",
+            source,
+        };
+        let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
+        if v > SNAPSHOT_VERSION {
+            return Err(FormatError::TooNew {
+                kind: "snapshot".to_owned(),
+                found: v,
+                known: SNAPSHOT_VERSION,
+            });
+        }
+        let snapshot: Snapshot<State> = serde_json::from_slice(bytes).map_err(malformed)?;
+        Ok(Self {
+            state: snapshot.state,
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! What may be said to a job. Data only.
+
+use crate::event::{Member, Presence};
+use crate::id::DeploymentId;
+use crate::spec::JobSpec;
+
+/// The most bytes that are kept of a text from outside: a reason, a detail.
+pub const TEXT_BYTES_MAX: usize = 500;
+/// The most nodes a job may have.
+pub const NODES_MAX: usize = 4_000_000;
+
+/// One thing said to a job.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// Nothing but the passing of time.
+    Tick,
+    /// What agents say of their workloads. Stale ones are left out, see
+    /// [`Step::ignored`](crate::Step::ignored).
+    Reports(&'a [Report]),
+    /// What the fleet says of its nodes.
+    Nodes(&'a [NodeChange]),
+    /// What a person, or a program for one, wants.
+    Command(Request),
+    /// Nobody listened for so long: after a restart of the driver, deadlines move on by it.
+    Absent {
+        /// Milliseconds; no more than have passed since the last entry are taken.
+        millis: u64,
+    },
+}
+
+/// A command and how it is guarded.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is wanted.
+    pub command: Command,
+    /// The same key with the same command is answered as the first time, and does nothing.
+    pub key: Option<String>,
+    /// Refused unless the deployment (for [`Command::Register`]: the highest version) is exactly
+    /// here.
+    pub expected: Option<u64>,
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Self {
+            command,
+            key: None,
+            expected: None,
+        }
+    }
+}
+
+impl<'a> From<Command> for Input<'a> {
+    fn from(command: Command) -> Self {
+        Input::Command(command.into())
+    }
+}
+
+/// What an operator may ask of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Make this the job's newest version and roll it out.
+    Register {
+        /// What should run.
+        spec: Box<JobSpec>,
+        /// The nodes that match it. `None` = those that the job knows, refused where the selector
+        /// or the spread label is another than before.
+        members: Option<Vec<Member>>,
+        /// Roll it out though the very same was taken back before.
+        again: bool,
+    },
+    /// Start the current version again.
+    Restart,
+    /// Run it nowhere.
+    Stop,
+    /// Go back to a stable version.
+    RollBack {
+        /// Which; `None` = the newest that was not taken back.
+        to: Option<u32>,
+    },
+    /// Change the number of executions.
+    Scale {
+        /// How many there should be.
+        replicas: u32,
+    },
+    /// Let the rest follow the canaries.
+    Promote(DeploymentId),
+    /// Start nothing more for now.
+    Pause(DeploymentId),
+    /// Go on.
+    Resume(DeploymentId),
+    /// Call it off; nodes stay as they are.
+    Cancel(DeploymentId),
+    /// Call it failed; what follows a failure follows.
+    Fail {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Why, for the record.
+        reason: String,
+    },
+}
+
+/// What an agent says of one execution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// As the assignment said.
+    pub target: u32,
+    /// As the assignment said: a report about an older one changes nothing.
+    pub generation: u64,
+    /// Grows with every report about this assignment, from 1, over restarts of the agent too.
+    pub number: u32,
+    /// What there is to say.
+    pub what: Observation,
+}
+
+/// What an agent can observe.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// The workload runs.
+    Started,
+    /// It cannot.
+    CannotStart {
+        /// Why.
+        detail: String,
+    },
+    /// It ended, and the agent will not start it again by itself.
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// It ended, and the agent started it again.
+    Restarted,
+    /// An interval went by.
+    Interval(Interval),
+    /// What was told to stop has stopped.
+    Stopped,
+}
+
+/// What was counted in one interval.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Interval {
+    /// Whether the checks pass; `None` = no result yet, which is not healthy.
+    pub checks: Option<bool>,
+    /// Requests and how many of them failed; `None` where the job counts none.
+    pub requests: Option<(u32, u32)>,
+}
+
+impl Interval {
+    /// The checks pass, and no requests are counted.
+    pub const PASSING: Self = Self {
+        checks: Some(true),
+        requests: None,
+    };
+    /// A check fails.
+    pub const FAILING: Self = Self {
+        checks: Some(false),
+        requests: None,
+    };
+}
+
+/// What the fleet says of a node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NodeChange {
+    /// It is there and matches the job's selector: a new node, one that is back, or one with
+    /// another label or load.
+    Seen(Member),
+    /// It is something else now. [`Presence::Unmatched`] where its labels no longer match.
+    Became {
+        /// Its name.
+        name: String,
+        /// What it is now.
+        status: Presence,
+    },
+}

@@ -1,0 +1,493 @@
+//! The face of a job's machine: step it, persist what it says, carry out what it orders.
+
+use crate::admit::{self, Admitted, Ignored, Rejection};
+use crate::apply::{apply, facts};
+use crate::decide::{decide, next_due};
+use crate::effect::Effect;
+use crate::event::{Answered, Entry, Event, Of, Presence};
+use crate::id::{DeploymentId, JobId};
+use crate::input::{Input, Request};
+use crate::spec::JobSpec;
+use crate::state::{Moment, NONE, Slot, State};
+use crate::time::Time;
+
+/// A clock that is set back by no more than this is taken for the jitter of a driver's threads.
+const JITTER_MILLIS: u64 = 1000;
+
+/// One job: its versions, its nodes, and at most one deployment under way.
+///
+/// It keeps nothing that its log does not say: a machine rebuilt from the log goes on exactly as the
+/// one that wrote it would have.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub(crate) state: State,
+}
+
+/// What a step led to. The entries come first: the effects are out of reach until they are taken.
+#[must_use = "a step that is not persisted has not happened: rebuild the job from its log"]
+#[derive(Debug)]
+pub struct Step {
+    entries: Vec<Entry>,
+    after: Committed,
+}
+
+/// What may be shown and done once the entries of a step are safe.
+#[derive(Debug)]
+pub struct Committed {
+    /// What is to be done.
+    pub effects: Vec<Effect>,
+    /// The reports that changed nothing, by their position in the input, and why.
+    pub ignored: Vec<(u32, Ignored)>,
+    /// What a command led to.
+    pub answer: Option<Answer>,
+}
+
+/// The answer to a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// The job's highest version.
+    pub version: u32,
+    /// The deployment that it is about: the active one, or the last.
+    pub deployment: Option<DeploymentId>,
+    /// False where there was nothing to do, or it was done under the same key before.
+    pub changed: bool,
+}
+
+impl Step {
+    /// What has to be safe before anything else happens. Empty where nothing changed.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Hands the entries to `persist`; what follows from them only when it succeeded.
+    ///
+    /// After an error the job holds a state that its log does not: drop it and
+    /// [recover](Job::recover) it.
+    pub fn persist<E>(
+        self,
+        persist: impl FnOnce(Vec<Entry>) -> Result<(), E>,
+    ) -> Result<Committed, E> {
+        let (entries, sealed) = self.split();
+        persist(entries)?;
+        Ok(sealed.committed())
+    }
+
+    /// For a driver that commits the entries of many steps together: the entries, and what follows
+    /// from them under a seal.
+    pub fn split(self) -> (Vec<Entry>, Sealed) {
+        (self.entries, Sealed(self.after))
+    }
+}
+
+/// What follows from entries that are on their way to being safe.
+#[must_use = "effects that are never carried out leave nodes without orders"]
+#[derive(Debug)]
+pub struct Sealed(Committed);
+
+impl Sealed {
+    /// To be called when the entries are safe, and not before.
+    pub fn committed(self) -> Committed {
+        self.0
+    }
+}
+
+/// What an execution is to run, as its node has to hear it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Assignment<'a> {
+    /// The execution's number within the job.
+    pub slot: u32,
+    /// The node that it runs on.
+    pub node: &'a str,
+    /// What it is to run; 0 = nothing.
+    pub version: u32,
+    /// Refused by the node when it has heard a higher one for this slot.
+    pub generation: u64,
+    /// To be named in reports about this assignment; `None` where no deployment waits for them.
+    pub target: Option<u32>,
+}
+
+impl Job {
+    /// A job that nobody registered a version of. The seed decides orders and ids, and is never
+    /// changed.
+    pub fn new(id: JobId, seed: u64) -> Self {
+        Self {
+            state: State::new(id, seed),
+        }
+    }
+
+    /// The job that wrote these entries. `id` and `seed` must be those that it was made with.
+    pub fn recover(
+        id: JobId,
+        seed: u64,
+        log: impl IntoIterator<Item = Entry>,
+    ) -> Result<Self, BrokenLog> {
+        let mut job = Self::new(id, seed);
+        job.catch_up(log)?;
+        Ok(job)
+    }
+
+    /// Takes in entries that follow what it has: after a snapshot, or on a replica.
+    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+        let mut effects = Vec::new();
+        for entry in log {
+            let expected = self.state.seq + 1;
+            if entry.seq != expected {
+                return Err(BrokenLog {
+                    expected,
+                    found: entry.seq,
+                });
+            }
+            apply(&mut self.state, &entry, &mut effects);
+            effects.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes one input in at `now` and draws every conclusion from it.
+    ///
+    /// Costs what it changes, whatever the size of the fleet. A rejection changes nothing.
+    pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
+        // All that can be refused is refused before anything is written down.
+        let admitted = match &input {
+            Input::Command(request) => Some(admit::command(&self.state, request)?),
+            Input::Nodes(changes) => {
+                admit::check_nodes(&self.state, changes)?;
+                None
+            }
+            Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
+        };
+        let mut log = Log::open(&mut self.state, now);
+        let mut ignored = Vec::new();
+        let mut answer = None;
+        match &input {
+            Input::Tick | Input::Command(_) => {}
+            Input::Reports(reports) => {
+                for (position, report) in (0..).zip(*reports) {
+                    match admit::report(log.state, log.now, report) {
+                        Ok(event) => log.push(event),
+                        Err(why) => ignored.push((position, why)),
+                    }
+                }
+            }
+            Input::Nodes(changes) => {
+                for change in *changes {
+                    // A node may differ in its status and in its label: at most two facts.
+                    for _ in 0..2 {
+                        let Some(event) = admit::node(log.state, change) else {
+                            break;
+                        };
+                        log.push(event);
+                    }
+                }
+            }
+            Input::Absent { millis } => {
+                let millis = (*millis).min(log.now.elapsed - log.state.moment.elapsed);
+                if millis > 0 && log.state.active().is_some() {
+                    log.push(Event::Absent { millis });
+                }
+            }
+        }
+        let mut changed = false;
+        let mut again = None;
+        match admitted {
+            Some(Admitted::Facts(facts)) => {
+                changed = !facts.is_empty();
+                facts.into_iter().for_each(|fact| log.push(fact));
+            }
+            Some(Admitted::Again(known)) => again = Some(known),
+            None => {}
+        }
+        log.conclude();
+        if let Input::Command(Request { command, key, .. }) = input {
+            let mut now = Answer {
+                version: log.state.version_max,
+                deployment: log.state.rollout.as_ref().map(|r| r.head.id),
+                changed,
+            };
+            if let Some(Answered {
+                version,
+                deployment,
+                ..
+            }) = again
+            {
+                now = Answer {
+                    version,
+                    deployment,
+                    changed: false,
+                };
+            } else if let Some(key) = key {
+                let (key, digest) = (admit::clip(&key), admit::digest(&command));
+                let Answer {
+                    version,
+                    deployment,
+                    ..
+                } = now;
+                log.push(Event::Answered(Answered {
+                    key,
+                    digest,
+                    version,
+                    deployment,
+                }));
+            }
+            answer = Some(now);
+        }
+        let Log {
+            entries, effects, ..
+        } = log;
+        Ok(Step {
+            entries,
+            after: Committed {
+                effects,
+                ignored,
+                answer,
+            },
+        })
+    }
+
+    /// When the job wants to be stepped though nothing happens: with [`Input::Tick`]. `None` where
+    /// it waits for a person or a node, see [`Job::waiting_on`].
+    pub fn wake(&self) -> Option<Time> {
+        let due = next_due(&self.state)?;
+        let Moment { wall, elapsed } = self.state.moment;
+        Some(Time::from_millis(
+            wall.as_millis().saturating_add(due.saturating_sub(elapsed)),
+        ))
+    }
+
+    /// Whose job it is.
+    pub fn id(&self) -> &JobId {
+        &self.state.id
+    }
+
+    /// The position of the latest entry in the job's log.
+    pub fn seq(&self) -> u64 {
+        self.state.seq
+    }
+
+    /// The highest version ever registered; 0 = none.
+    pub fn version(&self) -> u32 {
+        self.state.version_max
+    }
+
+    /// What a node runs that no deployment speaks for: what new and returning ones are told. 0 =
+    /// nothing.
+    pub fn current(&self) -> u32 {
+        self.state.current
+    }
+
+    /// A version's spec; absent when it was never registered, or is forgotten.
+    pub fn spec(&self, version: u32) -> Option<&JobSpec> {
+        self.state.versions.get(&version).map(|v| &*v.spec)
+    }
+
+    /// The versions that are remembered, oldest first.
+    pub fn versions(&self) -> impl Iterator<Item = VersionView> + '_ {
+        self.state.versions.iter().map(|(&number, v)| VersionView {
+            number,
+            registered: v.registered,
+            stable: v.stable,
+            rejected: v.rejected,
+            executions: v.told,
+        })
+    }
+
+    /// The spec whose selector and spread label say which nodes the job wants to hear of.
+    pub fn membership(&self) -> Option<&JobSpec> {
+        let version = match self.state.active() {
+            Some(rollout) if rollout.head.to != 0 => rollout.head.to,
+            Some(_) | None if self.state.current != 0 => self.state.current,
+            _ => self.state.version_max,
+        };
+        self.spec(version)
+    }
+
+    /// What a node should run now, all of it: also for one that was away for a month. Whatever else
+    /// of this job runs there is to be stopped.
+    pub fn desired(&self, node: &str) -> Vec<Assignment<'_>> {
+        let Some(node) = self.state.members.find(node) else {
+            return Vec::new();
+        };
+        let slots = self.state.members.slots(node);
+        slots
+            .map(|slot| self.assignment(slot))
+            .filter(|a| a.version != 0)
+            .collect()
+    }
+
+    /// What one execution was last told. The slot must be one of this job's.
+    pub fn assignment(&self, slot: u32) -> Assignment<'_> {
+        let Slot {
+            node,
+            told,
+            target,
+            generation,
+            ..
+        } = self.state.slots[slot as usize];
+        let generation = u64::from(generation);
+        let target = self.state.active().filter(|r| {
+            let row = r.targets.get(target as usize).filter(|t| t.slot == slot);
+            row.is_some_and(|t| r.generation(t) == generation)
+        });
+        let target = target.map(|_| self.state.slots[slot as usize].target);
+        Assignment {
+            slot,
+            node: self.state.members.name(node),
+            version: told,
+            generation,
+            target,
+        }
+    }
+
+    /// The assignments that wait for an answer: to be sent again after a restart of the driver.
+    pub fn outstanding(&self) -> impl Iterator<Item = Assignment<'_>> {
+        let rollout = self.state.active();
+        let open = rollout
+            .into_iter()
+            .flat_map(|r| r.open.iter().map(move |&d| (r, d)));
+        let targets = open.flat_map(|(r, d)| {
+            let targets = r.dispatches[d as usize]
+                .targets
+                .iter()
+                .map(|t| r.targets[t as usize]);
+            targets.filter(move |t| t.dispatch == d + 1 && t.state().is_in_flight())
+        });
+        targets.map(|target| self.assignment(target.slot))
+    }
+
+    /// The name of a node by its number in an event or an effect.
+    pub fn node_name(&self, node: u32) -> &str {
+        if node < self.state.members.len() {
+            self.state.members.name(node)
+        } else {
+            ""
+        }
+    }
+
+    /// What the job was told of a node; `None` where it does not know it.
+    pub fn presence(&self, node: &str) -> Option<Presence> {
+        self.state
+            .members
+            .find(node)
+            .map(|n| self.state.members.presence(n))
+    }
+
+    /// The name of the node of a target of the active or the last deployment.
+    pub fn target_name(&self, target: u32) -> &str {
+        let slot = self
+            .state
+            .rollout
+            .as_ref()
+            .and_then(|r| r.targets.get(target as usize))
+            .map(|t| t.slot);
+        match slot.map(|slot| self.state.slots[slot as usize].node) {
+            None | Some(NONE) => "",
+            Some(node) => self.state.members.name(node),
+        }
+    }
+}
+
+/// A version as a reader sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VersionView {
+    /// Its number.
+    pub number: u32,
+    /// When it was registered.
+    pub registered: Time,
+    /// Whether a deployment of it completed: only then may a rollback go to it.
+    pub stable: bool,
+    /// Whether it was taken back: nothing automatic brings it back.
+    pub rejected: bool,
+    /// Executions that were last told to run it.
+    pub executions: u32,
+}
+
+/// A log with a gap, or one that does not belong to this state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the log goes on with entry {found} where {expected} is next: entries are missing, or it is another job's"
+)]
+pub struct BrokenLog {
+    /// The position that is next.
+    pub expected: u64,
+    /// What came.
+    pub found: u64,
+}
+
+/// One step in the making: every fact is taken in as it is written down.
+struct Log<'a> {
+    state: &'a mut State,
+    now: Moment,
+    entries: Vec<Entry>,
+    effects: Vec<Effect>,
+}
+
+impl<'a> Log<'a> {
+    fn open(state: &'a mut State, now: Time) -> Self {
+        let Moment { wall, elapsed } = state.moment;
+        let set_back = now.as_millis() + JITTER_MILLIS < wall.as_millis();
+        let passed = now.as_millis().saturating_sub(wall.as_millis());
+        // The very first entry has nothing that time could have passed since.
+        let elapsed = if state.seq == 0 { 0 } else { elapsed + passed };
+        let now = Moment {
+            wall: if set_back { now } else { now.max(wall) },
+            elapsed,
+        };
+        let mut log = Self {
+            state,
+            now,
+            entries: Vec::new(),
+            effects: Vec::new(),
+        };
+        if set_back {
+            log.push(Event::ClockSetBack);
+        }
+        log
+    }
+
+    fn conclude(&mut self) {
+        while let Some(event) = decide(self.state, self.now) {
+            self.push(event);
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        if let Some(last) = self
+            .entries
+            .last_mut()
+            .filter(|last| last.event.merges(&event))
+        {
+            // The state takes it in either way; only the log says both in one entry.
+            facts(self.state, &event, &mut self.effects);
+            return last.event.merge(event);
+        }
+        let of = match (&event, &self.state.rollout) {
+            (Event::Started(started), _) => Some(Of {
+                deployment: started.number,
+                revision: 1,
+            }),
+            (Event::Answered(_), _) => None,
+            (Event::RolledBackBy { .. }, Some(r)) => Some(Of::next(r)),
+            (_, Some(r)) if !r.head.state.is_final() => Some(Of::next(r)),
+            _ => None,
+        };
+        let Moment { wall, elapsed } = self.now;
+        let entry = Entry {
+            seq: self.state.seq + 1,
+            at: wall,
+            elapsed,
+            of,
+            event,
+        };
+        apply(self.state, &entry, &mut self.effects);
+        self.entries.push(entry);
+    }
+}
+
+impl Of {
+    fn next(rollout: &crate::rollout::Rollout) -> Self {
+        Self {
+            deployment: rollout.head.number,
+            revision: rollout.head.revision + 1,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The nodes that a job may run on, as far as it has to know them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Presence;
+use crate::names::Names;
+use crate::state::NONE;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Members {
+    names: Names,
+    nodes: Vec<Node>,
+    /// Values of the spread label; a node holds the number + 1, or 0 for none.
+    zones: Names,
+    /// Only where some node has a load.
+    loads: Vec<u32>,
+    /// For a slot, the next one on its node; only where some node ever had two.
+    next: Vec<u32>,
+    /// Ready nodes.
+    ready: u32,
+    /// Ready nodes that hold no slot.
+    ready_empty: u32,
+    gone: std::collections::BTreeSet<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(from = "(u32, u16, Presence)", into = "(u32, u16, Presence)")]
+struct Node {
+    first_slot: u32,
+    zone: u16,
+    presence: Presence,
+}
+
+impl From<(u32, u16, Presence)> for Node {
+    fn from((first_slot, zone, presence): (u32, u16, Presence)) -> Self {
+        Self {
+            first_slot,
+            zone,
+            presence,
+        }
+    }
+}
+
+impl From<Node> for (u32, u16, Presence) {
+    fn from(node: Node) -> Self {
+        (node.first_slot, node.zone, node.presence)
+    }
+}
+
+impl Members {
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        self.names.find(name)
+    }
+
+    pub(crate) fn name(&self, node: u32) -> &str {
+        if node == NONE {
+            ""
+        } else {
+            self.names.get(node)
+        }
+    }
+
+    pub(crate) fn presence(&self, node: u32) -> Presence {
+        self.nodes[node as usize].presence
+    }
+
+    pub(crate) fn zone(&self, node: u32) -> u16 {
+        self.nodes[node as usize].zone
+    }
+
+    pub(crate) fn zone_name(&self, node: u32) -> &str {
+        match self.zone(node) {
+            0 => "",
+            zone => self.zones.get(u32::from(zone) - 1),
+        }
+    }
+
+    pub(crate) fn load(&self, node: u32) -> u32 {
+        self.loads.get(node as usize).copied().unwrap_or(0)
+    }
+
+    /// One more than the highest node number.
+    pub(crate) fn len(&self) -> u32 {
+        self.nodes.len() as u32
+    }
+
+    /// Ready nodes, and those of them that hold no slot.
+    pub(crate) fn ready(&self) -> (u32, u32) {
+        (self.ready, self.ready_empty)
+    }
+
+    /// Every node that has not left, with its number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.len()).filter(|&n| self.presence(n) != Presence::Gone)
+    }
+
+    pub(crate) fn slots(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+        let follow = |slot: u32| if slot == NONE { None } else { Some(slot) };
+        std::iter::successors(follow(self.nodes[node as usize].first_slot), move |&slot| {
+            follow(self.next.get(slot as usize).copied().unwrap_or(NONE))
+        })
+    }
+
+    pub(crate) fn reserve(&mut self, more: usize, bytes: usize) {
+        self.names.reserve(more, bytes);
+        self.nodes.reserve_exact(more);
+    }
+
+    /// The number of a node that is new, or was gone.
+    pub(crate) fn add(&mut self, name: &str, zone: &str, load: u32, presence: Presence) -> u32 {
+        let zone = self.intern(zone);
+        let node = if let Some(node) = self.find(name) {
+            self.gone.remove(&node);
+            node
+        } else {
+            let node = self.names.insert(name);
+            if node as usize == self.nodes.len() {
+                self.nodes.push(Node {
+                    first_slot: NONE,
+                    zone,
+                    presence: Presence::Gone,
+                });
+            }
+            node
+        };
+        self.nodes[node as usize].zone = zone;
+        self.set_load(node, load);
+        self.set_presence(node, presence);
+        node
+    }
+
+    pub(crate) fn relabel(&mut self, node: u32, zone: &str, load: u32) {
+        self.nodes[node as usize].zone = self.intern(zone);
+        self.set_load(node, load);
+    }
+
+    pub(crate) fn set_presence(&mut self, node: u32, presence: Presence) {
+        self.count(node, false);
+        self.nodes[node as usize].presence = presence;
+        self.count(node, true);
+        if presence == Presence::Gone {
+            self.gone.insert(node);
+        }
+    }
+
+    pub(crate) fn attach(&mut self, node: u32, slot: u32) {
+        self.count(node, false);
+        let first = std::mem::replace(&mut self.nodes[node as usize].first_slot, slot);
+        if first != NONE || (slot as usize) < self.next.len() {
+            if self.next.len() <= slot as usize {
+                self.next.resize(slot as usize + 1, NONE);
+            }
+            self.next[slot as usize] = first;
+        }
+        self.count(node, true);
+    }
+
+    pub(crate) fn detach(&mut self, node: u32, slot: u32) {
+        self.count(node, false);
+        let after = self.next.get(slot as usize).copied().unwrap_or(NONE);
+        if self.nodes[node as usize].first_slot == slot {
+            self.nodes[node as usize].first_slot = after;
+        } else {
+            let before = self
+                .slots(node)
+                .find(|&s| self.next.get(s as usize) == Some(&slot));
+            if let Some(before) = before {
+                self.next[before as usize] = after;
+            }
+        }
+        if let Some(next) = self.next.get_mut(slot as usize) {
+            *next = NONE;
+        }
+        self.count(node, true);
+    }
+
+    /// Gives the numbers of nodes that left to others; only when nothing names them any more.
+    pub(crate) fn free_gone(&mut self) {
+        for node in std::mem::take(&mut self.gone) {
+            self.names.remove(node);
+        }
+    }
+
+    /// More zones than can be told apart share the last one: spreading gets coarser, no more.
+    fn intern(&mut self, zone: &str) -> u16 {
+        if zone.is_empty() {
+            return 0;
+        }
+        match self.zones.find(zone) {
+            Some(number) => number as u16 + 1,
+            None if self.zones.len() < usize::from(u16::MAX) => self.zones.insert(zone) as u16 + 1,
+            None => u16::MAX,
+        }
+    }
+
+    fn set_load(&mut self, node: u32, load: u32) {
+        if load != 0 || (node as usize) < self.loads.len() {
+            if self.loads.len() <= node as usize {
+                self.loads.resize(node as usize + 1, 0);
+            }
+            self.loads[node as usize] = load;
+        }
+    }
+
+    fn count(&mut self, node: u32, add: bool) {
+        let Node {
+            first_slot,
+            presence,
+            zone: _,
+        } = self.nodes[node as usize];
+        if !presence.is_ready() {
+            return;
+        }
+        let empty = u32::from(first_slot == NONE);
+        if add {
+            self.ready += 1;
+            self.ready_empty += empty;
+        } else {
+            self.ready -= 1;
+            self.ready_empty -= empty;
+        }
+    }
+}

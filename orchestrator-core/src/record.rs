@@ -1,0 +1,236 @@
+//! The deployment record, as an API shows it.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::event::{DeploymentKind, DeploymentState};
+use crate::id::DeploymentId;
+use crate::job::Job;
+use crate::rollout::{Head, Rollout, TargetState};
+use crate::spec::JobType;
+use crate::time::Time;
+use crate::waiting_on::{message, waiting_on, wall};
+
+/// One deployment. Fields without a value are absent when it is serialized.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Record {
+    /// The version that nodes come from; 0 = nothing.
+    pub from_version: u32,
+    /// Its name to the world.
+    pub id: DeploymentId,
+    /// The job's name within its namespace.
+    pub job_id: String,
+    /// `service` or `batch`.
+    pub job_type: JobType,
+    /// The job's namespace.
+    pub namespace: String,
+    /// How it rolls out, in the form that people write.
+    pub spec: Value,
+    /// Where it is.
+    pub status: Status,
+    /// The version that nodes go to; 0 = nothing.
+    pub to_version: u32,
+    /// `create`, `update`, `restart`, `rollback` or `stop`.
+    #[serde(rename = "type")]
+    pub kind: DeploymentKind,
+    /// The deployment that this one takes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<DeploymentId>,
+    /// The deployment that takes this one back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back_by: Option<DeploymentId>,
+}
+
+/// Where a deployment is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// The nodes of the canaries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub canary_nodes: Vec<String>,
+    /// Whether the rest may follow the canaries.
+    pub canary_promoted: bool,
+    /// When it came to its end.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub completed_at: Option<Time>,
+    /// When it began.
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: Option<Time>,
+    /// Counts from 1; 0 = not started.
+    pub current_wave: u32,
+    /// Failed targets.
+    pub failed_nodes: u32,
+    /// The earliest deadline of a target in flight.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub health_check_deadline: Option<Time>,
+    /// The latest deadline of a target in flight.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub healthy_deadline: Option<Time>,
+    /// When more targets than ever before were updated, a wave began or a promotion came.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub last_progress_time: Option<Time>,
+    /// One sentence: what is going on, and why.
+    pub message: String,
+    /// Grows by one with every change.
+    pub revision: u64,
+    /// The state of its life.
+    pub state: DeploymentState,
+    /// All targets.
+    pub total_nodes: u32,
+    /// When it last changed.
+    #[serde(serialize_with = "rfc3339")]
+    pub updated_at: Option<Time>,
+    /// Targets that run the new version, proven.
+    pub updated_nodes: u32,
+    /// Targets whose turn has not come.
+    pub pending_nodes: u32,
+    /// Assigned targets without a verdict.
+    pub in_flight_nodes: u32,
+    /// Targets whose nodes were not ready when their turn came.
+    pub skipped_nodes: u32,
+    /// What has to happen before it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_on: Option<String>,
+}
+
+/// One target, for a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TargetView {
+    /// The node's name.
+    pub node: String,
+    /// Where it is in its life.
+    pub state: TargetState,
+    /// The wave that it was sent out with; 0 = none yet.
+    pub wave: u32,
+    /// Whether it is a canary.
+    pub canary: bool,
+    /// Bad intervals in a row.
+    pub bad_intervals: u8,
+    /// Whether its node is silent.
+    pub lost: bool,
+    /// Until when it has to be healthy.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub deadline: Option<Time>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Job {
+    /// The active deployment, or the last one.
+    pub fn deployment(&self) -> Option<Record> {
+        self.state
+            .rollout
+            .as_ref()
+            .map(|rollout| self.record_of(&rollout.head, Some(rollout)))
+    }
+
+    /// A deployment by its id, as far back as the job remembers: the last few.
+    pub fn record(&self, id: DeploymentId) -> Option<Record> {
+        match &self.state.rollout {
+            Some(rollout) if rollout.head.id == id => self.deployment(),
+            _ => self
+                .state
+                .history
+                .iter()
+                .find(|h| h.id == id)
+                .map(|head| self.record_of(head, None)),
+        }
+    }
+
+    /// A deployment by its number in an entry, as far back as the job remembers.
+    pub fn record_by_number(&self, number: u32) -> Option<Record> {
+        match &self.state.rollout {
+            Some(rollout) if rollout.head.number == number => self.deployment(),
+            _ => self
+                .state
+                .history
+                .iter()
+                .find(|h| h.number == number)
+                .map(|head| self.record_of(head, None)),
+        }
+    }
+
+    /// The targets of the active deployment, or of the last one, in the order of their turn.
+    pub fn targets(&self) -> impl Iterator<Item = TargetView> + '_ {
+        let rollout = self.state.rollout.as_ref();
+        rollout.into_iter().flat_map(move |rollout| {
+            (0..rollout.targets.len() as u32).map(move |number| {
+                let target = &rollout.targets[number as usize];
+                let dispatch = target
+                    .dispatch
+                    .checked_sub(1)
+                    .map(|d| &rollout.dispatches[d as usize]);
+                let in_flight = target.state().is_in_flight();
+                TargetView {
+                    node: self.target_name(number).to_owned(),
+                    state: target.state(),
+                    wave: dispatch.map_or(0, |d| d.wave),
+                    canary: target.is_canary(),
+                    bad_intervals: target.streak,
+                    lost: target.is_lost(),
+                    deadline: dispatch
+                        .filter(|_| in_flight)
+                        .map(|d| wall(&self.state, rollout, d.due)),
+                    reason: rollout.failures.get(&number).map(|f| f.reason.to_string()),
+                }
+            })
+        })
+    }
+
+    fn record_of(&self, head: &Head, rollout: Option<&Rollout>) -> Record {
+        let active = rollout.filter(|_| !head.state.is_final());
+        let canary_nodes = match active {
+            Some(rollout) => rollout
+                .canaries
+                .iter()
+                .map(|&t| self.target_name(t).to_owned())
+                .collect(),
+            None => head.canary_nodes.clone(),
+        };
+        let version = if head.to == 0 { head.from } else { head.to };
+        let job_type = self.spec(version).map(|s| s.job_type).unwrap_or_default();
+        let deadline = |due: Option<u64>| active.zip(due).map(|(r, due)| wall(&self.state, r, due));
+        let status = Status {
+            canary_nodes,
+            canary_promoted: head.promoted,
+            completed_at: head.completed,
+            created_at: Some(head.created),
+            current_wave: head.wave,
+            failed_nodes: head.tally.failed,
+            health_check_deadline: deadline(active.and_then(Rollout::due_first)),
+            healthy_deadline: deadline(active.and_then(Rollout::due_last)),
+            last_progress_time: head.progress,
+            message: message(&self.state, active, head),
+            revision: head.revision,
+            state: head.state,
+            total_nodes: head.total,
+            updated_at: Some(head.updated),
+            updated_nodes: head.tally.updated,
+            pending_nodes: head.tally.pending,
+            in_flight_nodes: head.tally.in_flight(),
+            skipped_nodes: head.tally.skipped,
+            waiting_on: active.map(|r| waiting_on(&self.state, r).to_string()),
+        };
+        Record {
+            from_version: head.from,
+            id: head.id,
+            job_id: self.state.id.name().to_owned(),
+            job_type,
+            namespace: self.state.id.namespace().to_owned(),
+            spec: head.spec.to_json(),
+            status,
+            to_version: head.to,
+            kind: head.kind,
+            rollback_of: head.rollback_of,
+            rolled_back_by: head.rolled_back_by,
+        }
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde asks for a reference to the field")]
+fn rfc3339<S: serde::Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}

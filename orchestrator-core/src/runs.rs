@@ -1,0 +1,58 @@
+//! Sets of numbers that come in runs: `[[0,10000],[20007,1]]` instead of ten thousand numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Runs of consecutive numbers, in the order in which they were pushed.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Runs(Vec<(u32, u32)>);
+
+impl Runs {
+    /// Appends a number; it joins the last run where it can.
+    pub fn push(&mut self, number: u32) {
+        match self.0.last_mut() {
+            Some((start, len)) if start.wrapping_add(*len) == number => *len += 1,
+            _ => self.0.push((number, 1)),
+        }
+    }
+
+    /// Whether there is no number.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|(_, len)| len).sum()
+    }
+
+    /// The numbers, in the order in which they were pushed.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().flat_map(|&(start, len)| start..start + len)
+    }
+}
+
+impl FromIterator<u32> for Runs {
+    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
+        let mut runs = Self::default();
+        for number in numbers {
+            runs.push(number);
+        }
+        runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Runs;
+
+    #[test]
+    fn runs_keep_order_and_count() {
+        let numbers = [3, 4, 5, 9, 1, 2, 2];
+        let runs: Runs = numbers.into_iter().collect();
+        assert_eq!(runs.0, [(3, 3), (9, 1), (1, 2), (2, 1)]);
+        assert_eq!(runs.count(), 7);
+        assert!(runs.iter().eq(numbers));
+        assert!(Runs::default().is_empty());
+    }
+}

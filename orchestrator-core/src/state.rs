@@ -1,0 +1,250 @@
+//! The state of one job: what its log amounts to. Only [`apply`](crate::apply) changes it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Answered, DeploymentKind, Presence, Want};
+use crate::id::JobId;
+use crate::members::Members;
+use crate::packed::U48;
+use crate::rollout::{Head, Rollout};
+use crate::spec::{JobSpec, Placement};
+use crate::time::Time;
+
+/// How many answered idempotency keys are remembered.
+pub(crate) const KEYS_KEPT: usize = 128;
+/// How many finished deployments are remembered here; a store may keep more.
+pub(crate) const HISTORY_KEPT: usize = 16;
+/// How many versions are remembered that nothing needs.
+pub(crate) const VERSIONS_KEPT: usize = 64;
+
+/// No number: no node, no target.
+pub(crate) const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct State {
+    pub(crate) id: JobId,
+    pub(crate) seed: u64,
+    /// Position of the latest entry.
+    pub(crate) seq: u64,
+    /// When the latest entry was made.
+    pub(crate) moment: Moment,
+    pub(crate) versions: BTreeMap<u32, Version>,
+    pub(crate) version_max: u32,
+    /// What a node runs that no deployment speaks for; 0 = nothing.
+    pub(crate) current: u32,
+    /// The last deployment completed, so that every node is to run `current`.
+    pub(crate) settled: bool,
+    /// What a person asked for and no deployment has begun to do.
+    pub(crate) want: Option<Want>,
+    pub(crate) members: Members,
+    pub(crate) slots: Vec<Slot>,
+    /// Slots that are none of the newest version's: they stop when its deployment is over.
+    pub(crate) surplus: BTreeSet<u32>,
+    /// Slots of no use until the next deployment makes them free.
+    pub(crate) retired: BTreeSet<u32>,
+    pub(crate) free: BTreeSet<u32>,
+    /// How many executions a replicated job is to have.
+    pub(crate) replicas: Option<u32>,
+    /// Slots of a replicated job that no node can take now.
+    pub(crate) unplaced: BTreeSet<u32>,
+    /// Nodes of a replicated job to be left, with the job's time from which on.
+    pub(crate) leaving: Leaving,
+    /// Slots on ready nodes that were told something else than they should run.
+    pub(crate) strays: BTreeSet<u32>,
+    /// The active deployment, or the last one.
+    pub(crate) rollout: Option<Rollout>,
+    /// Finished ones before it, oldest first.
+    pub(crate) history: VecDeque<Head>,
+    pub(crate) deployments: u32,
+    pub(crate) keys: VecDeque<Answered>,
+}
+
+/// A point in both times.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Moment {
+    /// The driver's clock.
+    pub(crate) wall: Time,
+    /// The job's own time, which only grows.
+    pub(crate) elapsed: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Version {
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) registered: Time,
+    /// A deployment of it completed.
+    pub(crate) stable: bool,
+    /// It was taken back: nothing automatic brings it back.
+    pub(crate) rejected: bool,
+    /// How many slots were last told to run it.
+    pub(crate) told: u32,
+}
+
+/// One execution of the job: a place that some version runs in.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(from = "SlotRow", into = "SlotRow")]
+pub(crate) struct Slot {
+    pub(crate) node: u32,
+    /// The version it was last told to run; 0 = none.
+    pub(crate) told: u32,
+    /// Its latest target in `rollout`.
+    pub(crate) target: u32,
+    /// The entry that told it.
+    pub(crate) generation: U48,
+    pub(crate) live: bool,
+}
+
+type SlotRow = (u32, u32, u32, u64, bool);
+
+impl From<SlotRow> for Slot {
+    fn from((node, told, target, generation, live): SlotRow) -> Self {
+        Self {
+            node,
+            told,
+            target,
+            generation: generation.into(),
+            live,
+        }
+    }
+}
+
+impl From<Slot> for SlotRow {
+    fn from(slot: Slot) -> Self {
+        (
+            slot.node,
+            slot.told,
+            slot.target,
+            slot.generation.into(),
+            slot.live,
+        )
+    }
+}
+
+/// Nodes to be left, and from when on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Leaving {
+    by_due: BTreeSet<(u64, u32)>,
+    by_node: BTreeMap<u32, u64>,
+}
+
+impl Leaving {
+    pub(crate) fn insert(&mut self, node: u32, due: u64) {
+        self.remove(node);
+        self.by_node.insert(node, due);
+        self.by_due.insert((due, node));
+    }
+
+    pub(crate) fn remove(&mut self, node: u32) {
+        if let Some(due) = self.by_node.remove(&node) {
+            self.by_due.remove(&(due, node));
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(crate) fn first_due(&self) -> Option<u64> {
+        self.by_due.first().map(|&(due, _)| due)
+    }
+
+    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = u32> + '_ {
+        self.by_due.range(..=(now, u32::MAX)).map(|&(_, node)| node)
+    }
+}
+
+impl State {
+    pub(crate) fn new(id: JobId, seed: u64) -> Self {
+        Self {
+            id,
+            seed,
+            seq: 0,
+            moment: Moment::default(),
+            versions: BTreeMap::new(),
+            version_max: 0,
+            current: 0,
+            settled: true,
+            want: None,
+            members: Members::default(),
+            slots: Vec::new(),
+            surplus: BTreeSet::new(),
+            retired: BTreeSet::new(),
+            free: BTreeSet::new(),
+            replicas: None,
+            unplaced: BTreeSet::new(),
+            leaving: Leaving::default(),
+            strays: BTreeSet::new(),
+            rollout: None,
+            history: VecDeque::new(),
+            deployments: 0,
+            keys: VecDeque::new(),
+        }
+    }
+
+    /// The active deployment.
+    pub(crate) fn active(&self) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|r| !r.head.state.is_final())
+    }
+
+    /// The spec that says where executions go: the newest registered one's.
+    pub(crate) fn spec(&self) -> Option<&Arc<JobSpec>> {
+        self.versions.get(&self.version_max).map(|v| &v.spec)
+    }
+
+    /// Whether one node may hold no more than one execution.
+    pub(crate) fn distinct(&self) -> bool {
+        !matches!(
+            self.spec().map(|s| s.placement),
+            Some(Placement::Replicas {
+                distinct: false,
+                ..
+            })
+        )
+    }
+
+    /// What a slot runs that no wave has reached; 0 = nothing.
+    pub(crate) fn base(&self) -> u32 {
+        match self.active() {
+            Some(r) if matches!(r.head.kind, DeploymentKind::Create | DeploymentKind::Update) => {
+                r.head.from
+            }
+            _ => self.current,
+        }
+    }
+
+    /// Whether a node that comes now becomes a target of the active deployment.
+    pub(crate) fn takes_joiners(&self) -> bool {
+        self.active()
+            .is_some_and(|r| matches!(r.head.kind, DeploymentKind::Create | DeploymentKind::Update))
+    }
+
+    pub(crate) fn presence(&self, slot: u32) -> Presence {
+        match self.slots[slot as usize].node {
+            NONE => Presence::Gone,
+            node => self.members.presence(node),
+        }
+    }
+
+    /// A slot that has a node that can be given work.
+    pub(crate) fn is_ready(&self, slot: u32) -> bool {
+        self.slots[slot as usize].live && self.presence(slot).is_ready()
+    }
+
+    /// The newest version before `version` that may be gone back to.
+    pub(crate) fn stable_before(&self, version: u32) -> Option<u32> {
+        let good = |(&number, v): (&u32, &Version)| (v.stable && !v.rejected).then_some(number);
+        self.versions.range(..version).rev().find_map(good)
+    }
+
+    /// How many slots were told to run something else than `version`, and something at all.
+    pub(crate) fn told_other_than(&self, version: u32) -> u32 {
+        self.versions
+            .iter()
+            .filter(|(number, _)| **number != version)
+            .map(|(_, v)| v.told)
+            .sum()
+    }
+}

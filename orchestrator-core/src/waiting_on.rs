@@ -1,0 +1,229 @@
+//! What an unfinished deployment waits for, and the one sentence that tells an operator.
+
+use std::fmt;
+
+use crate::decide::has_room;
+use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
+use crate::job::Job;
+use crate::rollout::{Head, Rollout};
+use crate::state::{Moment, State};
+use crate::time::Time;
+
+/// What has to happen before a deployment can go on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum WaitingOn {
+    /// Targets in flight, until their deadline at the latest.
+    Health {
+        /// How many.
+        targets: u32,
+        /// The earliest of their deadlines.
+        deadline: Option<Time>,
+    },
+    /// A person who promotes the canaries.
+    Promotion,
+    /// A person who resumes it.
+    Resume,
+    /// A node that can be given work, or is heard of again.
+    ReadyNode,
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Health { targets, .. } => {
+                write!(f, "{targets} {} to become healthy", nodes(*targets))
+            }
+            Self::Promotion => f.write_str("promotion"),
+            Self::Resume => f.write_str("resume"),
+            Self::ReadyNode => f.write_str("a ready node"),
+        }
+    }
+}
+
+impl Job {
+    /// What the active deployment waits for; `None` where there is none.
+    pub fn waiting_on(&self) -> Option<WaitingOn> {
+        self.state
+            .active()
+            .map(|rollout| waiting_on(&self.state, rollout))
+    }
+}
+
+pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
+    let head = &rollout.head;
+    if head.state == DeploymentState::Paused {
+        return WaitingOn::Resume;
+    }
+    if head.tally.in_flight() > 0 {
+        let deadline = rollout.due_first().map(|due| wall(state, rollout, due));
+        return WaitingOn::Health {
+            targets: head.tally.in_flight(),
+            deadline,
+        };
+    }
+    if rollout.is_gated() && head.tally.canaries > 0 {
+        if rollout.canaries_well() {
+            return WaitingOn::Promotion;
+        }
+        // Canaries that turned bad have a deadline again; silent ones only come back.
+        let unwell = head.tally.canaries - head.tally.canaries_well;
+        if let Some(&(due, _)) = rollout.suspects.front() {
+            return WaitingOn::Health {
+                targets: unwell,
+                deadline: Some(wall(state, rollout, due)),
+            };
+        }
+    }
+    WaitingOn::ReadyNode
+}
+
+/// A deadline on the driver's clock. While paused: as if it were resumed now.
+pub(crate) fn wall(state: &State, rollout: &Rollout, due: u64) -> Time {
+    let Moment { wall, elapsed } = state.moment;
+    let left = due.saturating_sub(rollout.deadline_clock(elapsed));
+    Time::from_millis(wall.as_millis().saturating_add(left))
+}
+
+/// One sentence: what is going on, and why.
+pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> String {
+    let done = format!(
+        "{} of {} {} updated",
+        head.tally.updated,
+        head.total,
+        nodes(head.total)
+    );
+    match (head.state, rollout) {
+        (DeploymentState::Completed, _) => {
+            let mut text = match head.kind {
+                DeploymentKind::Stop => format!(
+                    "stopped on {} of {} {}",
+                    head.tally.updated,
+                    head.total,
+                    nodes(head.total)
+                ),
+                _ => format!("completed: {done}"),
+            };
+            if head.tally.failed > 0 {
+                text += &format!(", {} failed within the limits", head.tally.failed);
+            }
+            if head.tally.skipped > 0 {
+                text += &format!(", {} will converge when back", head.tally.skipped);
+            }
+            text
+        }
+        (DeploymentState::Failed, _) => {
+            let why = head
+                .cause
+                .as_ref()
+                .map(|c| cause(c, head))
+                .unwrap_or_default();
+            format!("failed: {why}; {}", aftermath(head))
+        }
+        (DeploymentState::Canceled, _) => match &head.cause {
+            Some(Cause::Superseded { .. }) => head
+                .cause
+                .as_ref()
+                .map(|c| cause(c, head))
+                .unwrap_or_default(),
+            _ => format!("canceled by an operator: {done}, nodes stay as they are"),
+        },
+        (DeploymentState::Paused, _) => match &head.cause {
+            Some(why) => format!(
+                "paused by a failure: {}; resume, fail or cancel it",
+                cause(why, head)
+            ),
+            None => format!("paused by an operator: {done}"),
+        },
+        (_, None) => done,
+        (_, Some(rollout)) => match waiting_on(state, rollout) {
+            WaitingOn::Health { targets, .. } if rollout.is_gated() => {
+                format!(
+                    "wave {}: waiting for {targets} of {} canaries to become healthy",
+                    head.wave, head.canaries_wanted
+                )
+            }
+            WaitingOn::Health { targets, .. } => {
+                format!(
+                    "wave {}: {done}, waiting for {targets} {} to become healthy",
+                    head.wave,
+                    nodes(targets)
+                )
+            }
+            WaitingOn::Promotion => {
+                format!(
+                    "all {} canaries are healthy: waiting for promotion",
+                    head.tally.canaries
+                )
+            }
+            WaitingOn::Resume => format!("paused: {done}"),
+            WaitingOn::ReadyNode if has_room(state) || head.tally.skipped > 0 || head.total > 0 => {
+                format!(
+                    "waiting for a ready node: {done}, {} away",
+                    head.tally.skipped + head.tally.pending
+                )
+            }
+            WaitingOn::ReadyNode => "waiting for a ready node: none matches yet".to_owned(),
+        },
+    }
+}
+
+/// Why, in words.
+pub(crate) fn cause(cause: &Cause, head: &Head) -> String {
+    match cause {
+        Cause::Done => "every target had its turn".to_owned(),
+        Cause::CanaryFailed { .. } => {
+            format!("canary {} failed", head.culprit.as_deref().unwrap_or("?"))
+        }
+        Cause::TooManyFailed { failed, allowed } => {
+            format!(
+                "{failed} {} failed, more than the {allowed} that max_failed_nodes allows",
+                nodes(*failed)
+            )
+        }
+        Cause::TooLargeShareFailed {
+            failed,
+            total,
+            allowed_percent,
+        } => format!(
+            "{failed} of {total} {} failed, more than the {allowed_percent} % that max_failed_nodes_percent allows",
+            nodes(*total)
+        ),
+        Cause::NothingUpdated { failed } => {
+            format!(
+                "all {failed} {} failed: nothing speaks for this version",
+                nodes(*failed)
+            )
+        }
+        Cause::Superseded { kind, to } => match kind {
+            DeploymentKind::Create | DeploymentKind::Update => {
+                format!("superseded by version {to}")
+            }
+            DeploymentKind::Rollback => format!("superseded by a rollback to version {to}"),
+            DeploymentKind::Stop => "superseded by a stop of the job".to_owned(),
+            DeploymentKind::Restart => "superseded by a restart".to_owned(),
+        },
+        Cause::Operator { reason } if reason.is_empty() => "failed by an operator".to_owned(),
+        Cause::Operator { reason } => format!("failed by an operator: {reason}"),
+    }
+}
+
+/// What followed, in words.
+pub(crate) fn aftermath(head: &Head) -> String {
+    match head.aftermath {
+        Aftermath::Nothing => "nothing follows".to_owned(),
+        Aftermath::RollBack { to } => format!("rolling back to version {to}"),
+        Aftermath::RollbackOff => {
+            "no rollback: it is turned off, nodes stay as they are".to_owned()
+        }
+        Aftermath::NoStableVersion => {
+            "no rollback: there is no stable version to go back to".to_owned()
+        }
+        Aftermath::WasRollback => "no rollback: a rollback never starts another".to_owned(),
+        Aftermath::SameVersion => "no rollback: the version is the one that ran before".to_owned(),
+        Aftermath::NothingTouched => "no rollback: no node was touched".to_owned(),
+    }
+}
+
+pub(crate) fn nodes(count: u32) -> &'static str {
+    if count == 1 { "node" } else { "nodes" }
+}
