@@ -50,6 +50,12 @@ impl From<Command> for Request {
     }
 }
 
+impl From<Request> for Input<'_> {
+    fn from(request: Request) -> Self {
+        Self::Command(request)
+    }
+}
+
 impl<'a> From<Command> for Input<'a> {
     fn from(command: Command) -> Self {
         Input::Command(command.into())

@@ -244,6 +244,14 @@ impl Job {
         })
     }
 
+    /// Takes a fact for granted and draws the conclusions: for plans, on a copy.
+    pub(crate) fn assume(&mut self, now: Time, fact: Event) -> Vec<Entry> {
+        let mut log = Log::open(&mut self.state, now);
+        log.push(fact);
+        log.conclude();
+        log.entries
+    }
+
     /// When the job wants to be stepped though nothing happens: with [`Input::Tick`]. `None` where
     /// it waits for a person or a node, see [`Job::waiting_on`].
     pub fn wake(&self) -> Option<Time> {
