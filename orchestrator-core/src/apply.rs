@@ -273,7 +273,7 @@ fn add_slot(state: &mut State, node: u32) {
         state.unplaced.insert(slot);
     } else {
         state.members.attach(node, slot);
-        if state.presence(slot).is_ready() {
+        if state.base() != 0 && state.presence(slot).is_ready() {
             state.strays.insert(slot);
         }
     }
@@ -288,6 +288,10 @@ fn add_slot(state: &mut State, node: u32) {
 /// Takes an execution away; answers the node that has to hear of it.
 fn retire(state: &mut State, slot: u32) -> Option<u32> {
     leave(state, slot);
+    if let Some(target) = target_of(state, slot) {
+        let at = state.moment.wall;
+        rollout(state).change(target, at, |t| t.set_gone(true));
+    }
     tell(state, slot, 0);
     let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
     if node != NONE {
@@ -392,9 +396,12 @@ fn back(state: &mut State, slot: u32) {
     }
     let told = state.slots[slot as usize].told;
     let idle = state.active().is_none();
-    if !state.surplus.contains(&slot)
-        && (told == 0 || idle && state.settled && told != state.current)
-    {
+    let behind = if told == 0 {
+        state.base() != 0
+    } else {
+        idle && state.settled && told != state.current
+    };
+    if behind && !state.surplus.contains(&slot) {
         state.strays.insert(slot);
     }
 }
@@ -492,7 +499,9 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
         state.unplaced.remove(&slot);
         match state.slots[slot as usize].told {
             0 => {
-                state.strays.insert(slot);
+                if state.base() != 0 {
+                    state.strays.insert(slot);
+                }
             }
             version => {
                 tell(state, slot, version);

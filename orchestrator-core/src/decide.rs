@@ -289,8 +289,13 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
         return Some(completed);
     }
     if head.tally.updated == 0 {
-        // With nobody there it waits for a ready node; with everybody failed there is none to wait for.
-        let hopeless = head.tally.failed > 0 && head.tally.skipped == 0;
+        // With nobody there it waits for a ready node; with everybody failed there is none to wait for,
+        // and those that left for good come back as others.
+        let may_come = head.tally.skipped > head.tally.gone;
+        if head.tally.failed == 0 && !may_come && !state.takes_joiners() {
+            return Some(completed);
+        }
+        let hopeless = head.tally.failed > 0 && !may_come;
         let cause = Cause::NothingUpdated {
             failed: head.tally.failed,
         };
@@ -306,7 +311,8 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
 /// Nodes outside of any wave that run something else than they should.
 fn converge(state: &State) -> Option<Event> {
     let version = state.base();
-    if state.strays.is_empty() || version == 0 {
+    // A first version on its way leaves nodes as they are until their turn.
+    if state.strays.is_empty() || version == 0 && state.active().is_some() {
         return None;
     }
     let stray = |&slot: &u32| state.is_ready(slot) && state.slots[slot as usize].told != version;

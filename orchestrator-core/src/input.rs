@@ -15,7 +15,7 @@ pub enum Input<'a> {
     /// Nothing but the passing of time.
     Tick,
     /// What agents say of their workloads. Stale ones are left out, see
-    /// [`Step::ignored`](crate::Step::ignored).
+    /// [`Committed::ignored`](crate::Committed::ignored).
     Reports(&'a [Report]),
     /// What the fleet says of its nodes.
     Nodes(&'a [NodeChange]),

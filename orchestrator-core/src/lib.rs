@@ -1,4 +1,79 @@
-//! Progressive rollouts as pure state machines.
+//! Progressive rollouts as pure state machines: move a fleet of nodes from one version of a job to the
+//! next, in waves, watching health, and take it back when it goes wrong.
+//!
+//! Nothing in here has a clock, does I/O, needs a runtime, or draws a random number that is not in its
+//! seed. A **driver** (yours) owns all of that, and steps the machines.
+//!
+//! # The machines
+//!
+//! - [`Job`]: one job with its versions, its nodes, and at most one deployment under way. Most of this
+//!   page is about it.
+//! - [`fleet::Fleet`]: who is there. Heartbeats and leases go in; what became of a node comes out, and is
+//!   handed to the jobs that it concerns.
+//! - [`group::Group`]: several jobs in the order of their dependencies. It says which job starts next, and
+//!   takes back in reverse order what has to be taken back.
+//!
+//! # What goes in, what comes out
+//!
+//! Everything enters by [`Job::step`] as an [`Input`]: a [`Command`] of a person, [`Report`]s of agents,
+//! [`NodeChange`]s of the fleet, or a [`Tick`](Input::Tick) when nothing but time has passed. Out come a
+//! [`Step`] or a [`Rejection`], which has changed nothing. A step holds
+//!
+//! 1. **entries**: facts, to be appended to the job's log and made safe, then
+//! 2. **effects**: what is to be done now. They are out of reach before the entries were taken.
+//!
+//! What a node should run is one function of the state, [`Job::desired`]. An [`Effect::Assign`] only says
+//! that it has changed somewhere; an agent that lost a message, restarted, or was away for a month is
+//! sent the whole again, and needs no case of its own.
+//!
+//! # The loop of a driver
+//!
+//! ```
+//! use orchestrator_core::{Committed, Entry, Input, Job, JobId, Rejection, Time};
+//!
+//! /// 1. Wait for an input, or until `job.wake()`: then the input is a tick.
+//! fn drive(job: &mut Job, log: &mut Vec<Entry>, now: Time, input: Input<'_>) -> Result<Committed, Rejection> {
+//!     // 2. Step. A rejection is the caller's to hear; nothing has happened.
+//!     let step = job.step(now, input)?;
+//!     // 3. Make the entries safe. If that fails, drop the job and recover it: it is ahead of its log.
+//!     let committed = step.persist(|entries| Ok(log.extend(entries)));
+//!     // 4. Only now answer, show records, and send assignments: `committed.effects`.
+//!     committed.map_err(|never: std::convert::Infallible| match never {})
+//! }
+//!
+//! let id: JobId = "shop/web".parse()?;
+//! let (mut job, mut log) = (Job::new(id.clone(), 7), Vec::new());
+//! drive(&mut job, &mut log, "2026-01-01T00:00:00Z".parse()?, Input::Tick)?;
+//!
+//! // 5. After a restart: the log is the truth. Then send what is still waited for again.
+//! let job = Job::recover(id, 7, log)?;
+//! for assignment in job.outstanding() {
+//!     println!("{} runs version {}", assignment.node, assignment.version);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `examples/embed.rs` is a whole scheduler in this shape.
+//!
+//! # Who owns time
+//!
+//! The driver does: it hands `now` to every step. It need not be monotone. The job keeps a time of its own
+//! that only grows: a clock set back costs at most the correction, a clock set forward is time that
+//! passed. After a restart, [`Input::Absent`] says how long nobody listened, and deadlines move on by it.
+//! [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
+//! twice does no harm.
+//!
+//! # How to persist, how to recover
+//!
+//! Append [`Entry::encode`] lines in order, and sync before you act. [`Job::recover`] takes them back;
+//! [`Job::snapshot`] with [`Job::catch_up`] makes that short. A snapshot is a cache and may be thrown away;
+//! the log may not. Both forms are versioned, and what any released version wrote can be read.
+//!
+//! # Health is shown, not assumed
+//!
+//! While a target is in flight its agent reports every [`Interval`](Observation::Interval). The first good
+//! one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
+//! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +91,8 @@ mod health;
 mod id;
 mod input;
 mod job;
+#[cfg(feature = "sim")]
+pub mod laws;
 mod members;
 mod names;
 mod order;

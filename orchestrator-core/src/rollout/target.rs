@@ -61,6 +61,7 @@ const CANARY: u8 = 0b1000;
 const LOST: u8 = 0b1_0000;
 const BY_RATE: u8 = 0b10_0000;
 const FAILED_BEFORE: u8 = 0b100_0000;
+const GONE: u8 = 0b1000_0000;
 
 impl Target {
     pub(crate) fn new(slot: u32) -> Self {
@@ -115,6 +116,15 @@ impl Target {
 
     pub(crate) fn set_failed_before(&mut self, on: bool) {
         self.set(FAILED_BEFORE, on);
+    }
+
+    /// Its execution was taken away: it does not come back.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.flags & GONE != 0
+    }
+
+    pub(crate) fn set_gone(&mut self, on: bool) {
+        self.set(GONE, on);
     }
 
     /// Updated, but bad ever since its last telling interval; of a lost one nothing is known.
@@ -172,6 +182,8 @@ pub(crate) struct Tally {
     pub(crate) updated: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
+    /// Skipped ones that do not come back.
+    pub(crate) gone: u32,
     /// Failed ones that had failed before the rollback.
     pub(crate) failed_before: u32,
     pub(crate) canaries: u32,
@@ -205,7 +217,12 @@ impl Tally {
                     step(&mut self.failed_before);
                 }
             }
-            TargetState::Skipped => step(&mut self.skipped),
+            TargetState::Skipped => {
+                step(&mut self.skipped);
+                if target.is_gone() {
+                    step(&mut self.gone);
+                }
+            }
         }
         if target.is_canary() {
             step(&mut self.canaries);

@@ -428,7 +428,7 @@ impl Story {
             let pick = |t: usize| {
                 all.get(t - 1)
                     .cloned()
-                    .ok_or(format!("there is no target #{t}"))
+                    .ok_or_else(|| format!("there is no target #{t}"))
             };
             return Some(turns.into_iter().map(pick).collect());
         }
@@ -621,7 +621,7 @@ impl Story {
                         .job
                         .targets()
                         .find(|t| t.node == name)
-                        .ok_or(format!("{name} is no target"))?;
+                        .ok_or_else(|| format!("{name} is no target"))?;
                     let reason = target.reason.unwrap_or_default();
                     if !reason.contains(&why) {
                         return Err(format!("{name} failed because {reason:?}"));
@@ -635,7 +635,7 @@ impl Story {
                         .job
                         .targets()
                         .find(|t| t.node == name)
-                        .ok_or(format!("{name} is no target"))?;
+                        .ok_or_else(|| format!("{name} is no target"))?;
                     let found = serde_json::to_value(target.state).unwrap();
                     if found.as_str() != Some(state) {
                         return Err(format!("{name} is {found}, not {state}"));
@@ -649,7 +649,10 @@ impl Story {
     fn names(&self, words: &str) -> Result<Vec<String>, String> {
         let mut names = Vec::new();
         for word in words.split_whitespace() {
-            names.extend(self.subject(word).ok_or(format!("who is {word:?}?"))??);
+            names.extend(
+                self.subject(word)
+                    .ok_or_else(|| format!("who is {word:?}?"))??,
+            );
         }
         Ok(names)
     }
@@ -679,11 +682,7 @@ impl Story {
                             .extend(slots.iter().map(|s| self.job.assignment(s).node.to_owned()));
                     }
                 }
-                if after.ignored.is_empty() {
-                    Ok(())
-                } else {
-                    Ok(())
-                }
+                Ok(())
             }
             Err(why) if self.job.seq() == before => {
                 self.refused = Some(why.to_string());
