@@ -1,15 +1,14 @@
 //! Somebody's own scheduler with its own nodes drives a canary with the core alone.
 //!
-//! Run it with `cargo run -p orchestrator-core --example embed`. What a real driver has and this one
-//! plays is marked: a clock, a log on disk, and nodes at the other end of a network.
+//! What a real driver has and this one plays is marked: a clock, a log on disk, nodes over a network.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
-    Command, Committed, Effect, Entry, Input, Interval, Job, Member, NodeChange, Observation,
-    Report, Span, Time,
+    Command, Effect, Entry, Input, Interval, Job, Member, NodeChange, Observation, Report, Span,
+    Time,
 };
 
 /// The driver: it owns the clock and the log. The job owns every decision.
@@ -23,51 +22,40 @@ struct Scheduler {
 
 impl Scheduler {
     /// The one road: step, make the entries safe, and only then act.
-    fn drive(&mut self, input: Input<'_>) -> Result<Committed, Box<dyn Error>> {
+    fn drive(&mut self, input: Input<'_>) -> Result<(), Box<dyn Error>> {
         let step = self.job.step(self.now, input)?;
-        let committed = step.persist(|entries| {
-            self.log.extend(entries); // A real driver writes and syncs here.
-            Ok::<_, Box<dyn Error>>(())
-        })?;
+        let (entries, sealed) = step.split();
+        self.log.extend(entries); // A real driver writes and syncs here.
+        let committed = sealed.committed();
         for effect in &committed.effects {
-            match effect {
-                Effect::Assign { version, slots, .. } => {
-                    for slot in slots.iter() {
-                        let node = self.job.assignment(slot).node.to_owned();
-                        println!("{}  {node}: run version {version}", self.now);
-                        self.nodes.insert(node, (*version, 0)); // A real driver sends it.
-                    }
-                }
-                Effect::Withdraw { .. } | Effect::MembersNeeded => {}
+            let Effect::Assign { version, slots, .. } = effect else {
+                continue;
+            };
+            for slot in slots.iter() {
+                let node = self.job.assignment(slot).node.to_owned();
+                println!("{}  {node}: run version {version}", self.now);
+                self.nodes.insert(node, (*version, 0)); // A real driver sends it.
             }
         }
-        Ok(committed)
+        Ok(())
     }
 
     /// Every node reports one interval of every assignment that is waited for.
     fn interval(&mut self, bad_version: u32) -> Result<(), Box<dyn Error>> {
         let mut reports = Vec::new();
         for assignment in self.job.outstanding() {
-            let Some((version, sent)) = self.nodes.get_mut(assignment.node) else {
-                continue;
-            };
+            let (version, sent) = self.nodes.get_mut(assignment.node).ok_or("it was told")?;
             *sent += 1;
-            let interval = if *version == bad_version {
-                Interval::FAILING
-            } else {
-                Interval::PASSING
-            };
+            let mut interval = Interval::PASSING;
+            interval.checks = Some(*version != bad_version);
             reports.push(Report {
-                target: assignment
-                    .target
-                    .ok_or("what is outstanding has a target")?,
+                target: assignment.target.ok_or("it is outstanding")?,
                 generation: assignment.generation,
                 number: *sent,
                 what: Observation::Interval(interval),
             });
         }
-        self.drive(Input::Reports(&reports))?;
-        Ok(())
+        self.drive(Input::Reports(&reports))
     }
 
     /// Lets time pass until the deployment under way needs a person, or is over.
@@ -83,7 +71,7 @@ impl Scheduler {
     }
 }
 
-fn release(image: &str) -> Result<Box<JobSpec>, Box<dyn Error>> {
+fn release(image: &str) -> Result<Command, Box<dyn Error>> {
     let spec = serde_json::json!({
         "job_id": "web", "driver": "docker", "config": { "image": image },
         "rollout": {
@@ -91,54 +79,40 @@ fn release(image: &str) -> Result<Box<JobSpec>, Box<dyn Error>> {
             "health_check": { "deadline": "2m", "min_healthy_time": "20s" }
         }
     });
-    Ok(Box::new(JobSpec::parse(&spec.to_string())?))
+    let spec = Box::new(JobSpec::parse(&spec.to_string())?);
+    Ok(Command::Register {
+        spec,
+        members: None,
+        again: false,
+    })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let job = Job::new("web".parse()?, 42);
-    let now = "2026-01-01T00:00:00Z".parse()?;
     let mut scheduler = Scheduler {
-        job,
-        now,
+        job: Job::new("web".parse()?, 42),
+        now: "2026-01-01T00:00:00Z".parse()?,
         log: Vec::new(),
         nodes: BTreeMap::new(),
     };
-    let fleet: Vec<_> = (1..=5)
-        .map(|n| NodeChange::Seen(Member::new(format!("node-{n}"))))
-        .collect();
+    let joins = |n| NodeChange::Seen(Member::new(format!("node-{n}")));
+    let fleet: Vec<_> = (1..=5).map(joins).collect();
     scheduler.drive(Input::Nodes(&fleet))?;
 
     // The first version: a canary, a promotion by hand, then the rest two at a time.
-    scheduler.drive(
-        Command::Register {
-            spec: release("web:1")?,
-            members: None,
-            again: false,
-        }
-        .into(),
-    )?;
+    scheduler.drive(release("web:1")?.into())?;
     scheduler.run(0)?;
     let id = scheduler.job.deployment().ok_or("it has just begun")?.id;
     scheduler.drive(Command::Promote(id).into())?;
     scheduler.run(0)?;
 
     // A bad one: its canary fails, and the core takes it back by itself.
-    scheduler.drive(
-        Command::Register {
-            spec: release("web:2")?,
-            members: None,
-            again: false,
-        }
-        .into(),
-    )?;
+    scheduler.drive(release("web:2")?.into())?;
     scheduler.run(2)?;
 
     // The process dies; the log is all that is needed to go on.
     scheduler.job = Job::recover("web".parse()?, 42, scheduler.log.clone())?;
     assert!(scheduler.nodes.values().all(|(version, _)| *version == 1));
-    println!(
-        "recovered from {} entries; every node runs version 1",
-        scheduler.log.len()
-    );
+    let entries = scheduler.log.len();
+    println!("recovered from {entries} entries; every node runs version 1");
     Ok(())
 }

@@ -12,10 +12,7 @@ use crate::rollout::{Failure, Head, Queue, Rollout, Tally, TargetState};
 use crate::runs::Runs;
 use crate::spec::{JobSpec, Placement};
 use crate::state::{HISTORY_KEPT, KEYS_KEPT, Moment, NONE, Slot, State, Version};
-use crate::time::{Span, Time};
-
-/// How long a target may take to start where health is not asked for.
-pub(crate) const START_WITHIN: Span = Span::from_secs(3600);
+use crate::time::Time;
 
 /// Takes a new entry in: its place in the log, then what it says.
 pub(crate) fn apply(state: &mut State, entry: &Entry, effects: &mut Vec<Effect>) {
@@ -146,20 +143,8 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         }
     }
     if let Some(rollout) = &mut state.rollout {
-        let deadline = deadline_millis(rollout);
         rollout.trim_queue();
-        rollout.trim_suspects(deadline);
     }
-}
-
-/// From assignment to updated, in milliseconds.
-pub(crate) fn deadline_millis(rollout: &Rollout) -> u64 {
-    rollout
-        .head
-        .spec
-        .gate()
-        .map_or(START_WITHIN, |gate| gate.deadline)
-        .as_millis()
 }
 
 /// The rollout that a fact of a deployment speaks of.
@@ -184,7 +169,6 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
         Placement::Every => {
             state.replicas = None;
             state.unplaced.clear();
-            state.leaving.clear();
             // One for each node that matches, and no second one.
             for node in 0..state.members.len() {
                 let matches = !matches!(
@@ -210,18 +194,21 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
                 }
             }
         }
-        Placement::Replicas { count, .. } => {
+        Placement::Replicas { count, distinct } => {
             state.replicas = Some(count);
             let mut kept = 0;
+            let mut taken = std::collections::BTreeSet::new();
             for slot in 0..state.slots.len() as u32 {
                 if !state.slots[slot as usize].live {
                     continue;
                 }
-                let matches = state.slots[slot as usize].node == NONE
-                    || state.members.presence(state.slots[slot as usize].node)
-                        != Presence::Unmatched;
-                if matches && kept < count {
+                let node = state.slots[slot as usize].node;
+                let fits = node == NONE
+                    || state.members.presence(node) != Presence::Unmatched
+                        && !(distinct && taken.contains(&node));
+                if fits && kept < count {
                     kept += 1;
+                    taken.insert(node);
                     state.surplus.remove(&slot);
                 } else {
                     state.surplus.insert(slot);
@@ -232,6 +219,9 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
                 add_slot(state, NONE);
             }
         }
+    }
+    for node in 0..state.members.len() {
+        review_leaving(state, node);
     }
 }
 
@@ -280,7 +270,7 @@ fn add_slot(state: &mut State, node: u32) {
     if state.takes_joiners() {
         let rollout = rollout(state);
         let target = rollout.push_target(slot);
-        rollout.queue.late.push_back(target);
+        rollout.queue.push(target);
         state.slots[slot as usize].target = target;
     }
 }
@@ -294,14 +284,15 @@ fn retire(state: &mut State, slot: u32) -> Option<u32> {
     }
     tell(state, slot, 0);
     let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
-    if node != NONE {
-        state.members.detach(node, slot);
-    }
     state.slots[slot as usize].live = false;
     state.surplus.remove(&slot);
     state.unplaced.remove(&slot);
     state.strays.remove(&slot);
     state.retired.insert(slot);
+    if node != NONE {
+        state.members.detach(node, slot);
+        review_leaving(state, node);
+    }
     (node != NONE).then_some(node)
 }
 
@@ -333,11 +324,7 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
     let before = state.members.presence(node);
     state.members.set_presence(node, status);
     let slots: Vec<u32> = state.members.slots(node).collect();
-    let elapsed = state.moment.elapsed;
     let replicated = state.replicas.is_some();
-    if !status.is_lost() {
-        state.leaving.remove(node);
-    }
     if status == Presence::Ready && slots.is_empty() && !replicated && state.version_max > 0 {
         add_slot(state, node);
     }
@@ -375,11 +362,26 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
             state.strays.remove(&slot);
         }
     }
+    review_leaving(state, node);
+}
+
+/// Whether a node is to be left follows from how it is and what it holds; a wait that has begun goes on.
+fn review_leaving(state: &mut State, node: u32) {
+    let holds = state
+        .members
+        .slots(node)
+        .any(|s| !state.surplus.contains(&s));
+    let presence = state.members.presence(node);
+    let now = state.moment.elapsed;
     let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
-    if replicated && status.is_lost() && !before.is_lost() {
-        state.leaving.insert(node, elapsed + lost_after);
-    } else if replicated && status == Presence::Draining {
-        state.leaving.insert(node, elapsed);
+    if state.replicas.is_none() || !holds {
+        state.leaving.remove(node);
+    } else if presence == Presence::Draining {
+        state.leaving.insert(node, now);
+    } else if !presence.is_lost() {
+        state.leaving.remove(node);
+    } else if !state.leaving.contains(node) {
+        state.leaving.insert(node, now + lost_after);
     }
 }
 
@@ -391,7 +393,7 @@ fn back(state: &mut State, slot: u32) {
         let rollout = rollout(state);
         if rollout.targets[target as usize].state() == TargetState::Skipped {
             rollout.change(target, at, |t| t.set_state(TargetState::Pending));
-            rollout.queue.late.push_back(target);
+            rollout.queue.push(target);
         }
     }
     let told = state.slots[slot as usize].told;
@@ -418,8 +420,8 @@ fn back_from_silence(state: &mut State, slot: u32) {
     }
     rollout.change(target, at, |t| t.set_lost(false));
     if rollout.targets[target as usize].is_suspect() {
-        let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
-        rollout.suspect(target, clock, deadline, at);
+        let clock = rollout.deadline_clock(elapsed);
+        rollout.suspect(target, clock, at);
     }
 }
 
@@ -491,9 +493,7 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
         if before != NONE {
             state.members.detach(before, slot);
             left.push(before);
-            if state.members.slots(before).next().is_none() {
-                state.leaving.remove(before);
-            }
+            review_leaving(state, before);
         }
         state.members.attach(node, slot);
         state.unplaced.remove(&slot);
@@ -530,7 +530,7 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
     if !again.is_empty() {
         let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
         let rollout = rollout(state);
-        let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
+        let (clock, deadline) = (rollout.deadline_clock(elapsed), rollout.deadline_millis());
         let number = rollout.dispatches.len() as u32 + 1;
         let wave = rollout.head.wave;
         rollout.dispatch(seq, clock + deadline, wave, again.clone());
@@ -548,7 +548,7 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
                 }
             });
             if rollout.targets[target as usize].is_suspect() {
-                rollout.suspect(target, clock, deadline, wall);
+                rollout.suspect(target, clock, wall);
             }
         }
     }
@@ -626,14 +626,10 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
             culprit: None,
         },
         targets: Vec::with_capacity(order.len()),
-        queue: Queue {
-            next: 0,
-            planned: order.len() as u32,
-            late: std::collections::VecDeque::new(),
-        },
+        queue: Queue::new(order.len() as u32),
         dispatches: Vec::new(),
         open: std::collections::VecDeque::new(),
-        suspects: std::collections::VecDeque::new(),
+        suspects: std::collections::BTreeSet::new(),
         canaries: Vec::new(),
         failures: std::collections::BTreeMap::new(),
         held: 0,
@@ -664,7 +660,7 @@ fn dispatched(
 ) {
     let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
     let rollout = rollout(state);
-    let due = rollout.deadline_clock(elapsed) + deadline_millis(rollout);
+    let due = rollout.deadline_clock(elapsed) + rollout.deadline_millis();
     rollout.dispatch(seq, due, wave, targets.clone());
     let number = rollout.dispatches.len() as u32;
     rollout.head.wave = wave;
@@ -720,7 +716,7 @@ fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mut crate::ro
 fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
     let Moment { wall, elapsed } = state.moment;
     let rollout = rollout(state);
-    let (clock, deadline) = (rollout.deadline_clock(elapsed), deadline_millis(rollout));
+    let clock = rollout.deadline_clock(elapsed);
     for &(target, number) in heard {
         let before = rollout.targets[target as usize].is_suspect();
         rollout.change(target, wall, |t| {
@@ -732,7 +728,7 @@ fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
             }
         });
         if !before && rollout.targets[target as usize].is_suspect() {
-            rollout.suspect(target, clock, deadline, wall);
+            rollout.suspect(target, clock, wall);
         }
     }
 }

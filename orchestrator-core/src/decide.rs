@@ -3,7 +3,6 @@
 //! Each looks at the state and the time and answers one fact, or nothing. None of them scans the
 //! fleet for one report: they look at counts, and walk a wave or an order only when they act on it.
 
-use crate::apply::deadline_millis;
 use crate::draw::draw;
 use crate::event::{
     Aftermath, Cause, DeploymentKind, DeploymentState, Event, Reason, Started, Want,
@@ -82,7 +81,7 @@ fn expire(rollout: &Rollout, now: Moment) -> Option<Event> {
 
 /// An updated target that turned bad and did not turn good again in time.
 fn expire_suspect(rollout: &Rollout, now: Moment) -> Option<Event> {
-    let &(due, target) = rollout.suspects.front()?;
+    let &(due, target) = rollout.suspects.first()?;
     (due <= rollout.deadline_clock(now.elapsed)).then(|| Event::Failed {
         targets: [target].into_iter().collect(),
         reason: Reason::Deadline,
@@ -462,8 +461,8 @@ pub(crate) fn next_due(state: &State) -> Option<u64> {
     let deadlines = rollout
         .due_first()
         .into_iter()
-        .chain(rollout.suspects.front().map(|&(due, _)| due));
+        .chain(rollout.suspects.first().map(|&(due, _)| due));
     let deadline = deadlines.min().map(|due| due + rollout.held);
-    debug_assert!(deadline_millis(rollout) > 0);
+    debug_assert!(rollout.deadline_millis() > 0);
     deadline.into_iter().chain(leaving).min()
 }

@@ -29,7 +29,7 @@ type Law = Result<(), Broken>;
 /// 4. Entries and revisions grow by one, without gaps.
 /// 5. Targets in each state add up to all of them; no kept count differs from a recount.
 /// 6. Over the limits means failed, or paused for a failure, in the same step.
-/// 7. The entries lead from the one state to the other, to the byte.
+/// 7. The entries lead from the one state to the other.
 /// 12. No time runs backwards, and no deadline stays overdue.
 /// 14. What is not final has a wake-up in the future or names the gate that it waits at; and a
 ///     deployment that waits for a node has none.
@@ -46,7 +46,7 @@ pub fn check_step(before: &Job, entries: &[Entry], after: &Job) -> Law {
         }
     }
     let replayed = Job { state };
-    if replayed.snapshot() != after.snapshot() {
+    if replayed.state != after.state {
         return broken(7, "the entries do not lead to the state");
     }
     check(after)
@@ -207,6 +207,13 @@ fn counts(rollout: &Rollout) -> Law {
             format!("{flagged} canaries, {} listed", rollout.canaries.len()),
         );
     }
+    let suspects = (0..)
+        .zip(&rollout.targets)
+        .filter(|(_, t)| t.is_suspect())
+        .map(|(n, t)| (u64::from(t.since) + rollout.deadline_millis(), n));
+    if rollout.suspects != suspects.collect() {
+        return broken(5, "the suspects are others than those that are kept");
+    }
     let queued: std::collections::BTreeSet<u32> = rollout.queue.iter().collect();
     let forgotten = (0..)
         .zip(&rollout.targets)
@@ -285,6 +292,14 @@ fn waits(state: &State, rollout: &Rollout) -> Law {
     match waiting_on(state, rollout) {
         WaitingOn::Health { .. } if due.is_none() => {
             broken(14, "it waits for health without a deadline")
+        }
+        WaitingOn::ReadyNode if rollout.is_gated() && rollout.head.tally.canaries > 0 => {
+            let silent = |t: &crate::rollout::Target| t.is_canary() && t.is_lost();
+            if rollout.targets.iter().any(silent) {
+                Ok(())
+            } else {
+                broken(14, "it waits for a canary to be heard of, and all are")
+            }
         }
         WaitingOn::ReadyNode => {
             let ready = |t: &&crate::rollout::Target| {

@@ -84,6 +84,8 @@ mod draw;
 mod effect;
 mod event;
 mod explain;
+#[cfg(test)]
+mod explore;
 pub mod fleet;
 mod format;
 pub mod group;

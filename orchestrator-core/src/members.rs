@@ -6,7 +6,7 @@ use crate::event::Presence;
 use crate::names::Names;
 use crate::state::NONE;
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Members {
     names: Names,
     nodes: Vec<Node>,
@@ -23,7 +23,7 @@ pub(crate) struct Members {
     gone: std::collections::BTreeSet<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(from = "(u32, u16, Presence)", into = "(u32, u16, Presence)")]
 struct Node {
     first_slot: u32,

@@ -19,6 +19,13 @@ pub(crate) struct Names {
     garbage_bytes: usize,
 }
 
+/// The index follows from the rest.
+impl PartialEq for Names {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, &self.starts, &self.lens) == (&other.text, &other.starts, &other.lens)
+    }
+}
+
 impl Names {
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
         self.index

@@ -23,7 +23,7 @@ pub(crate) const VERSIONS_KEPT: usize = 64;
 /// No number: no node, no target.
 pub(crate) const NONE: u32 = u32::MAX;
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct State {
     pub(crate) id: JobId,
     pub(crate) seed: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Moment {
     pub(crate) elapsed: u64,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Version {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) registered: Time,
@@ -84,7 +84,7 @@ pub(crate) struct Version {
 }
 
 /// One execution of the job: a place that some version runs in.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(from = "SlotRow", into = "SlotRow")]
 pub(crate) struct Slot {
     pub(crate) node: u32,
@@ -124,7 +124,7 @@ impl From<Slot> for SlotRow {
 }
 
 /// Nodes to be left, and from when on.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Leaving {
     by_due: BTreeSet<(u64, u32)>,
     by_node: BTreeMap<u32, u64>,
@@ -143,8 +143,8 @@ impl Leaving {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    pub(crate) fn contains(&self, node: u32) -> bool {
+        self.by_node.contains_key(&node)
     }
 
     pub(crate) fn first_due(&self) -> Option<u64> {

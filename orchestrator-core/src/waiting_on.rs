@@ -67,7 +67,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         }
         // Canaries that turned bad have a deadline again; silent ones only come back.
         let unwell = head.tally.canaries - head.tally.canaries_well;
-        if let Some(&(due, _)) = rollout.suspects.front() {
+        if let Some(&(due, _)) = rollout.suspects.first() {
             return WaitingOn::Health {
                 targets: unwell,
                 deadline: Some(wall(state, rollout, due)),
@@ -101,6 +101,7 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                     head.total,
                     nodes(head.total)
                 ),
+                DeploymentKind::Rollback => format!("rolled back to version {}: {done}", head.to),
                 _ => format!("completed: {done}"),
             };
             if head.tally.failed > 0 {
@@ -149,6 +150,9 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                     nodes(targets)
                 )
             }
+            WaitingOn::Promotion if head.tally.canaries == 1 => {
+                "the canary is healthy: waiting for promotion".to_owned()
+            }
             WaitingOn::Promotion => {
                 format!(
                     "all {} canaries are healthy: waiting for promotion",
@@ -156,6 +160,13 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 )
             }
             WaitingOn::Resume => format!("paused: {done}"),
+            WaitingOn::ReadyNode if rollout.is_gated() && head.tally.canaries > 0 => {
+                format!(
+                    "waiting for {} of {} canaries to be heard of again",
+                    head.tally.canaries - head.tally.canaries_well,
+                    head.tally.canaries
+                )
+            }
             WaitingOn::ReadyNode if has_room(state) || head.tally.skipped > 0 || head.total > 0 => {
                 format!(
                     "waiting for a ready node: {done}, {} away",

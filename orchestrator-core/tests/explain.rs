@@ -42,7 +42,7 @@ expect completed";
 2026-01-01T00:00:30.000Z  wave 1 was sent to n3
 2026-01-01T00:01:00.000Z  wave 2 was sent to n5
 2026-01-01T00:01:30.000Z  completed: every target had its turn
-now: completed: 2 of 2 nodes updated"
+now: rolled back to version 1: 2 of 2 nodes updated"
     );
     assert_eq!(
         explain(story.job.id().clone(), 7, log[1..].to_vec(), failed)

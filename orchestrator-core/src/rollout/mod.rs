@@ -2,7 +2,7 @@
 
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,16 @@ use crate::id::DeploymentId;
 use crate::packed::U48;
 use crate::runs::Runs;
 use crate::spec::RolloutSpec;
-use crate::time::Time;
+use crate::time::{Span, Time};
 
 pub use target::TargetState;
 pub(crate) use target::{Tally, Target};
 
+/// How long a target may take to start where health is not asked for.
+pub(crate) const START_WITHIN: Span = Span::from_secs(3600);
+
 /// A deployment with its targets.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Rollout {
     pub(crate) head: Head,
     /// In the order of their turn: a wave's targets lie side by side.
@@ -27,7 +30,7 @@ pub(crate) struct Rollout {
     /// Dispatches with targets in flight, the earliest deadline first.
     pub(crate) open: VecDeque<u32>,
     /// Updated targets that turned bad, with the deadline for turning good again.
-    pub(crate) suspects: VecDeque<(u64, u32)>,
+    pub(crate) suspects: BTreeSet<(u64, u32)>,
     pub(crate) canaries: Vec<u32>,
     pub(crate) failures: BTreeMap<u32, Failure>,
     /// Milliseconds of the job's time by which deadlines have moved on so far.
@@ -40,7 +43,7 @@ pub(crate) struct Rollout {
 }
 
 /// What is left of a deployment when its targets are forgotten.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Head {
     pub(crate) number: u32,
     pub(crate) id: DeploymentId,
@@ -72,7 +75,7 @@ pub(crate) struct Head {
 }
 
 /// One wave as it was sent out, or the part of it that had to be sent to other nodes.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Dispatch {
     pub(crate) generation: u64,
     /// In the deadlines' time.
@@ -84,7 +87,7 @@ pub(crate) struct Dispatch {
     pub(crate) targets: Runs,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) at: Time,
@@ -92,15 +95,32 @@ pub(crate) struct Failure {
 
 /// Whose turn is next: first the planned order, then those that came late.
 ///
-/// May name targets that are no longer pending; they are passed over.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// May name targets that are no longer pending; they are passed over. The late ones go by their number:
+/// nodes that are back have been planned before those that joined.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Queue {
     pub(crate) next: u32,
     pub(crate) planned: u32,
-    pub(crate) late: VecDeque<u32>,
+    late: BTreeSet<u32>,
 }
 
 impl Queue {
+    /// The first `planned` targets, in their order.
+    pub(crate) fn new(planned: u32) -> Self {
+        Self {
+            next: 0,
+            planned,
+            late: BTreeSet::new(),
+        }
+    }
+
+    /// A target's turn comes (again).
+    pub(crate) fn push(&mut self, target: u32) {
+        if !(self.next..self.planned).contains(&target) {
+            self.late.insert(target);
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (self.next..self.planned).chain(self.late.iter().copied())
     }
@@ -109,7 +129,7 @@ impl Queue {
         if self.next < self.planned {
             Some(self.next)
         } else {
-            self.late.front().copied()
+            self.late.first().copied()
         }
     }
 
@@ -117,7 +137,7 @@ impl Queue {
         if self.next < self.planned {
             self.next += 1;
         } else {
-            self.late.pop_front();
+            self.late.pop_first();
         }
     }
 }
@@ -125,14 +145,23 @@ impl Queue {
 impl Rollout {
     /// The only way to change a target: counts, open dispatches and progress follow.
     pub(crate) fn change(&mut self, target: u32, at: Time, change: impl FnOnce(&mut Target)) {
+        let deadline = self.deadline_millis();
         let slot = &mut self.targets[target as usize];
         let tally = &mut self.head.tally;
         tally.take(slot);
         if slot.state().is_in_flight() {
             self.dispatches[slot.dispatch as usize - 1].open -= 1;
         }
+        if slot.is_suspect() {
+            self.suspects
+                .remove(&(u64::from(slot.since) + deadline, target));
+        }
         let before = slot.dispatch;
         change(slot);
+        if slot.is_suspect() {
+            self.suspects
+                .insert((u64::from(slot.since) + deadline, target));
+        }
         tally.put(slot);
         if slot.state().is_in_flight() {
             self.dispatches[slot.dispatch as usize - 1].open += 1;
@@ -233,21 +262,17 @@ impl Rollout {
         }
     }
 
-    /// Drops suspicions that no longer hold from the front, so that no wake-up is for nothing.
-    pub(crate) fn trim_suspects(&mut self, deadline: u64) {
-        while let Some(&(due, target)) = self.suspects.front() {
-            let target = &self.targets[target as usize];
-            let holds = target.is_suspect() && u64::from(target.since) + deadline == due;
-            if holds {
-                return;
-            }
-            self.suspects.pop_front();
-        }
+    /// Starts the clock of a suspicion.
+    pub(crate) fn suspect(&mut self, target: u32, clock: u64, at: Time) {
+        self.change(target, at, |t| t.since = U48::from(clock));
     }
 
-    /// Starts the clock of a suspicion.
-    pub(crate) fn suspect(&mut self, target: u32, clock: u64, deadline: u64, at: Time) {
-        self.change(target, at, |t| t.since = U48::from(clock));
-        self.suspects.push_back((clock + deadline, target));
+    /// From assignment to updated, in milliseconds.
+    pub(crate) fn deadline_millis(&self) -> u64 {
+        self.head
+            .spec
+            .gate()
+            .map_or(START_WITHIN, |gate| gate.deadline)
+            .as_millis()
     }
 }

@@ -8,16 +8,18 @@ use orchestrator_core::spec::{
     Canaries, HealthCheck, JobSpec, JobType, OnFailure, Placement, RolloutSpec, Strategy,
 };
 use orchestrator_core::{
-    Command, DeploymentId, Entry, Input, Interval, Job, JobId, Member, NodeChange, Observation,
-    Presence, Record, Report, Request, Span, TargetState, Time,
+    Command, DeploymentId, Entry, Event, Input, Interval, Job, JobId, Member, NodeChange,
+    Observation, Presence, Record, Report, Request, Span, Time, laws,
 };
 
-const SEED: u64 = 7;
+pub(crate) const SEED: u64 = 7;
 
 pub(crate) struct Story {
     pub(crate) job: Job,
     pub(crate) now: Time,
     pub(crate) log: Vec<Entry>,
+    /// Every report that ever came.
+    pub(crate) delivered: Vec<Report>,
     reports: u32,
     spec: JobSpec,
     refused: Option<String>,
@@ -44,6 +46,7 @@ impl Story {
             job: Job::new(id, SEED),
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             log: Vec::new(),
+            delivered: Vec::new(),
             reports: 0,
             spec,
             refused: None,
@@ -168,9 +171,13 @@ impl Story {
         self.step(Input::Nodes(&changes))
     }
 
-    /// `deploy v2 canary 2 waves of 3 deadline=5m …`: registers a version that differs from the others by
-    /// its name.
     fn deploy(&mut self, rest: &str) -> Line {
+        let request = self.registration(rest)?;
+        self.step(Input::Command(request))
+    }
+
+    /// `v2 canary 2 waves=3 deadline=5m …`: registers a version that differs from the others by its name.
+    pub(crate) fn registration(&self, rest: &str) -> Result<Request, String> {
         let mut words = rest.split_whitespace().peekable();
         let name = words.next().ok_or("deploy NAME …")?;
         let mut spec = self.spec.clone();
@@ -285,7 +292,7 @@ impl Story {
             members,
             again,
         };
-        self.step(Input::Command(Request { command, ..request }))
+        Ok(Request { command, ..request })
     }
 
     fn command(&mut self, command: Command, rest: &str) -> Line {
@@ -411,6 +418,7 @@ impl Story {
                 }
             }
         }
+        self.delivered.extend_from_slice(&reports);
         self.step(Input::Reports(&reports))
     }
 
@@ -668,14 +676,13 @@ impl Story {
     }
 
     pub(crate) fn step(&mut self, input: Input<'_>) -> Line {
-        let before = self.job.seq();
+        let before = self.job.clone();
         match self.job.step(self.now, input) {
             Ok(step) => {
-                let log = &mut self.log;
-                let after = step.persist(|entries| {
-                    log.extend(entries);
-                    Ok::<_, String>(())
-                })?;
+                let (entries, sealed) = step.split();
+                laws::check_step(&before, &entries, &self.job).map_err(|e| e.to_string())?;
+                self.log.extend(entries);
+                let after = sealed.committed();
                 for effect in after.effects {
                     if let orchestrator_core::Effect::Assign { slots, .. } = effect {
                         self.started
@@ -684,7 +691,7 @@ impl Story {
                 }
                 Ok(())
             }
-            Err(why) if self.job.seq() == before => {
+            Err(why) if self.job.seq() == before.seq() => {
                 self.refused = Some(why.to_string());
                 Ok(())
             }
@@ -712,24 +719,28 @@ impl Story {
             ));
         }
         self.restart_driver()?;
-        if let Some(record) = self.job.deployment() {
-            let status = &record.status;
-            let sum = status.pending_nodes
-                + status.in_flight_nodes
-                + status.updated_nodes
-                + status.failed_nodes
-                + status.skipped_nodes;
-            if sum != status.total_nodes {
-                return Err(format!("counts do not add up: {status:?}"));
-            }
-            let count = |state| self.job.targets().filter(|t| t.state == state).count() as u32;
-            if count(TargetState::Updated) != status.updated_nodes
-                || count(TargetState::Failed) != status.failed_nodes
-            {
-                return Err("counts were not kept".to_owned());
-            }
-        }
         Ok(())
+    }
+
+    /// The nodes of every wave of the first deployment that began after this much of the log.
+    pub(crate) fn waves_since(&self, from: usize) -> Vec<Vec<String>> {
+        let began = |e: &&Entry| e.event.kind() == "started";
+        let Some(number) = self.log[from..].iter().find(began).and_then(|e| e.of) else {
+            return Vec::new();
+        };
+        let own = self.log[from..]
+            .iter()
+            .filter(|e| e.of.is_some_and(|of| of.deployment == number.deployment));
+        own.filter_map(|e| match &e.event {
+            Event::Dispatched { targets, .. } => Some(
+                targets
+                    .iter()
+                    .map(|t| self.job.target_name(t).to_owned())
+                    .collect(),
+            ),
+            _ => None,
+        })
+        .collect()
     }
 }
 
