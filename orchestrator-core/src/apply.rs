@@ -283,7 +283,8 @@ fn retire(state: &mut State, slot: u32) -> Option<u32> {
         rollout(state).change(target, at, |t| t.set_gone(true));
     }
     tell(state, slot, 0);
-    let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
+    // It keeps its node, so that its target has a name as long as it is looked at.
+    let node = state.slots[slot as usize].node;
     state.slots[slot as usize].live = false;
     state.surplus.remove(&slot);
     state.unplaced.remove(&slot);
@@ -574,6 +575,9 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
         state.history.push_back(old.head);
     }
     // Nothing names the old targets any more: their slots and nodes are free.
+    for &slot in &state.retired {
+        state.slots[slot as usize].node = NONE;
+    }
     state.free.append(&mut state.retired);
     state.members.free_gone();
     state.want = None;

@@ -1,0 +1,250 @@
+//! What was ever written can be read: the files in `tests/golden` are never changed once released.
+//!
+//! A new form of an entry gets a new version and a new golden file; the old file stays and has to lead to
+//! the same state. `BLESS=1 cargo test -p orchestrator-core --test format` writes files that are missing.
+
+mod story;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use orchestrator_core::{Entry, Event, FormatError, Job};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use story::{SEED, Story};
+
+/// Every kind of entry happens in it, but one.
+const STORY: &str = "\
+nodes n1..n5 zone=a
+deploy v1 replicas=4 spread=zone on=n1,n2,n3,n4,n5
+everyone started
+nodes n1 zone=b
+deploy v2 canary 1 waves=2 replicas=4 spread=zone on=n1,n2,n3,n4,n5 key=first
+wave started
+wave healthy
+wave restarted
+wave unhealthy
+wave counts 50 of 100
+pause
+clock back 1h
+resume
+away 5m
+wave stays healthy 30s
+promote
+#2 lost
+#3 cannot start no such image
+pass 5m
+scale 3
+scale 5
+fail by hand
+wave stays healthy 30s
+wave stays healthy 30s
+restart
+everyone started
+deploy v3 rolling waves=1 on_failure=pause max_failed=0 spread=zone
+wave cannot start
+resume
+n4 unmatched
+n5 draining
+wave stays healthy 30s
+wave stays healthy 30s
+wave stays healthy 30s
+wave stays healthy 30s
+nodes n1..n5
+deploy v4 canary 50% auto_promote waves=1 spread=zone
+n1..n5 lost
+pass 5m
+nodes n1..n3 zone=a
+everyone stays healthy 30s
+everyone stays healthy 30s
+nodes n9
+cancel
+deploy v5 rolling waves=2 spread=zone
+wave counts 3 of 4
+n2 gone
+n9 lost
+wave stays healthy 30s
+";
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(golden(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// What a reader of the job sees: not how it is kept.
+fn view(job: &Job) -> Value {
+    let versions = job
+        .versions()
+        .map(|v| json!([v.number, v.stable, v.rejected, v.executions]));
+    let nodes = ["n1", "n2", "n3", "n4", "n5", "n9"];
+    let desired = nodes.map(|node| {
+        let runs = job
+            .desired(node)
+            .into_iter()
+            .map(|a| json!([a.slot, a.version, a.generation]));
+        json!({ "node": node, "presence": job.presence(node), "runs": runs.collect::<Vec<_>>() })
+    });
+    json!({
+        "seq": job.seq(),
+        "current": job.current(),
+        "versions": versions.collect::<Vec<_>>(),
+        "nodes": desired,
+        "deployment": job.deployment(),
+        "targets": job.targets().collect::<Vec<_>>(),
+        "waiting_on": job.waiting_on().map(|w| w.to_string()),
+        "wake": job.wake().map(|t| t.to_string()),
+    })
+}
+
+fn recover(log: &str) -> Job {
+    let entries: Vec<_> = log
+        .lines()
+        .map(|line| Entry::decode(line).expect("it was written"))
+        .collect();
+    Job::recover("web".parse().expect("a name"), SEED, entries).expect("the log is whole")
+}
+
+/// Only what is missing is written: a golden file that a program could read once is never replaced.
+fn bless(name: &str, text: &str) {
+    if std::env::var_os("BLESS").is_some() && !golden(name).exists() {
+        std::fs::write(golden(name), text).expect("the folder can be written");
+    }
+}
+
+#[test]
+fn todays_log_is_read_for_ever() {
+    let mut story = Story::new();
+    story.play(STORY).unwrap_or_else(|why| panic!("{why}"));
+    let mut entries = story.log.clone();
+    // It takes sixty-five versions until one is forgotten: this one is made by hand.
+    let last = entries.last().expect("much has happened").clone();
+    let forgot = Entry {
+        seq: last.seq + 1,
+        of: None,
+        event: Event::Forgot { version: 3 },
+        ..last
+    };
+    entries.push(forgot);
+    let text: String = entries.iter().map(|e| e.encode() + "\n").collect();
+    bless("log.v1.jsonl", &text);
+    bless("view.v1.json", &format!("{:#}\n", view(&recover(&text))));
+    bless(
+        "snapshot.v1.json",
+        &String::from_utf8(recover(&text).snapshot()).expect("it is JSON"),
+    );
+
+    let log = read("log.v1.jsonl");
+    let job = recover(&log);
+    let expected: Value = serde_json::from_str(&read("view.v1.json")).expect("it is JSON");
+    assert_eq!(view(&job), expected, "an old log means something else now");
+    let from_snapshot =
+        Job::from_snapshot(read("snapshot.v1.json").as_bytes()).expect("it was written");
+    assert_eq!(
+        view(&from_snapshot),
+        expected,
+        "an old snapshot means something else now"
+    );
+    assert_eq!(
+        String::from_utf8(job.snapshot()).expect("it is JSON"),
+        read("snapshot.v1.json"),
+        "the state is kept in another form: raise the snapshot's version"
+    );
+    for line in log.lines() {
+        let again = Entry::decode(line).expect("it was written").encode();
+        assert_eq!(
+            again, line,
+            "an entry is written in another form: raise its version"
+        );
+    }
+}
+
+#[test]
+fn the_golden_log_has_every_kind_of_entry() {
+    let log = read("log.v1.jsonl");
+    let found: BTreeSet<_> = log
+        .lines()
+        .map(|line| Entry::decode(line).expect("it was written").event.kind())
+        .collect();
+    let all = [
+        "registered",
+        "nodes_joined",
+        "nodes_changed",
+        "node_relabeled",
+        "scaled",
+        "placed",
+        "retired",
+        "requested",
+        "started",
+        "dispatched",
+        "skipped",
+        "healthy",
+        "unhealthy",
+        "restarted",
+        "updated",
+        "failed",
+        "promoted",
+        "paused",
+        "resumed",
+        "ended",
+        "rolled_back_by",
+        "converged",
+        "clock_set_back",
+        "absent",
+        "answered",
+        "forgot",
+    ];
+    assert_eq!(found, BTreeSet::from(all));
+}
+
+#[test]
+fn what_a_newer_program_wrote_is_refused_by_name() {
+    let log = read("log.v1.jsonl");
+    let line = log
+        .lines()
+        .next()
+        .expect("it is long")
+        .replace("\"v\":1", "\"v\":2");
+    let why = Entry::decode(&line).expect_err("it is too new").to_string();
+    assert!(
+        why.contains("of version 2, this program reads up to 1"),
+        "{why}"
+    );
+    let snapshot = read("snapshot.v1.json").replacen("\"v\":1", "\"v\":7", 1);
+    let why = Job::from_snapshot(snapshot.as_bytes()).expect_err("it is too new");
+    assert!(matches!(why, FormatError::TooNew { found: 7, .. }), "{why}");
+}
+
+#[test]
+fn a_log_with_a_gap_is_refused() {
+    let log = read("log.v1.jsonl");
+    let mut entries: Vec<_> = log
+        .lines()
+        .map(|line| Entry::decode(line).expect("it was written"))
+        .collect();
+    entries.remove(4);
+    let why =
+        Job::recover("web".parse().expect("a name"), SEED, entries).expect_err("one is missing");
+    assert_eq!((why.expected, why.found), (5, 6));
+}
+
+proptest! {
+    /// Bytes that were changed on their way are an error, or what they say; never a panic.
+    #[test]
+    fn no_line_makes_it_panic(line in any::<proptest::sample::Index>(), at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+        let log = read("log.v1.jsonl");
+        let lines: Vec<&str> = log.lines().collect();
+        let mut bytes = lines[line.index(lines.len())].as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(text) = std::str::from_utf8(&bytes) && let Ok(entry) = Entry::decode(text) {
+            prop_assert_eq!(Entry::decode(&entry.encode()).expect("it was written"), entry);
+        }
+        bytes.truncate(at);
+        prop_assert!(Entry::decode(&String::from_utf8_lossy(&bytes)).is_err());
+    }
+}
