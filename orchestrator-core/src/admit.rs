@@ -372,12 +372,14 @@ fn good(
     match target.state() {
         TargetState::Updating if min_healthy == 0 => Ok(Event::Updated { heard }),
         TargetState::Updating => Ok(Event::Healthy { heard }),
-        // Health is continuous when it is seen again at the end: silence proves nothing.
+        // Health is continuous when it is seen again at the end: silence proves nothing. What comes
+        // before is noted, or a copy of it that arrives later would pass for the end.
         TargetState::Observing
             if now.elapsed.saturating_sub(target.since.into()) >= min_healthy =>
         {
             Ok(Event::Updated { heard })
         }
+        TargetState::Observing => Ok(Event::Healthy { heard }),
         TargetState::Updated if target.streak > 0 => Ok(Event::Healthy { heard }),
         _ => Err(Ignored::NothingNew),
     }

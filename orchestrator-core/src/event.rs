@@ -120,7 +120,7 @@ pub enum Event {
         /// Which.
         targets: Runs,
     },
-    /// Targets showed health: the continuous-health clock runs.
+    /// Targets showed health: the continuous-health clock runs, from the first of these on.
     Healthy {
         /// Which.
         heard: Vec<Heard>,
