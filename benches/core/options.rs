@@ -28,7 +28,7 @@ impl Options {
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
         let (mut sizes, mut quick) = (None, false);
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} needs a value"));
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
                 // Cargo says so to every benchmark.
                 "--bench" => {}

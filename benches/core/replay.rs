@@ -1,5 +1,7 @@
 //! Logs and snapshots: how fast they are written, and read back.
 
+use std::hint::black_box;
+
 use orchestrator_benches::table::{Table, digits, size};
 use orchestrator_benches::timing::{median_of, seconds};
 use orchestrator_benches::walk::{Reporting, SEED, Walk, job_id};
@@ -8,10 +10,10 @@ use serde_json::Value;
 
 use crate::options::Options;
 
-/// Lines that are held as JSON values at a time, to be written.
-const LINES_AT_ONCE: usize = 1000;
+/// Entries, or JSON values, that are held in memory at a time.
+const AT_ONCE: usize = 1000;
 
-const LOG_NOTE: &str = "replay: Job::recover from entries in memory. recover: from lines. Compared to: serde_json reading and writing
+const LOG_NOTE: &str = "replay: taking in entries that are decoded. recover: Job::recover from lines. Compared to: serde_json reading and writing
   the same lines as Value, and a plain copy of the same bytes.";
 const SNAPSHOT_NOTE: &str = "Compared to: serde_json reading and writing the same bytes as Value, and a plain copy of them.";
 
@@ -86,23 +88,21 @@ fn log_row(nodes: usize, reporting: Reporting, rounds: usize) -> Vec<String> {
     );
     drop((recovered, walk));
 
-    let in_memory: Vec<Entry> = decoded().collect();
     let encode = median_of(rounds, || {
-        let lengths = || {
-            in_memory
-                .iter()
-                .map(|e| e.encode().len() + 1)
-                .sum::<usize>()
-        };
-        let (spent, bytes) = seconds(lengths);
+        let mut bytes = 0;
+        let spent = in_parts(decoded(), |entries| {
+            bytes += entries.iter().map(|e| e.encode().len() + 1).sum::<usize>();
+            entries
+        });
         assert_eq!(bytes, log.len());
         spent
     });
     let replay = median_of(rounds, || {
-        let log = in_memory.clone();
-        seconds(|| Job::recover(job_id(), SEED, log)).0
+        let mut job = Job::new(job_id(), SEED);
+        let spent = in_parts(decoded(), |entries| job.catch_up(entries).expect("no gap"));
+        assert_eq!(job.seq(), entries);
+        spent
     });
-    drop(in_memory);
     let decode = median_of(rounds, || {
         let (spent, count) = seconds(|| decoded().count() as u64);
         assert_eq!(count, entries);
@@ -156,18 +156,29 @@ fn snapshot_row(nodes: usize, rounds: usize) -> Vec<String> {
 /// Seconds for writing and reading every line as a JSON value.
 fn values(lines: &str, rounds: usize) -> (f64, f64) {
     let value = |line: &str| serde_json::from_str::<Value>(line).expect("JSON");
-    let read = median_of(rounds, || seconds(|| lines.lines().map(value).count()).0);
+    let read = median_of(rounds, || {
+        seconds(|| lines.lines().map(value).for_each(drop)).0
+    });
     let write = median_of(rounds, || {
-        let mut spent = 0.0;
-        let mut lines = lines.lines().peekable();
-        while lines.peek().is_some() {
-            let values: Vec<Value> = lines.by_ref().take(LINES_AT_ONCE).map(value).collect();
-            let bytes = || values.iter().map(|v| v.to_string().len()).sum::<usize>();
-            spent += seconds(bytes).0;
-        }
-        spent
+        in_parts(lines.lines().map(value), |values| {
+            black_box(values.iter().map(|v| v.to_string().len()).sum::<usize>());
+            values
+        })
     });
     (write, read)
+}
+
+/// Seconds that `work` takes for all items, which are made part by part and not in the time. Nor is
+/// dropping what it returns.
+fn in_parts<T, R>(mut items: impl Iterator<Item = T>, mut work: impl FnMut(Vec<T>) -> R) -> f64 {
+    let mut spent = 0.0;
+    loop {
+        let part: Vec<T> = items.by_ref().take(AT_ONCE).collect();
+        if part.is_empty() {
+            return spent;
+        }
+        spent += seconds(|| work(part)).0;
+    }
 }
 
 fn copy(bytes: &[u8], rounds: usize) -> f64 {

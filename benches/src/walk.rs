@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The seed of every job here.
 pub const SEED: u64 = 7;
 /// Nodes join in lists of this length, as a driver would hand in what it heard meanwhile.
-const JOIN_AT_ONCE: usize = 10_000;
+const JOIN_AT_ONCE: usize = 1000;
 /// `min_healthy_time` of the rolling version, its deadline is ten times that.
 const HEALTHY: Span = Span::from_secs(30);
 
