@@ -1,1 +1,5 @@
-//! Fleets and walks that the measurements share.
+//! What the measurements share: rollouts that are walked through, rounds that are timed, tables.
+
+pub mod table;
+pub mod timing;
+pub mod walk;

@@ -9,6 +9,7 @@ use crate::event::{
 };
 use crate::packed::U48;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, TargetState};
+use crate::room;
 use crate::runs::Runs;
 use crate::spec::{JobSpec, Placement};
 use crate::state::{HISTORY_KEPT, KEYS_KEPT, Moment, NONE, Slot, State, Version};
@@ -169,6 +170,8 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
         Placement::Every => {
             state.replicas = None;
             state.unplaced.clear();
+            let more = (state.members.len() as usize).saturating_sub(state.slots.len());
+            room::reserve(&mut state.slots, more);
             // One for each node that matches, and no second one.
             for node in 0..state.members.len() {
                 let matches = !matches!(
@@ -215,6 +218,7 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
                     state.unplaced.remove(&slot);
                 }
             }
+            room::reserve(&mut state.slots, count.saturating_sub(kept) as usize);
             for _ in kept..count {
                 add_slot(state, NONE);
             }
@@ -226,12 +230,11 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
 }
 
 fn joined(state: &mut State, nodes: &[Member]) {
-    // A fleet at once is given room to the byte; a few nodes grow it as they come.
-    if nodes.len() > 64 {
-        state
-            .members
-            .reserve(nodes.len(), nodes.iter().map(|n| n.name.len()).sum());
-        state.slots.reserve_exact(nodes.len());
+    state
+        .members
+        .reserve(nodes.len(), nodes.iter().map(|n| n.name.len()).sum());
+    if state.replicas.is_none() && state.version_max > 0 {
+        room::reserve(&mut state.slots, nodes.len());
     }
     for member in nodes {
         let node = state
@@ -256,7 +259,7 @@ fn add_slot(state: &mut State, node: u32) {
         state.slots[slot as usize] = new;
         slot
     } else {
-        state.slots.push(new);
+        room::push(&mut state.slots, new);
         state.slots.len() as u32 - 1
     };
     if node == NONE {

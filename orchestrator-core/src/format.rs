@@ -3,6 +3,8 @@
 //! Entries are the truth and are never rewritten: a later form of one is upgraded when it is read. A
 //! snapshot is a cache: one of another version is refused, and the log is read from its beginning.
 
+use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
+use serde::de::{DeserializeSeed, Error, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -65,6 +67,43 @@ struct Read<'a> {
     body: Option<&'a RawValue>,
 }
 
+/// The part of an entry that an [`Event`] is read from, in the order in which it likes it best.
+struct What<'a> {
+    kind: Option<&'a str>,
+    body: Option<&'a RawValue>,
+}
+
+impl<'a> MapAccess<'a> for What<'a> {
+    type Error = serde_json::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'a>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Self::Error> {
+        let key = match self {
+            Self { kind: Some(_), .. } => "kind",
+            Self { body: Some(_), .. } => "body",
+            _ => return Ok(None),
+        };
+        seed.deserialize(BorrowedStrDeserializer::new(key))
+            .map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'a>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, Self::Error> {
+        match (self.kind.take(), self.body) {
+            (Some(kind), _) => seed.deserialize(BorrowedStrDeserializer::new(kind)),
+            (None, Some(body)) => {
+                self.body = None;
+                seed.deserialize(body)
+            }
+            (None, None) => Err(Self::Error::custom("a value was asked for before its key")),
+        }
+    }
+}
+
 impl Entry {
     /// One line of JSON: `{"seq":…,"at":…,"elapsed":…,"deployment":…,"revision":…,"v":1,"kind":…,"body":…}`.
     pub fn encode(&self) -> String {
@@ -111,8 +150,11 @@ impl Entry {
             });
         }
         // Older versions of a kind are turned into today's here, by (kind, v).
-        let body = body.map_or("null", RawValue::get);
-        let event = serde_json::from_str(&format!("{{\"kind\":{kind:?},\"body\":{body}}}"));
+        let what = What {
+            kind: Some(kind),
+            body,
+        };
+        let event = Event::deserialize(MapAccessDeserializer::new(what));
         let of = deployment.zip(revision).map(|(deployment, revision)| Of {
             deployment,
             revision,

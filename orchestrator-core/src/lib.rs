@@ -103,6 +103,7 @@ mod placement;
 mod plan;
 mod record;
 mod rollout;
+mod room;
 mod runs;
 pub mod selector;
 pub mod spec;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Presence;
 use crate::names::Names;
+use crate::room;
 use crate::state::NONE;
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -103,7 +104,7 @@ impl Members {
 
     pub(crate) fn reserve(&mut self, more: usize, bytes: usize) {
         self.names.reserve(more, bytes);
-        self.nodes.reserve_exact(more);
+        room::reserve(&mut self.nodes, more);
     }
 
     /// The number of a node that is new, or was gone.
@@ -115,11 +116,12 @@ impl Members {
         } else {
             let node = self.names.insert(name);
             if node as usize == self.nodes.len() {
-                self.nodes.push(Node {
+                let new = Node {
                     first_slot: NONE,
                     zone,
                     presence: Presence::Gone,
-                });
+                };
+                room::push(&mut self.nodes, new);
             }
             node
         };

@@ -4,6 +4,7 @@ use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use crate::draw::draw;
+use crate::room;
 
 /// Numbers are handed out in order; the smallest free one is taken first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -45,9 +46,9 @@ impl Names {
     }
 
     pub(crate) fn reserve(&mut self, more: usize, bytes: usize) {
-        self.starts.reserve_exact(more);
-        self.lens.reserve_exact(more);
-        self.text.reserve_exact(bytes);
+        room::reserve(&mut self.starts, more);
+        room::reserve(&mut self.lens, more);
+        room::reserve_text(&mut self.text, bytes);
         let Self {
             index,
             text,
@@ -66,13 +67,14 @@ impl Names {
         let number = match self.free.pop_first() {
             Some(number) => number,
             None => {
-                self.starts.push(0);
-                self.lens.push(0);
+                room::push(&mut self.starts, 0);
+                room::push(&mut self.lens, 0);
                 (self.lens.len() - 1) as u32
             }
         };
         self.starts[number as usize] = self.text.len() as u32;
         self.lens[number as usize] = name.len() as u8;
+        room::reserve_text(&mut self.text, name.len());
         self.text.push_str(name);
         let Self {
             index,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState, Reason};
 use crate::id::DeploymentId;
 use crate::packed::U48;
+use crate::room;
 use crate::runs::Runs;
 use crate::spec::RolloutSpec;
 use crate::time::{Span, Time};
@@ -185,19 +186,20 @@ impl Rollout {
     pub(crate) fn push_target(&mut self, slot: u32) -> u32 {
         let target = Target::new(slot);
         self.head.tally.put(&target);
-        self.targets.push(target);
+        room::push(&mut self.targets, target);
         self.head.total += 1;
         self.targets.len() as u32 - 1
     }
 
     pub(crate) fn dispatch(&mut self, generation: u64, due: u64, wave: u32, targets: Runs) {
-        self.dispatches.push(Dispatch {
+        let new = Dispatch {
             generation,
             due,
             wave,
             open: 0,
             targets,
-        });
+        };
+        room::push(&mut self.dispatches, new);
         self.open.push_back(self.dispatches.len() as u32 - 1);
     }
 
