@@ -103,6 +103,8 @@ mod record;
 mod rollout;
 mod runs;
 pub mod selector;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod spec;
 mod state;
 mod time;
