@@ -62,7 +62,9 @@ impl Run<'_> {
             expected: None,
         };
         for _ in 0..PATIENCE {
-            match self.say(request.clone())? {
+            let done = self.say(request.clone())?;
+            self.look()?;
+            match done {
                 Done::Taken(_) => return Ok(()),
                 Done::Refused(why) => return Err(Flaw::new(0, format!("version {number}: {why}"))),
                 Done::Died => {}

@@ -191,9 +191,6 @@ impl<'a> Run<'a> {
                 self.world.now = at;
                 self.awake(at)?;
             }
-            while std::mem::take(&mut self.died) {
-                self.pick_up()?;
-            }
             self.look()?;
             at_once = if instant == self.world.now {
                 at_once + 1
@@ -224,7 +221,10 @@ impl<'a> Run<'a> {
     }
 
     /// What follows from every change, whatever it was.
-    fn look(&mut self) -> Result<(), Flaw> {
+    pub(super) fn look(&mut self) -> Result<(), Flaw> {
+        while std::mem::take(&mut self.died) {
+            self.pick_up()?;
+        }
         self.parts
             .read(self.world.now, &self.driver.log, &self.driver.job);
         self.parts.show(2, self.see);

@@ -32,7 +32,7 @@ impl Settings {
                 count,
                 distinct: true,
             } => Placement::Replicas {
-                count: count.min(nodes),
+                count: count.clamp(1, nodes),
                 distinct: true,
             },
             Placement::Replicas { count, distinct } => Placement::Replicas {
@@ -45,7 +45,7 @@ impl Settings {
         let watch = if faults.commands > 0 {
             draw.within((600, 7200))
         } else {
-            24 * 3600
+            4 * 3600
         };
         Self {
             seed,
