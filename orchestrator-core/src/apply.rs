@@ -296,6 +296,9 @@ fn retire(state: &mut State, slot: u32) -> Option<u32> {
     let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
     if node != NONE {
         state.members.detach(node, slot);
+        if state.members.slots(node).next().is_none() {
+            state.leaving.remove(node);
+        }
     }
     state.slots[slot as usize].live = false;
     state.surplus.remove(&slot);
@@ -376,7 +379,10 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
         }
     }
     let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
-    if replicated && status.is_lost() && !before.is_lost() {
+    // A node that holds nothing has nothing to be left for, and gets nothing before it is ready.
+    if state.members.slots(node).next().is_none() {
+        state.leaving.remove(node);
+    } else if replicated && status.is_lost() && !before.is_lost() {
         state.leaving.insert(node, elapsed + lost_after);
     } else if replicated && status == Presence::Draining {
         state.leaving.insert(node, elapsed);

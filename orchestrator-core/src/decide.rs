@@ -188,7 +188,7 @@ fn place_unplaced(state: &State) -> Option<Event> {
 
 /// Executions on nodes that are drained, or lost for too long.
 fn leave_nodes(state: &State, now: Moment) -> Option<Event> {
-    if state.leaving.first_due()? > now.elapsed || !has_room(state) {
+    if state.leaving_due()? > now.elapsed || !has_room(state) {
         return None;
     }
     let nodes = state.leaving.due(now.elapsed);
@@ -452,7 +452,7 @@ fn rollout_spec(state: &State, kind: DeploymentKind, from: u32, to: u32) -> Roll
 
 /// When `decide` may have something new to say though nothing is put in, in the job's time.
 pub(crate) fn next_due(state: &State) -> Option<u64> {
-    let leaving = state.leaving.first_due().filter(|_| has_room(state));
+    let leaving = state.leaving_due().filter(|_| has_room(state));
     let Some(rollout) = state.active() else {
         return leaving;
     };

@@ -286,6 +286,17 @@ fn waits(state: &State, rollout: &Rollout) -> Law {
         WaitingOn::Health { .. } if due.is_none() => {
             broken(14, "it waits for health without a deadline")
         }
+        // All canaries are out, and of a silent one nothing is known: the rest waits for its return.
+        WaitingOn::ReadyNode
+            if rollout.is_gated()
+                && rollout.canaries.len() >= rollout.head.canaries_wanted as usize
+                && rollout
+                    .canaries
+                    .iter()
+                    .any(|&t| rollout.targets[t as usize].is_lost()) =>
+        {
+            Ok(())
+        }
         WaitingOn::ReadyNode => {
             let ready = |t: &&crate::rollout::Target| {
                 t.state() == TargetState::Pending && state.is_ready(t.slot)

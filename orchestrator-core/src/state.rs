@@ -147,8 +147,8 @@ impl Leaving {
         *self = Self::default();
     }
 
-    pub(crate) fn first_due(&self) -> Option<u64> {
-        self.by_due.first().map(|&(due, _)| due)
+    fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.by_due.iter().copied()
     }
 
     pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = u32> + '_ {
@@ -231,6 +231,15 @@ impl State {
     /// A slot that has a node that can be given work.
     pub(crate) fn is_ready(&self, slot: u32) -> bool {
         self.slots[slot as usize].live && self.presence(slot).is_ready()
+    }
+
+    /// When the next node is to be left that holds anything to be placed elsewhere.
+    pub(crate) fn leaving_due(&self) -> Option<u64> {
+        let holds = |node| self.members.slots(node).any(|s| !self.surplus.contains(&s));
+        self.leaving
+            .iter()
+            .find(|&(_, node)| holds(node))
+            .map(|(due, _)| due)
     }
 
     /// The newest version before `version` that may be gone back to.

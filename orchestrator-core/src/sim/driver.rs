@@ -108,7 +108,12 @@ impl Driver {
         // A step that changes nothing is looked at more seldom: there are many of them.
         let whole = !step.entries().is_empty() || self.steps.is_multiple_of(8 * every.max(1));
         if let (Some(before), Some(input), true) = (&before, again, whole) {
-            self.recheck(clock, before, step.entries(), input)?;
+            let found = self.recheck(clock, before, step.entries(), input);
+            if found.is_err() {
+                // For the story that is told of it.
+                self.log.extend_from_slice(step.entries());
+                return found.map(|()| Done::Died);
+            }
         }
         let changed = !step.entries().is_empty();
         if changed && self.torn > 0.0 && self.chance.chance(self.torn) {
