@@ -7,7 +7,7 @@ use orchestrator_core::spec::{Canaries, HealthCheck, RolloutSpec, Strategy};
 use orchestrator_core::{DeploymentState, Span};
 
 /// So many that a build without optimization takes some seconds.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 100;
 
 fn health() -> HealthCheck {
     HealthCheck {
@@ -140,7 +140,7 @@ fn a_driver_that_dies_at_every_step_ends_where_another_does() {
         let mut dying = calm.clone();
         dying.faults.deaf = 1.0;
         let (calm, dying) = (play(&calm), play(&dying));
-        assert!(dying.restarts >= 10, "{} restarts", dying.restarts);
+        assert!(dying.restarts >= 4, "{} restarts", dying.restarts);
         assert_eq!((calm.state, calm.message), (dying.state, dying.message));
         assert_eq!(calm.waves, dying.waves);
         assert_eq!(calm.current_version, dying.current_version);

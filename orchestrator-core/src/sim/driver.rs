@@ -216,7 +216,7 @@ impl Driver {
         let flaw = |what: &dyn std::fmt::Display| Flaw::new(7, what.to_string());
         let kept = self.snapshot.take();
         let (mut job, from) = match &kept {
-            Some((bytes, from)) if *from <= self.log.len() && self.chance.chance(0.7) => {
+            Some((bytes, from)) if *from <= self.log.len() && self.chance.chance(0.9) => {
                 (Job::from_snapshot(bytes).map_err(|e| flaw(&e))?, *from)
             }
             _ => (Job::new(self.job.id().clone(), self.job.state.seed), 0),

@@ -43,9 +43,9 @@ impl Settings {
         };
         let faults = faults(&mut draw);
         let watch = if faults.commands > 0 {
-            draw.within((600, 7200))
+            draw.within((600, 3600))
         } else {
-            4 * 3600
+            3600
         };
         Self {
             seed,
