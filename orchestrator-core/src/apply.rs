@@ -280,7 +280,7 @@ fn add_slot(state: &mut State, node: u32) {
     if state.takes_joiners() {
         let rollout = rollout(state);
         let target = rollout.push_target(slot);
-        rollout.queue.late.push_back(target);
+        rollout.queue.push(target);
         state.slots[slot as usize].target = target;
     }
 }
@@ -397,7 +397,7 @@ fn back(state: &mut State, slot: u32) {
         let rollout = rollout(state);
         if rollout.targets[target as usize].state() == TargetState::Skipped {
             rollout.change(target, at, |t| t.set_state(TargetState::Pending));
-            rollout.queue.late.push_back(target);
+            rollout.queue.push(target);
         }
     }
     let told = state.slots[slot as usize].told;
@@ -632,11 +632,7 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
             culprit: None,
         },
         targets: Vec::with_capacity(order.len()),
-        queue: Queue {
-            next: 0,
-            planned: order.len() as u32,
-            late: std::collections::VecDeque::new(),
-        },
+        queue: Queue::new(order.len() as u32),
         dispatches: Vec::new(),
         open: std::collections::VecDeque::new(),
         suspects: std::collections::VecDeque::new(),

@@ -107,8 +107,12 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
             if rollout.is_gated() && !canary {
                 return broken(2, "a wave of no canaries before promotion");
             }
+            let mut seen = std::collections::BTreeSet::new();
             for target in targets.iter() {
                 let row = &rollout.targets[target as usize];
+                if !seen.insert(target) {
+                    return broken(16, format!("target {target} starts twice in one wave"));
+                }
                 if row.state() != TargetState::Pending {
                     return broken(3, format!("target {target} starts from {:?}", row.state()));
                 }
@@ -208,6 +212,9 @@ fn counts(rollout: &Rollout) -> Law {
         );
     }
     let queued: std::collections::BTreeSet<u32> = rollout.queue.iter().collect();
+    if queued.len() != rollout.queue.iter().count() {
+        return broken(5, "a target has two turns");
+    }
     let forgotten = (0..)
         .zip(&rollout.targets)
         .find(|(n, t)| t.state() == TargetState::Pending && !queued.contains(n));

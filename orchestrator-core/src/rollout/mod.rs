@@ -2,7 +2,7 @@
 
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,11 +96,28 @@ pub(crate) struct Failure {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Queue {
     pub(crate) next: u32,
-    pub(crate) planned: u32,
-    pub(crate) late: VecDeque<u32>,
+    planned: u32,
+    late: VecDeque<u32>,
+    /// The same, to know who is among them: nobody has two turns.
+    late_known: BTreeSet<u32>,
 }
 
 impl Queue {
+    pub(crate) fn new(planned: u32) -> Self {
+        Self {
+            planned,
+            ..Self::default()
+        }
+    }
+
+    /// A turn at the end for a target that came late; one whose turn is still to come keeps it.
+    pub(crate) fn push(&mut self, target: u32) {
+        let planned = (self.next..self.planned).contains(&target);
+        if !planned && self.late_known.insert(target) {
+            self.late.push_back(target);
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (self.next..self.planned).chain(self.late.iter().copied())
     }
@@ -116,8 +133,8 @@ impl Queue {
     fn pop(&mut self) {
         if self.next < self.planned {
             self.next += 1;
-        } else {
-            self.late.pop_front();
+        } else if let Some(target) = self.late.pop_front() {
+            self.late_known.remove(&target);
         }
     }
 }
