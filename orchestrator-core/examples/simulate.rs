@@ -149,7 +149,7 @@ fn settings(words: &[String]) -> Result<Settings, String> {
     settings.resume = settings.rollout.on_failure != OnFailure::Pause;
     settings.rollout = RolloutSpec {
         strategy: strategy_of(&strategy, canaries, auto_promote),
-        max_parallel: max_parallel.unwrap_or(settings.nodes.div_ceil(10)),
+        max_parallel: max_parallel.unwrap_or_else(|| settings.nodes.div_ceil(10)),
         ..settings.rollout
     };
     Ok(settings)

@@ -1,6 +1,7 @@
 //! Fleets that go wrong in every way that is known: named stories, and a swarm of drawn ones.
 //!
-//! `SEEDS=10000` draws more of them; `SEED=42` plays one again and shows its settings.
+//! `SEEDS=10000` draws more of them; `SEED=42` plays one again and shows its settings;
+//! `FIRST=500` begins elsewhere.
 
 use orchestrator_core::sim::{Behavior, Curve, Faults, Network, Outcome, Settings, run};
 use orchestrator_core::spec::{Canaries, HealthCheck, RolloutSpec, Strategy};
@@ -218,6 +219,10 @@ fn settings_and_outcomes_can_be_shown() {
 }
 
 #[test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how many seeds is said from outside"
+)]
 fn a_swarm_breaks_no_law() {
     let number = |name: &str| -> Option<u64> {
         let text = std::env::var(name).ok()?;

@@ -4,8 +4,8 @@ use super::agent::Place;
 use super::fate::name;
 use super::report::{Blast, Flaw, Followed, Outcome, Part};
 use super::run::{HEARTBEAT, Run};
-use super::settings::{Behavior, Curve, Faults, Settings};
-use crate::event::{DeploymentKind, DeploymentState, Presence};
+use super::settings::{Behavior, Faults, Settings};
+use crate::event::{DeploymentKind, DeploymentState};
 use crate::spec::Strategy;
 use crate::waiting_on::WaitingOn;
 
@@ -71,9 +71,15 @@ impl Run<'_> {
         match self.driver.job.waiting_on() {
             None => self.is_idle(),
             Some(WaitingOn::Promotion) => self.settings.promote_after.is_none(),
+            // It may wait as long as an execution has no ready node.
             Some(WaitingOn::ReadyNode) => {
-                !self.believed.iter().any(Presence::is_ready)
-                    || self.driver.job.state.replicas == Some(0)
+                let state = &self.driver.job.state;
+                let mut live = (0..)
+                    .zip(&state.slots)
+                    .filter(|(_, slot)| slot.live)
+                    .map(|(number, _)| state.is_ready(number));
+                let all_ready = live.next() == Some(true) && live.all(|ready| ready);
+                !all_ready
             }
             Some(WaitingOn::Health { .. } | WaitingOn::Resume) => false,
         }
@@ -232,12 +238,7 @@ impl Settings {
 
 impl Behavior {
     fn always_starts(&self) -> bool {
-        self.start_failure == 0.0 && self.hang == 0.0 && self.slow_start == 0.0
-            || self.start_failure == 0.0 && self.hang == 0.0 && self.slow_factor <= 1
-    }
-
-    /// Whether requests may fail at all.
-    pub fn has_errors(&self) -> bool {
-        self.errors != Curve::Constant(0.0) && self.errors_on > 0.0 && self.requests > 0
+        let slow = self.slow_start > 0.0 && self.slow_factor > 1;
+        self.start_failure == 0.0 && self.hang == 0.0 && !slow
     }
 }

@@ -122,6 +122,10 @@ impl Run<'_> {
 
     /// Who is still away comes back.
     pub(super) fn come_back(&mut self, nodes: &[(u32, u32)]) -> Result<(), Flaw> {
+        // Who left, and is not back when everything is healed, stays away.
+        if self.phase != Phase::Watching {
+            return Ok(());
+        }
         let mut back = Vec::new();
         for &(node, journey) in nodes {
             if self.agents.nodes[node as usize].journey == journey {

@@ -62,7 +62,8 @@ pub struct Wave {
     pub updated: u32,
     /// How many of them failed.
     pub failed: u32,
-    /// From the start to the last verdict about one of them; for a wave without one, to the end.
+    /// From the start to the verdict about the last of them; where that never came, to the latest
+    /// verdict, or to the end.
     pub duration_millis: u64,
 }
 
@@ -270,6 +271,7 @@ impl Part {
         let Some(wave) = self.waves.get_mut((*wave as usize).wrapping_sub(1)) else {
             return;
         };
+        let first = before.is_none();
         match before.replace(good) {
             Some(true) => wave.updated -= 1,
             Some(false) => wave.failed -= 1,
@@ -280,6 +282,9 @@ impl Part {
         } else {
             wave.failed += 1;
         }
-        wave.duration_millis = now - self.began - wave.start_millis;
+        // An updated one that turns bad later makes the wave no longer.
+        if first {
+            wave.duration_millis = now - self.began - wave.start_millis;
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::effect::Effect;
 use crate::event::Presence;
 use crate::input::{Input, NodeChange, Request};
 use crate::job::{Assignment, Committed};
+use crate::waiting_on::WaitingOn;
 
 /// How often every node is told again what it should run.
 pub(super) const HEARTBEAT: u64 = 30_000;
@@ -110,7 +111,7 @@ impl<'a> Run<'a> {
             .now
             .saturating_add(self.settings.watch.as_millis());
         if self.settings.faults.commands == 0 {
-            self.until(end, Self::is_idle)?;
+            self.until(end, Self::is_over)?;
             if self.settings.faults.is_lossy() && self.settings.heal {
                 self.until(end.min(self.world.now + LINGER), |_| false)?;
             }
@@ -419,6 +420,16 @@ impl<'a> Run<'a> {
 
     pub(super) fn is_idle(&self) -> bool {
         !self.down && !self.died && self.driver.job.waiting_on().is_none()
+    }
+
+    /// Nothing is under way; or, where nobody waits for more, it stands at a gate that nobody opens.
+    fn is_over(&self) -> bool {
+        let stands = match self.driver.job.waiting_on() {
+            Some(WaitingOn::Promotion) => self.settings.promote_after.is_none(),
+            Some(WaitingOn::Resume) => !self.settings.resume,
+            _ => false,
+        };
+        self.is_idle() || stands && !self.settings.heal
     }
 
     /// The first version has to be in place before the story begins.
