@@ -107,8 +107,12 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
             if rollout.is_gated() && !canary {
                 return broken(2, "a wave of no canaries before promotion");
             }
+            let mut seen = std::collections::BTreeSet::new();
             for target in targets.iter() {
                 let row = &rollout.targets[target as usize];
+                if !seen.insert(target) {
+                    return broken(16, format!("target {target} starts twice in one wave"));
+                }
                 if row.state() != TargetState::Pending {
                     return broken(3, format!("target {target} starts from {:?}", row.state()));
                 }
@@ -215,6 +219,9 @@ fn counts(rollout: &Rollout) -> Law {
         return broken(5, "the suspects are others than those that are kept");
     }
     let queued: std::collections::BTreeSet<u32> = rollout.queue.iter().collect();
+    if queued.len() != rollout.queue.iter().count() {
+        return broken(5, "a target has two turns");
+    }
     let forgotten = (0..)
         .zip(&rollout.targets)
         .find(|(n, t)| t.state() == TargetState::Pending && !queued.contains(n));
@@ -241,6 +248,18 @@ fn told_counts(state: &State) -> Law {
         let attached = slot.node != NONE && state.members.slots(slot.node).any(|s| s == number);
         if slot.live && attached != (slot.node != NONE) {
             return broken(5, format!("slot {number} and its node disagree"));
+        }
+    }
+    for node in 0..state.members.len() {
+        let presence = state.members.presence(node);
+        let holds = state
+            .members
+            .slots(node)
+            .any(|s| !state.surplus.contains(&s));
+        let away = presence.is_lost() || presence == crate::event::Presence::Draining;
+        if state.leaving.contains(node) != (state.replicas.is_some() && holds && away) {
+            let what = format!("node {node} is {presence:?} and its leave-taking is kept wrongly");
+            return broken(5, what);
         }
     }
     let own = (0..)
@@ -293,13 +312,16 @@ fn waits(state: &State, rollout: &Rollout) -> Law {
         WaitingOn::Health { .. } if due.is_none() => {
             broken(14, "it waits for health without a deadline")
         }
-        WaitingOn::ReadyNode if rollout.is_gated() && rollout.head.tally.canaries > 0 => {
-            let silent = |t: &crate::rollout::Target| t.is_canary() && t.is_lost();
-            if rollout.targets.iter().any(silent) {
-                Ok(())
-            } else {
-                broken(14, "it waits for a canary to be heard of, and all are")
-            }
+        // All canaries are out, and of a silent one nothing is known: the rest waits for its return.
+        WaitingOn::ReadyNode
+            if rollout.is_gated()
+                && rollout.canaries.len() >= rollout.head.canaries_wanted as usize
+                && rollout
+                    .canaries
+                    .iter()
+                    .any(|&t| rollout.targets[t as usize].is_lost()) =>
+        {
+            Ok(())
         }
         WaitingOn::ReadyNode => {
             let ready = |t: &&crate::rollout::Target| {

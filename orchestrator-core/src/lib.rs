@@ -106,6 +106,8 @@ mod rollout;
 mod room;
 mod runs;
 pub mod selector;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod spec;
 mod state;
 mod time;
