@@ -512,6 +512,15 @@ fn register(
     Ok(facts)
 }
 
+/// What the answer to the question which nodes match amounts to.
+pub(crate) fn members(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
+    let mut facts = listed(state, members)?;
+    if state.members_due {
+        facts.push(Event::MembersListed);
+    }
+    Ok(facts)
+}
+
 /// What the list of all nodes that match amounts to.
 fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
     if members.len() > NODES_MAX {
@@ -629,7 +638,9 @@ fn stop(state: &State) -> Result<Event, Rejection> {
     let stopping = state
         .active()
         .is_some_and(|r| r.head.kind == DeploymentKind::Stop);
-    let idle = state.active().is_none() && state.told_other_than(0) == 0;
+    // Nodes that are away and have still to hear of a stop hear of it when they are back.
+    let stopped = state.settled && state.current == 0 || state.told_other_than(0) == 0;
+    let idle = state.active().is_none() && stopped;
     if stopping || idle {
         return Err(Rejection::NothingRuns);
     }
@@ -654,9 +665,10 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             }
             to
         }
-        // What failed goes back to what ran; what completed, to what was stable before it.
+        // What failed goes back to what ran; what completed, to what was stable before it; and what
+        // was stopped, to the newest.
         None => state
-            .stable_before(leaving)
+            .stable_before(if leaving == 0 { u32::MAX } else { leaving })
             .ok_or(Rejection::NoStableVersion)?,
     };
     let nothing_runs = state.told_other_than(0) == 0;

@@ -47,6 +47,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             }
         }
         Event::NodeRelabeled { node, zone, load } => state.members.relabel(*node, zone, *load),
+        Event::MembersListed => state.members_due = false,
         Event::Scaled { replicas, retired } => scaled(state, *replicas, retired, effects),
         Event::Placed { moves } => placed(state, moves, effects),
         Event::Retired { slots } => {
@@ -166,7 +167,15 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
     };
     state.versions.insert(version, new);
     state.version_max = version;
-    match spec.placement {
+    state.members_due = false;
+    lay_out(state, version, spec.placement);
+}
+
+/// Puts a version's placement in force: executions too many are surplus, and those that are missing come
+/// to be.
+fn lay_out(state: &mut State, version: u32, placement: Placement) {
+    state.layout = version;
+    match placement {
         Placement::Every => {
             state.replicas = None;
             state.unplaced.clear();
@@ -270,7 +279,12 @@ fn add_slot(state: &mut State, node: u32) {
             state.strays.insert(slot);
         }
     }
-    if state.takes_joiners() {
+    join(state, slot);
+}
+
+/// While a deployment goes on, an execution that it does not know becomes its last target.
+fn join(state: &mut State, slot: u32) {
+    if state.takes_joiners() && target_of(state, slot).is_none() {
         let rollout = rollout(state);
         let target = rollout.push_target(slot);
         rollout.queue.push(target);
@@ -337,6 +351,7 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
             Presence::Ready => {
                 if before == Presence::Unmatched && !replicated {
                     state.surplus.remove(&slot);
+                    join(state, slot);
                 }
                 back(state, slot);
             }
@@ -476,6 +491,11 @@ fn uncanary(rollout: &mut Rollout, target: u32, at: Time) {
 
 fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
     let have = state.replicas.replace(replicas).unwrap_or(0) - retired.len() as u32;
+    if let Some(version) = state.versions.get_mut(&state.layout)
+        && let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement
+    {
+        *count = replicas;
+    }
     let nodes: Runs = retired
         .iter()
         .filter_map(|&slot| retire(state, slot))
@@ -551,6 +571,9 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
                     t.streak = 0;
                 }
             });
+        }
+        // Only now is it known which of them are in flight: before, the dispatch would look done.
+        for target in again.iter() {
             if rollout.targets[target as usize].is_suspect() {
                 rollout.suspect(target, clock, wall);
             }
@@ -590,15 +613,6 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
         DeploymentKind::Rollback => {
             if let Some(bad) = state.versions.get_mut(from) {
                 bad.rejected = true;
-            }
-            let label = |v: u32| {
-                state
-                    .versions
-                    .get(&v)
-                    .map(|v| (&v.spec.selector, &v.spec.rollout.spread))
-            };
-            if label(*from) != label(*to) {
-                effects.push(Effect::MembersNeeded);
             }
             state.current = *to;
         }
@@ -656,6 +670,29 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
         state.slots[slot as usize].target = target;
     }
     state.rollout = Some(rollout);
+    if *kind == DeploymentKind::Rollback {
+        lay_out_again(state, *to, effects);
+    }
+}
+
+/// Puts the placement of an earlier version in force again; how many replicas there are was last said by
+/// a person, and stays.
+fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<Effect>) {
+    let Some(spec) = state.versions.get(&version).map(|v| v.spec.clone()) else {
+        return;
+    };
+    let asks = |spec: &JobSpec| (spec.selector.clone(), spec.rollout.spread.clone());
+    if state.spec().is_none_or(|now| asks(now) != asks(&spec)) {
+        state.members_due = true;
+        effects.push(Effect::MembersNeeded);
+    }
+    let placement = match (spec.placement, state.replicas) {
+        (Placement::Replicas { distinct, .. }, Some(count)) => {
+            Placement::Replicas { count, distinct }
+        }
+        (placement, _) => placement,
+    };
+    lay_out(state, version, placement);
 }
 
 fn dispatched(

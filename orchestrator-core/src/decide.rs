@@ -10,7 +10,7 @@ use crate::event::{
 use crate::id::DeploymentId;
 use crate::order::order;
 use crate::placement::place;
-use crate::rollout::{Rollout, TargetState};
+use crate::rollout::{Head, Rollout, TargetState};
 use crate::runs::Runs;
 use crate::spec::{Canaries, OnFailure, RolloutSpec, Strategy};
 use crate::state::{Moment, State, VERSIONS_KEPT};
@@ -95,7 +95,7 @@ fn fail(state: &State, rollout: &Rollout) -> Option<Event> {
         return None;
     }
     let cause = over_limits(rollout)?;
-    if head.spec.on_failure == OnFailure::Pause && head.kind != DeploymentKind::Rollback {
+    if pauses(head) {
         return Some(Event::Paused {
             failure: Some(cause),
         });
@@ -105,6 +105,11 @@ fn fail(state: &State, rollout: &Rollout) -> Option<Event> {
         cause,
         aftermath: aftermath(state, rollout),
     })
+}
+
+/// Whether a failure is held for a person to look at.
+fn pauses(head: &Head) -> bool {
+    head.spec.on_failure == OnFailure::Pause && head.kind != DeploymentKind::Rollback
 }
 
 /// Which limit the failed targets have passed.
@@ -291,17 +296,28 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
         // With nobody there it waits for a ready node; with everybody failed there is none to wait for,
         // and those that left for good come back as others.
         let may_come = head.tally.skipped > head.tally.gone;
-        if head.tally.failed == 0 && !may_come && !state.takes_joiners() {
+        // A job that is to have no executions has nobody to wait for either.
+        let nobody = !state.takes_joiners() || state.replicas == Some(0);
+        if head.tally.failed == 0 && !may_come && nobody {
             return Some(completed);
         }
         let hopeless = head.tally.failed > 0 && !may_come;
         let cause = Cause::NothingUpdated {
             failed: head.tally.failed,
         };
-        return hopeless.then(|| Event::Ended {
-            state: DeploymentState::Failed,
-            cause,
-            aftermath: aftermath(state, rollout),
+        // Once a person saw that and went on, there is nothing left to go on with.
+        let unseen = rollout.failed_counting() > rollout.forgiven;
+        return hopeless.then(|| {
+            if unseen && pauses(head) {
+                return Event::Paused {
+                    failure: Some(cause),
+                };
+            }
+            Event::Ended {
+                state: DeploymentState::Failed,
+                cause,
+                aftermath: aftermath(state, rollout),
+            }
         });
     }
     (!rollout.is_gated()).then_some(completed)
@@ -321,7 +337,8 @@ fn converge(state: &State) -> Option<Event> {
 
 /// Executions of an earlier version's selector or placement, once the later one is in place.
 fn retire_surplus(state: &State) -> Option<Event> {
-    (state.settled && state.want.is_none() && !state.surplus.is_empty()).then(|| Event::Retired {
+    let known = state.settled && state.want.is_none() && !state.members_due;
+    (known && !state.surplus.is_empty()).then(|| Event::Retired {
         slots: state.surplus.iter().copied().collect(),
     })
 }
@@ -333,6 +350,7 @@ fn forget_version(state: &State) -> Option<Event> {
     let keep = [
         state.current,
         state.version_max,
+        state.layout,
         state.stable_before(u32::MAX).unwrap_or(0),
     ];
     let version = state

@@ -19,7 +19,8 @@ pub enum Effect {
         /// The nodes' numbers.
         nodes: Runs,
     },
-    /// Another selector or spread label is in force: tell the job of every node in the fleet, with
-    /// [`Presence::Unmatched`](crate::Presence::Unmatched) for those that it leaves out.
+    /// Another selector or spread label is in force: answer with [`Input::Members`](crate::Input::Members).
+    /// Until then no node is told to stop because it does not match; see
+    /// [`Job::members_due`](crate::Job::members_due).
     MembersNeeded,
 }

@@ -67,6 +67,8 @@ pub enum Event {
         /// Who they are.
         nodes: Vec<Member>,
     },
+    /// It was told which nodes match the selector that a rollback put in force again.
+    MembersListed,
     /// Nodes changed their status.
     NodesChanged {
         /// What they are now.
@@ -452,6 +454,7 @@ impl Event {
         match self {
             Self::Registered { .. } => "registered",
             Self::NodesJoined { .. } => "nodes_joined",
+            Self::MembersListed => "members_listed",
             Self::NodesChanged { .. } => "nodes_changed",
             Self::NodeRelabeled { .. } => "node_relabeled",
             Self::Scaled { .. } => "scaled",

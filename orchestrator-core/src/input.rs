@@ -19,6 +19,10 @@ pub enum Input<'a> {
     Reports(&'a [Report]),
     /// What the fleet says of its nodes.
     Nodes(&'a [NodeChange]),
+    /// All nodes that match [the selector in force](crate::Job::membership), whatever their status: the answer to
+    /// [`Effect::MembersNeeded`](crate::Effect::MembersNeeded). Nodes that are not listed match no longer.
+    /// May be said at any time.
+    Members(&'a [Member]),
     /// What a person, or a program for one, wants.
     Command(Request),
     /// Nobody listened for so long: after a restart of the driver, deadlines move on by it.

@@ -154,13 +154,14 @@ impl Job {
                 admit::check_nodes(&self.state, changes)?;
                 None
             }
+            Input::Members(members) => Some(Admitted::Facts(admit::members(&self.state, members)?)),
             Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
         };
         let mut log = Log::open(&mut self.state, now);
         let mut ignored = Vec::new();
         let mut answer = None;
         match &input {
-            Input::Tick | Input::Command(_) => {}
+            Input::Tick | Input::Command(_) | Input::Members(_) => {}
             Input::Reports(reports) => {
                 for (position, report) in (0..).zip(*reports) {
                     match admit::report(log.state, log.now, report) {
@@ -299,14 +300,16 @@ impl Job {
         })
     }
 
-    /// The spec whose selector and spread label say which nodes the job wants to hear of.
+    /// The spec that says where executions go: its selector and spread label tell which nodes the job
+    /// wants to hear of, and as what. The one registered last, or the one that was rolled back to.
     pub fn membership(&self) -> Option<&JobSpec> {
-        let version = match self.state.active() {
-            Some(rollout) if rollout.head.to != 0 => rollout.head.to,
-            Some(_) | None if self.state.current != 0 => self.state.current,
-            _ => self.state.version_max,
-        };
-        self.spec(version)
+        self.state.spec().map(|spec| &**spec)
+    }
+
+    /// Whether it waits for [`Input::Members`]: after a restart of the driver the
+    /// [effect](Effect::MembersNeeded) that asked for them is gone, and this is not.
+    pub fn members_due(&self) -> bool {
+        self.state.members_due
     }
 
     /// What a node should run now, all of it: also for one that was away for a month. Whatever else

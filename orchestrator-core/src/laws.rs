@@ -204,6 +204,20 @@ fn counts(rollout: &Rollout) -> Law {
     if !rollout.dispatches.iter().map(|d| d.open).eq(open) {
         return broken(5, "a dispatch counts its open targets wrongly");
     }
+    let listed = |target: u32| {
+        let dispatch = rollout.targets[target as usize].dispatch as usize - 1;
+        let targets = &rollout.dispatches[dispatch].targets;
+        targets.iter().any(|t| t == target)
+    };
+    let unlisted = (0..)
+        .zip(&rollout.targets)
+        .find(|&(n, t)| t.state().is_in_flight() && !listed(n));
+    if let Some((target, _)) = unlisted {
+        return broken(
+            14,
+            format!("target {target} is in flight and its deadline never comes"),
+        );
+    }
     let flagged = rollout.targets.iter().filter(|t| t.is_canary()).count();
     if !head.promoted && flagged != rollout.canaries.len() {
         return broken(

@@ -33,6 +33,10 @@ pub(crate) struct State {
     pub(crate) moment: Moment,
     pub(crate) versions: BTreeMap<u32, Version>,
     pub(crate) version_max: u32,
+    /// The version whose spec says where executions go: the one registered last, or rolled back to.
+    pub(crate) layout: u32,
+    /// Which nodes match is another question than before, and has not been answered yet.
+    pub(crate) members_due: bool,
     /// What a node runs that no deployment speaks for; 0 = nothing.
     pub(crate) current: u32,
     /// The last deployment completed, so that every node is to run `current`.
@@ -165,6 +169,8 @@ impl State {
             moment: Moment::default(),
             versions: BTreeMap::new(),
             version_max: 0,
+            layout: 0,
+            members_due: false,
             current: 0,
             settled: true,
             want: None,
@@ -189,9 +195,9 @@ impl State {
         self.rollout.as_ref().filter(|r| !r.head.state.is_final())
     }
 
-    /// The spec that says where executions go: the newest registered one's.
+    /// The spec that says where executions go.
     pub(crate) fn spec(&self) -> Option<&Arc<JobSpec>> {
-        self.versions.get(&self.version_max).map(|v| &v.spec)
+        self.versions.get(&self.layout).map(|v| &v.spec)
     }
 
     /// Whether one node may hold no more than one execution.

@@ -107,8 +107,9 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
             if head.tally.failed > 0 {
                 text += &format!(", {} failed within the limits", head.tally.failed);
             }
-            if head.tally.skipped > 0 {
-                text += &format!(", {} will converge when back", head.tally.skipped);
+            let away = head.tally.skipped - head.tally.gone;
+            if away > 0 {
+                text += &format!(", {away} will converge when back");
             }
             text
         }
@@ -170,7 +171,7 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
             WaitingOn::ReadyNode if has_room(state) || head.tally.skipped > 0 || head.total > 0 => {
                 format!(
                     "waiting for a ready node: {done}, {} away",
-                    head.tally.skipped + head.tally.pending
+                    head.tally.skipped - head.tally.gone + head.tally.pending
                 )
             }
             WaitingOn::ReadyNode => "waiting for a ready node: none matches yet".to_owned(),

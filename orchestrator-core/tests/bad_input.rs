@@ -234,7 +234,7 @@ fn a_deployment_over_no_nodes_waits_for_the_first() {
     let mut story = Story::new();
     story
         .play(
-            "deploy v1 rolling waves=2\nexpect awaiting a ready node\nexpect counts total 0\n\
+            "deploy v1 rolling waves=2\nexpect waiting for a ready node\nexpect counts total 0\n\
              expect no wake-up\nnodes n1\nexpect started n1",
         )
         .unwrap_or_else(|why| panic!("{why}"));

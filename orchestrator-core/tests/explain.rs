@@ -15,13 +15,13 @@ everyone started
 deploy v2 canary 2 waves=2
 #1 #2 healthy
 pass 10s
-#1 counts 30 of 100
+#1 errors 30 of 100
 pass 10s
-#1 counts 30 of 100
+#1 errors 30 of 100
 pass 10s
-#1 counts 50 of 100
-wave stays healthy
-wave stays healthy
+#1 errors 50 of 100
+wave stays healthy 30s
+wave stays healthy 30s
 expect completed";
     story.play(told).unwrap();
     let rollback = story.job.deployment().unwrap();

@@ -71,9 +71,7 @@ impl Run<'_> {
         match self.driver.job.waiting_on() {
             None => self.is_idle(),
             Some(WaitingOn::Promotion) => self.settings.promote_after.is_none(),
-            // It may wait as long as an execution has no ready node; and a job that is to have no
-            // executions at all waits until it is scaled.
-            Some(WaitingOn::ReadyNode) if self.driver.job.state.replicas == Some(0) => true,
+            // It may wait as long as an execution has no ready node.
             Some(WaitingOn::ReadyNode) => {
                 let state = &self.driver.job.state;
                 let mut live = (0..)
