@@ -131,4 +131,4 @@ pub use record::{Record, Status, TargetView};
 pub use rollout::TargetState;
 pub use runs::Runs;
 pub use time::{Span, Time};
-pub use waiting_on::WaitingOn;
+pub use waiting_on::{Sign, WaitingOn};

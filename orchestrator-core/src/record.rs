@@ -59,7 +59,7 @@ pub struct Status {
     pub current_wave: u32,
     /// Failed targets.
     pub failed_nodes: u32,
-    /// The earliest deadline of a target in flight.
+    /// The earliest deadline of a target in flight; absent while it is paused, when deadlines stand still.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
     pub health_check_deadline: Option<Time>,
     /// The latest deadline of a target in flight.
@@ -154,6 +154,7 @@ impl Job {
     pub fn targets(&self) -> impl Iterator<Item = TargetView> + '_ {
         let rollout = self.state.rollout.as_ref();
         rollout.into_iter().flat_map(move |rollout| {
+            let runs = rollout.head.state != DeploymentState::Paused;
             (0..rollout.targets.len() as u32).map(move |number| {
                 let target = &rollout.targets[number as usize];
                 let dispatch = target
@@ -169,7 +170,7 @@ impl Job {
                     bad_intervals: target.streak,
                     lost: target.is_lost(),
                     deadline: dispatch
-                        .filter(|_| in_flight)
+                        .filter(|_| in_flight && runs)
                         .map(|d| wall(&self.state, rollout, d.due)),
                     reason: rollout.failures.get(&number).map(|f| f.reason.to_string()),
                 }
@@ -189,7 +190,10 @@ impl Job {
         };
         let version = if head.to == 0 { head.from } else { head.to };
         let job_type = self.spec(version).map(|s| s.job_type).unwrap_or_default();
-        let deadline = |due: Option<u64>| active.zip(due).map(|(r, due)| wall(&self.state, r, due));
+        // While it is paused no deadline comes nearer: there is none to show.
+        let running = active.filter(|_| head.state != DeploymentState::Paused);
+        let deadline =
+            |due: Option<u64>| running.zip(due).map(|(r, due)| wall(&self.state, r, due));
         let status = Status {
             canary_nodes,
             canary_promoted: head.promoted,

@@ -6,6 +6,7 @@ use crate::decide::has_room;
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
 use crate::job::Job;
 use crate::rollout::{Head, Rollout};
+use crate::spec::JobType;
 use crate::state::{Moment, State};
 use crate::time::Time;
 
@@ -16,6 +17,8 @@ pub enum WaitingOn {
     Health {
         /// How many.
         targets: u32,
+        /// What they have to show.
+        sign: Sign,
         /// The earliest of their deadlines.
         deadline: Option<Time>,
     },
@@ -27,11 +30,46 @@ pub enum WaitingOn {
     ReadyNode,
 }
 
+/// What makes a target updated.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sign {
+    /// Health for long enough.
+    Healthy,
+    /// A start, where no health is asked for.
+    Started,
+    /// The end of its workload: of a stop, and of a batch job.
+    Stopped,
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "become healthy",
+            Self::Started => "start",
+            Self::Stopped => "stop",
+        })
+    }
+}
+
+/// What a deployment's targets have to show.
+fn sign(state: &State, head: &Head) -> Sign {
+    let version = state.versions.get(&head.to);
+    if head.kind == DeploymentKind::Stop
+        || version.is_some_and(|v| v.spec.job_type == JobType::Batch)
+    {
+        Sign::Stopped
+    } else if head.spec.gate().is_some() {
+        Sign::Healthy
+    } else {
+        Sign::Started
+    }
+}
+
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Health { targets, .. } => {
-                write!(f, "{targets} {} to become healthy", nodes(*targets))
+            Self::Health { targets, sign, .. } => {
+                write!(f, "{targets} {} to {sign}", nodes(*targets))
             }
             Self::Promotion => f.write_str("promotion"),
             Self::Resume => f.write_str("resume"),
@@ -58,6 +96,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         let deadline = rollout.due_first().map(|due| wall(state, rollout, due));
         return WaitingOn::Health {
             targets: head.tally.in_flight(),
+            sign: sign(state, head),
             deadline,
         };
     }
@@ -70,6 +109,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         if let Some(&(due, _)) = rollout.suspects.first() {
             return WaitingOn::Health {
                 targets: unwell,
+                sign: sign(state, head),
                 deadline: Some(wall(state, rollout, due)),
             };
         }
@@ -138,15 +178,15 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
         },
         (_, None) => done,
         (_, Some(rollout)) => match waiting_on(state, rollout) {
-            WaitingOn::Health { targets, .. } if rollout.is_gated() => {
+            WaitingOn::Health { targets, sign, .. } if rollout.is_gated() => {
                 format!(
-                    "wave {}: waiting for {targets} of {} canaries to become healthy",
+                    "wave {}: waiting for {targets} of {} canaries to {sign}",
                     head.wave, head.canaries_wanted
                 )
             }
-            WaitingOn::Health { targets, .. } => {
+            WaitingOn::Health { targets, sign, .. } => {
                 format!(
-                    "wave {}: {done}, waiting for {targets} {} to become healthy",
+                    "wave {}: {done}, waiting for {targets} {} to {sign}",
                     head.wave,
                     nodes(targets)
                 )
@@ -231,6 +271,9 @@ pub(crate) fn aftermath(head: &Head) -> String {
             "no rollback: there is no stable version to go back to".to_owned()
         }
         Aftermath::WasRollback => "no rollback: a rollback never starts another".to_owned(),
+        Aftermath::SameVersion if head.kind == DeploymentKind::Stop => {
+            "no rollback: what has stopped stays stopped".to_owned()
+        }
         Aftermath::SameVersion => "no rollback: the version is the one that ran before".to_owned(),
         Aftermath::NothingTouched => "no rollback: no node was touched".to_owned(),
     }
