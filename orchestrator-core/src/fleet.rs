@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::format::{FormatError, decode_small, encode_small};
 use crate::id::is_name;
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
 use crate::time::{Span, Time};
@@ -302,6 +303,18 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// One line of JSON, with the version of its form.
+    pub fn encode(&self) -> String {
+        encode_small(self)
+    }
+
+    /// Reads what [`Entry::encode`] wrote, today or by any released version.
+    pub fn decode(line: &str) -> Result<Self, FormatError> {
+        decode_small(line, "an entry of the fleet's log")
+    }
+}
+
 /// What happened to the fleet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
@@ -417,6 +430,16 @@ pub struct State {
 }
 
 impl State {
+    /// JSON, with the version of its form: a snapshot.
+    pub fn encode(&self) -> String {
+        encode_small(self)
+    }
+
+    /// Reads what [`State::encode`] wrote, today or by any released version.
+    pub fn decode(text: &str) -> Result<Self, FormatError> {
+        decode_small(text, "a snapshot of the fleet")
+    }
+
     /// The number of the last entry; 0 before the first.
     pub fn seq(&self) -> u64 {
         self.seq

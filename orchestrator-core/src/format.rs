@@ -4,7 +4,7 @@
 //! snapshot is a cache: one of another version is refused, and the log is read from its beginning.
 
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
-use serde::de::{DeserializeSeed, Error, MapAccess};
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -175,6 +175,47 @@ struct Snapshot<S> {
     state: S,
 }
 
+/// The forms of the small machines, [`fleet`](crate::fleet) and [`group`](crate::group): a version, and what
+/// serde makes of the rest.
+const SMALL_VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    v: u32,
+    #[serde(flatten)]
+    what: T,
+}
+
+pub(crate) fn encode_small<T: Serialize>(what: &T) -> String {
+    let v = SMALL_VERSION;
+    serde_json::to_string(&Versioned { v, what })
+        .expect("these hold nothing that JSON cannot: keys are texts")
+}
+
+pub(crate) fn decode_small<T: DeserializeOwned>(
+    text: &str,
+    what: &'static str,
+) -> Result<T, FormatError> {
+    let malformed = |source| FormatError::Malformed { what, source };
+    let Version { v } = serde_json::from_str(text).map_err(malformed)?;
+    if v > SMALL_VERSION {
+        return Err(FormatError::TooNew {
+            kind: what.to_owned(),
+            found: v,
+            known: SMALL_VERSION,
+        });
+    }
+    // Older forms are turned into today's here, by `what` and `v`.
+    let Versioned { what, .. } = serde_json::from_str(text).map_err(malformed)?;
+    Ok(what)
+}
+
+/// All that is read before it is known whether the rest can be.
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
 impl Job {
     /// The whole state. Two jobs are in the same state when these are the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
@@ -188,10 +229,6 @@ impl Job {
 
     /// The job as it was; [`Job::catch_up`] takes in what came after.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
         let malformed = |source| FormatError::Malformed {
             what: "a snapshot of a job",
             source,

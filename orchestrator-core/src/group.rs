@@ -13,6 +13,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::unionfind::UnionFind;
 use serde::{Deserialize, Serialize};
 
+use crate::format::{FormatError, decode_small, encode_small};
 use crate::id::{InvalidName, JobId, is_name};
 use crate::time::Time;
 
@@ -292,6 +293,16 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// One line of JSON, with the version of its form.
+    pub fn encode(&self) -> String {
+        encode_small(self)
+    }
+
+    /// Reads what [`Entry::encode`] wrote, today or by any released version.
+    pub fn decode(line: &str) -> Result<Self, FormatError> {
+        decode_small(line, "an entry of a group's log")
+    }
+
     /// What has to be done once the entry is persisted.
     pub fn effects(&self) -> Vec<Effect> {
         match &self.event {
@@ -478,6 +489,16 @@ pub struct State {
 }
 
 impl State {
+    /// JSON, with the version of its form: a snapshot.
+    pub fn encode(&self) -> String {
+        encode_small(self)
+    }
+
+    /// Reads what [`State::encode`] wrote, today or by any released version.
+    pub fn decode(text: &str) -> Result<Self, FormatError> {
+        decode_small(text, "a snapshot of a group")
+    }
+
     /// The number of the last entry.
     pub fn seq(&self) -> u64 {
         self.seq

@@ -8,7 +8,7 @@ mod story;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use orchestrator_core::{Entry, Event, FormatError, Job};
+use orchestrator_core::{Entry, Event, FormatError, Job, JobId, Span, Time, fleet, group};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use story::{SEED, Story};
@@ -214,6 +214,211 @@ fn what_a_newer_program_wrote_is_refused_by_name() {
     let snapshot = read("snapshot.v1.json").replacen("\"v\":1", "\"v\":7", 1);
     let why = Job::from_snapshot(snapshot.as_bytes()).expect_err("it is too new");
     assert!(matches!(why, FormatError::TooNew { found: 7, .. }), "{why}");
+}
+
+/// Every kind of entry of a fleet's log.
+fn fleet_log() -> Vec<fleet::Entry> {
+    use fleet::{Fleet, FleetSettings, Input as Say};
+    let mut fleet = Fleet::new(FleetSettings::default());
+    let (mut now, mut log) = (Time::from_millis(1_767_225_600_000), Vec::new());
+    let texts = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let name = || "n1".into();
+    let join = |zone: &str, version: &str| Say::Join {
+        name: name(),
+        labels: texts(&[("zone", zone)]),
+        facts: texts(&[("version", version)]),
+    };
+    let loads = [(name(), 3)].into_iter().collect();
+    let steps = [
+        (0, join("a", "1.0")),
+        (0, join("b", "1.0")),
+        (0, join("b", "1.1")),
+        (0, Say::SetLoads { loads }),
+        (31, Say::Tick),
+        (1, Say::Heartbeat { name: name() }),
+        (0, Say::Drain { name: name() }),
+        (0, Say::Enable { name: name() }),
+        (31, Say::Tick),
+        (301, Say::Tick),
+        (0, Say::Remove { name: name() }),
+        (0, join("c", "2.0")),
+    ];
+    for (seconds, say) in steps {
+        now = now.after(Span::from_secs(seconds));
+        log.extend(fleet.step(now, say).expect("it fits"));
+    }
+    log
+}
+
+/// Every kind of entry of the logs of groups.
+fn group_logs() -> Vec<Vec<group::Entry>> {
+    use group::{Group, GroupSpec, Input as Say, Outcome};
+    let spec = || -> GroupSpec {
+        serde_json::from_value(json!({
+            "name": "shop",
+            "members": [
+                { "job": "default/db" },
+                { "job": "default/api", "after": ["default/db"] },
+                { "job": "default/web", "after": ["default/api"] },
+            ]
+        }))
+        .expect("it is a group")
+    };
+    let job = |name: &str| -> JobId { name.parse().expect("a name") };
+    let finished = |name: &str, outcome| Say::Finished {
+        job: job(name),
+        outcome,
+    };
+    let taken_back = vec![
+        Say::Start,
+        finished("db", Outcome::Completed),
+        finished("api", Outcome::RolledBack),
+        Say::RollbackFinished {
+            job: job("db"),
+            ok: true,
+        },
+    ];
+    let canceled = vec![Say::Start, Say::Cancel, finished("db", Outcome::Canceled)];
+    let mut stops = spec();
+    stops.on_failure = group::OnFailure::Stop;
+    let stopped = vec![Say::Start, finished("db", Outcome::Failed)];
+    [(spec(), taken_back), (spec(), canceled), (stops, stopped)]
+        .into_iter()
+        .map(|(spec, steps)| {
+            let mut now = Time::from_millis(1_767_225_600_000);
+            let (mut group, first) = Group::new(now, spec).expect("it is in order");
+            let mut log = vec![first];
+            for say in steps {
+                now = now.after(Span::from_secs(1));
+                log.extend(group.step(now, say).expect("it fits"));
+            }
+            log
+        })
+        .collect()
+}
+
+/// The word that an entry is called by in its line.
+fn kind(line: &str) -> String {
+    let line: Value = serde_json::from_str(line).expect("it is JSON");
+    line["kind"]
+        .as_str()
+        .expect("every entry has one")
+        .to_owned()
+}
+
+#[test]
+fn a_fleets_log_is_read_for_ever() {
+    let settings = fleet::FleetSettings::default();
+    let log = fleet_log();
+    let text: String = log.iter().map(|e| e.encode() + "\n").collect();
+    let fleet = fleet::Fleet::recover(settings, &log).expect("the log is whole");
+    bless("fleet.v1.jsonl", &text);
+    bless("fleet-snapshot.v1.json", &fleet.state().encode());
+
+    let log = read("fleet.v1.jsonl");
+    let entries: Vec<_> = log
+        .lines()
+        .map(|l| fleet::Entry::decode(l).expect("it was written"))
+        .collect();
+    let fleet = fleet::Fleet::recover(settings, &entries).expect("the log is whole");
+    let snapshot = read("fleet-snapshot.v1.json");
+    assert_eq!(
+        fleet.state().encode(),
+        snapshot,
+        "an old log means something else now"
+    );
+    assert_eq!(
+        &fleet::State::decode(&snapshot).expect("it was written"),
+        fleet.state()
+    );
+    for (line, entry) in log.lines().zip(&entries) {
+        assert_eq!(
+            entry.encode(),
+            line,
+            "an entry is written in another form: raise its version"
+        );
+    }
+    let kinds: BTreeSet<_> = log.lines().map(kind).collect();
+    let all = [
+        "joined",
+        "labels_changed",
+        "facts_changed",
+        "reconnected",
+        "disconnected",
+        "went_down",
+        "drained",
+        "enabled",
+        "removed",
+        "loads_changed",
+    ];
+    assert_eq!(kinds, all.map(str::to_owned).into());
+    let newer = log
+        .lines()
+        .next()
+        .expect("it is long")
+        .replace("\"v\":1", "\"v\":2");
+    assert!(matches!(
+        fleet::Entry::decode(&newer),
+        Err(FormatError::TooNew { found: 2, .. })
+    ));
+}
+
+#[test]
+fn a_groups_log_is_read_for_ever() {
+    let mut kinds = BTreeSet::new();
+    for (number, log) in group_logs().into_iter().enumerate() {
+        let (log_file, snapshot_file) = (
+            format!("group{number}.v1.jsonl"),
+            format!("group{number}-snapshot.v1.json"),
+        );
+        let text: String = log.iter().map(|e| e.encode() + "\n").collect();
+        let group = group::Group::recover(&log).expect("the log is whole");
+        bless(&log_file, &text);
+        bless(&snapshot_file, &group.state().encode());
+
+        let log = read(&log_file);
+        let entries: Vec<_> = log
+            .lines()
+            .map(|l| group::Entry::decode(l).expect("it was written"))
+            .collect();
+        let group = group::Group::recover(&entries).expect("the log is whole");
+        let snapshot = read(&snapshot_file);
+        assert_eq!(
+            group.state().encode(),
+            snapshot,
+            "an old log means something else now"
+        );
+        assert_eq!(
+            &group::State::decode(&snapshot).expect("it was written"),
+            group.state()
+        );
+        for (line, entry) in log.lines().zip(&entries) {
+            assert_eq!(
+                entry.encode(),
+                line,
+                "an entry is written in another form: raise its version"
+            );
+        }
+        kinds.extend(log.lines().map(kind));
+    }
+    let all = [
+        "created",
+        "started",
+        "jobs_started",
+        "job_ended",
+        "take_back_began",
+        "dependents_blocked",
+        "rollbacks_started",
+        "rollback_ended",
+        "cancel_began",
+        "ended",
+    ];
+    assert_eq!(kinds, all.map(str::to_owned).into());
 }
 
 #[test]
