@@ -37,14 +37,17 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Registered { version, spec } => registered(state, *version, spec),
         Event::NodesJoined { nodes } => joined(state, nodes),
         Event::NodesChanged { status, nodes } => {
+            let runs = |node: &u32| {
+                let mut slots = state.members.slots(*node);
+                slots.any(|s| state.slots[s as usize].told != 0)
+            };
+            // Executions of a replicated job stay until they have another node.
+            let stop = *status == Presence::Draining && state.replicas.is_none();
+            let left: Runs = nodes.iter().filter(|node| stop && runs(node)).collect();
             for node in nodes.iter() {
                 node_changed(state, node, *status);
             }
-            if *status == Presence::Draining && state.replicas.is_none() {
-                effects.push(Effect::Withdraw {
-                    nodes: nodes.clone(),
-                });
-            }
+            withdraw(left, effects);
         }
         Event::NodeRelabeled { node, zone, load } => state.members.relabel(*node, zone, *load),
         Event::MembersListed => state.members_due = false,
@@ -55,7 +58,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
                 .iter()
                 .filter_map(|&slot| retire(state, slot))
                 .collect();
-            effects.push(Effect::Withdraw { nodes });
+            withdraw(nodes, effects);
         }
         Event::Requested(want) => state.want = Some(*want),
         Event::Started(started) => begin(state, started, effects),
@@ -146,6 +149,13 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
     }
     if let Some(rollout) = &mut state.rollout {
         rollout.trim_queue();
+    }
+}
+
+/// Nodes that run less than before, if there are any.
+fn withdraw(nodes: Runs, effects: &mut Vec<Effect>) {
+    if !nodes.is_empty() {
+        effects.push(Effect::Withdraw { nodes });
     }
 }
 
@@ -292,13 +302,14 @@ fn join(state: &mut State, slot: u32) {
     }
 }
 
-/// Takes an execution away; answers the node that has to hear of it.
+/// Takes an execution away; answers the node that has to hear of it, if it runs there.
 fn retire(state: &mut State, slot: u32) -> Option<u32> {
     leave(state, slot);
     if let Some(target) = target_of(state, slot) {
         let at = state.moment.wall;
         rollout(state).change(target, at, |t| t.set_gone(true));
     }
+    let ran = state.slots[slot as usize].told != 0;
     tell(state, slot, 0);
     // It keeps its node, so that its target has a name as long as it is looked at.
     let node = state.slots[slot as usize].node;
@@ -311,7 +322,7 @@ fn retire(state: &mut State, slot: u32) -> Option<u32> {
         state.members.detach(node, slot);
         review_leaving(state, node);
     }
-    (node != NONE).then_some(node)
+    (node != NONE && ran).then_some(node)
 }
 
 /// Notes what a slot was told by the present entry.
@@ -490,7 +501,7 @@ fn uncanary(rollout: &mut Rollout, target: u32, at: Time) {
 }
 
 fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
-    let have = state.replicas.replace(replicas).unwrap_or(0) - retired.len() as u32;
+    let have = state.replicas.replace(replicas).unwrap_or(0);
     if let Some(version) = state.versions.get_mut(&state.layout)
         && let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement
     {
@@ -500,9 +511,7 @@ fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<E
         .iter()
         .filter_map(|&slot| retire(state, slot))
         .collect();
-    if !nodes.is_empty() {
-        effects.push(Effect::Withdraw { nodes });
-    }
+    withdraw(nodes, effects);
     for _ in have..replicas {
         add_slot(state, NONE);
     }
@@ -516,7 +525,9 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
         let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
         if before != NONE {
             state.members.detach(before, slot);
-            left.push(before);
+            if state.slots[slot as usize].told != 0 {
+                left.push(before);
+            }
             review_leaving(state, before);
         }
         state.members.attach(node, slot);
@@ -548,9 +559,7 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
             slots,
         });
     }
-    if !left.is_empty() {
-        effects.push(Effect::Withdraw { nodes: left });
-    }
+    withdraw(left, effects);
     if !again.is_empty() {
         let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
         let rollout = rollout(state);

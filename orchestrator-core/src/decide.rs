@@ -203,14 +203,11 @@ fn leave_nodes(state: &State, now: Moment) -> Option<Event> {
     (!moves.is_empty()).then_some(Event::Placed { moves })
 }
 
-/// Whether any node can take an execution more.
+/// Whether any node can take an execution more. What is being stopped goes nowhere.
 pub(crate) fn has_room(state: &State) -> bool {
     let (ready, empty) = state.members.ready();
-    if state.distinct() {
-        empty > 0
-    } else {
-        ready > 0
-    }
+    let free = if state.distinct() { empty } else { ready };
+    free > 0 && (state.current != 0 || state.takes_joiners())
 }
 
 fn promote(rollout: &Rollout) -> Option<Event> {

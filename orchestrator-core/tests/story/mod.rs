@@ -7,7 +7,7 @@ mod command;
 mod expect;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::{
     Answer, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, NodeChange,
@@ -408,6 +408,7 @@ impl Story {
             .ignored
             .extend(after.ignored.iter().map(|&(_, why)| why));
         self.came.answer = after.answer;
+        self.effects_name_who_has_to_hear(&before, &after.effects)?;
         for effect in after.effects {
             let Effect::Assign { slots, .. } = effect else {
                 continue;
@@ -420,6 +421,47 @@ impl Story {
             }
         }
         Ok(())
+    }
+
+    /// Who is there and should run something else than before the step is named in an effect, and nobody else is.
+    fn effects_name_who_has_to_hear(&self, before: &Job, effects: &[Effect]) -> Line {
+        let runs = |job: &Job, node: &str| -> Vec<_> {
+            let desired = job.desired(node);
+            desired
+                .iter()
+                .map(|a| (a.slot, a.version, a.generation))
+                .collect()
+        };
+        let others = |node: &&String| {
+            self.job.presence(node) != Some(Presence::Gone)
+                && runs(before, node) != runs(&self.job, node)
+        };
+        let changed: BTreeSet<&str> = self
+            .zones
+            .keys()
+            .filter(others)
+            .map(String::as_str)
+            .collect();
+        let named: BTreeSet<&str> = effects
+            .iter()
+            .flat_map(|effect| match effect {
+                Effect::Assign { slots, .. } => slots
+                    .iter()
+                    .map(|s| self.job.assignment(s).node)
+                    .collect::<Vec<_>>(),
+                Effect::Withdraw { nodes } => nodes.iter().map(|n| self.job.node_name(n)).collect(),
+                Effect::MembersNeeded => Vec::new(),
+            })
+            .collect();
+        // Whoever is told to stop once more hears of it, though there is nothing that it should run.
+        let waited: BTreeSet<&str> = self.job.outstanding().map(|a| a.node).collect();
+        let due = |node: &&str| changed.contains(node) || waited.contains(node);
+        if changed.is_subset(&named) && named.iter().all(due) {
+            return Ok(());
+        }
+        Err(format!(
+            "{changed:?} have to hear of something, {named:?} are told"
+        ))
     }
 
     /// The nodes of every wave of the first deployment that began after this much of the log.

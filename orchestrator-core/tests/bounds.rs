@@ -1,0 +1,120 @@
+//! However long a job lives, it does not grow: versions, deployments, keys and texts are bounded, and what
+//! is still needed is kept.
+
+mod story;
+
+use orchestrator_core::{Command, Input, Request};
+use story::Story;
+
+fn play(story: &mut Story, line: &str) {
+    story.play(line).unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
+fn old_versions_are_forgotten_and_the_needed_ones_kept() {
+    let mut story = Story::new();
+    play(
+        &mut story,
+        "nodes n1..n3\ndeploy v1\neveryone started\nexpect completed",
+    );
+    // A hundred versions that never prove themselves: 1 stays the stable one.
+    for number in 2..=100 {
+        play(
+            &mut story,
+            &format!("deploy v{number} rolling no_auto_rollback\nwave cannot start"),
+        );
+        play(&mut story, "expect failed");
+    }
+    let numbers: Vec<u32> = story.job.versions().map(|v| v.number).collect();
+    assert!(numbers.len() <= 64, "{} versions are kept", numbers.len());
+    assert_eq!(numbers[0], 1, "the stable version is needed");
+    assert!(story.job.spec(1).is_some() && story.job.spec(2).is_none());
+    assert_eq!(*numbers.last().expect("there are some"), 100);
+    play(
+        &mut story,
+        "rollback\nexpect from v100 to v1\nwave stays healthy 30s\nexpect completed",
+    );
+    play(&mut story, "expect everyone runs v1");
+    // The number goes on from the highest ever.
+    play(&mut story, "deploy w1\nexpect version v101");
+}
+
+#[test]
+fn versions_that_nodes_still_run_are_kept() {
+    let mut story = Story::new();
+    play(
+        &mut story,
+        "nodes n1..n3\ndeploy v1\neveryone started\nn3 lost",
+    );
+    for number in 2..=100 {
+        play(
+            &mut story,
+            &format!("deploy v{number}\nwave started\nexpect completed"),
+        );
+    }
+    assert!(story.job.versions().count() <= 65);
+    // The node that was away all the time was told version 1 last, and learns of the newest.
+    assert!(story.job.spec(1).is_some(), "it is what n3 runs");
+    play(&mut story, "n3 back\nexpect n3 runs v100");
+}
+
+#[test]
+fn only_the_last_deployments_are_remembered() {
+    let mut story = Story::new();
+    play(&mut story, "nodes n1\ndeploy v1\neveryone started");
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        play(&mut story, "restart\nwave started");
+        ids.push(story.job.deployment().expect("it is over").id);
+    }
+    let known = ids
+        .iter()
+        .filter(|&&id| story.job.record(id).is_some())
+        .count();
+    assert_eq!(known, 17, "the last one and sixteen before it");
+    assert!(story.job.record(ids[0]).is_none() && story.job.record(ids[39]).is_some());
+}
+
+#[test]
+fn only_the_last_keys_are_remembered() {
+    let mut story = Story::new();
+    play(&mut story, "nodes n1\ndeploy v1\neveryone started");
+    for number in 0..200 {
+        play(&mut story, &format!("restart key=k{number}\nwave started"));
+    }
+    let mut again = |number: u32| {
+        let request = Request {
+            key: Some(format!("k{number}")),
+            ..Command::Restart.into()
+        };
+        let (_, sealed) = story
+            .job
+            .step(story.now, Input::Command(request))
+            .expect("it fits")
+            .split();
+        sealed.committed().answer.expect("it is a command").changed
+    };
+    assert!(!again(199), "it is answered as the first time");
+    assert!(!again(72), "the 128th");
+    assert!(again(71), "too long ago to be known");
+}
+
+#[test]
+fn a_snapshot_does_not_grow_with_age() {
+    let mut story = Story::new();
+    play(&mut story, "nodes n1..n4\ndeploy v1\neveryone started");
+    let mut sizes = Vec::new();
+    for round in 0..4 {
+        for _ in 0..10 {
+            play(
+                &mut story,
+                "restart\nn1 draining\nn1 back\nn2 gone\nnodes n2\nn3 lost\nn3 back",
+            );
+            play(&mut story, "wave started\npass 2h\nexpect no wake-up");
+            play(&mut story, "scale 9\nexpect refused replicas");
+        }
+        sizes.push((round, story.job.snapshot().len()));
+    }
+    let (early, late) = (sizes[1].1, sizes[3].1);
+    assert!(late < early + early / 10, "{sizes:?}");
+}
