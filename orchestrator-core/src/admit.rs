@@ -12,10 +12,12 @@ use crate::event::{
 use crate::health::{Verdict, judge};
 use crate::id::{DeploymentId, JobId, is_name};
 use crate::input::{
-    Command, Interval, NODES_MAX, NodeChange, Observation, Report, Request, TEXT_BYTES_MAX,
+    Command, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
+    TEXT_BYTES_MAX,
 };
 use crate::rollout::{Rollout, TargetState};
-use crate::spec::{JobSpec, JobType, Placement};
+use crate::selector::LABEL_BYTES_MAX;
+use crate::spec::{JobSpec, JobType, Placement, REPLICAS_MAX, SpecErrors};
 use crate::state::{Moment, State};
 
 /// Why an input was refused. Nothing has changed.
@@ -28,6 +30,23 @@ pub enum Rejection {
         given: JobId,
         /// This one.
         own: JobId,
+    },
+    /// The spec breaks the rules of a document.
+    #[error("the spec is not valid:\n{0}")]
+    InvalidSpec(#[from] SpecErrors),
+    /// More executions than a job may have.
+    #[error("{0} replicas are more than a job may have ({REPLICAS_MAX})")]
+    TooManyReplicas(u32),
+    /// An idempotency key is too long to be kept.
+    #[error("the idempotency key has {0} bytes: at most {KEY_BYTES_MAX} are kept")]
+    KeyTooLong(usize),
+    /// The value of a node's spread label is too long.
+    #[error("the label of node {node} has {bytes} bytes: at most {LABEL_BYTES_MAX} are kept")]
+    LabelTooLong {
+        /// The node.
+        node: String,
+        /// How long it is.
+        bytes: usize,
     },
     /// A node's name is none.
     #[error("{0:?} names no node: 1 to 200 of letters, digits, '-', '_' and '.'")]
@@ -153,9 +172,11 @@ pub enum Ignored {
 }
 
 pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
-    let known = request.key.as_ref().map(|key| clip(key));
-    let known = known.and_then(|key| state.keys.iter().find(|known| known.key == key));
-    if let Some(known) = known {
+    if let Some(key) = request.key.as_ref().filter(|key| key.len() > KEY_BYTES_MAX) {
+        return Err(Rejection::KeyTooLong(key.len()));
+    }
+    let known = request.key.as_ref();
+    if let Some(known) = known.and_then(|key| state.keys.iter().find(|known| known.key == *key)) {
         if known.digest != digest(&request.command) {
             return Err(Rejection::KeyReused(known.key.clone()));
         }
@@ -185,6 +206,9 @@ pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Reje
         Command::RollBack { to } => vec![roll_back(state, *to)?],
         Command::Scale { replicas } => match state.replicas {
             None => return Err(Rejection::NotReplicated),
+            Some(_) if *replicas > REPLICAS_MAX => {
+                return Err(Rejection::TooManyReplicas(*replicas));
+            }
             Some(now) => scale(state, now, *replicas).into_iter().collect(),
         },
         Command::Promote(id) => vec![promote(state, *id)?],
@@ -405,17 +429,33 @@ fn unhealthy(rollout: &Rollout, report: &Report, cause: Bad, threshold: u8) -> E
 /// Checks all of `changes`, so that none of them is taken in when one is bad.
 pub(crate) fn check_nodes(state: &State, changes: &[NodeChange]) -> Result<(), Rejection> {
     for change in changes {
-        let name = match change {
-            NodeChange::Seen(member) => &member.name,
-            NodeChange::Became { name, .. } => name,
-        };
-        if !is_name(name) {
-            return Err(Rejection::BadNodeName(clip(name)));
+        match change {
+            NodeChange::Seen(member) => check_member(member)?,
+            NodeChange::Became { name, .. } => check_name(name)?,
         }
     }
     let nodes = state.members.len() as usize + changes.len();
     if nodes > NODES_MAX {
         return Err(Rejection::TooManyNodes(nodes));
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), Rejection> {
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(Rejection::BadNodeName(clip(name)))
+    }
+}
+
+fn check_member(member: &Member) -> Result<(), Rejection> {
+    check_name(&member.name)?;
+    if member.zone.len() > LABEL_BYTES_MAX {
+        return Err(Rejection::LabelTooLong {
+            node: member.name.clone(),
+            bytes: member.zone.len(),
+        });
     }
     Ok(())
 }
@@ -464,6 +504,7 @@ fn register(
             own: state.id.clone(),
         });
     }
+    spec.check()?;
     let mut facts = Vec::new();
     match members {
         Some(members) => facts = listed(state, members)?,
@@ -530,9 +571,7 @@ fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
     let mut joined = Vec::new();
     let mut facts = Vec::new();
     for member in members {
-        if !is_name(&member.name) {
-            return Err(Rejection::BadNodeName(clip(&member.name)));
-        }
+        check_member(member)?;
         if !names.insert(member.name.as_str()) {
             return Err(Rejection::NodeTwice(member.name.clone()));
         }

@@ -136,6 +136,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
                     rollout.held += millis;
                 }
             }
+            state.leaving.hold(*millis);
         }
         Event::Forgot { version } => {
             state.versions.remove(version);
@@ -305,10 +306,7 @@ fn join(state: &mut State, slot: u32) {
 /// Takes an execution away; answers the node that has to hear of it, if it runs there.
 fn retire(state: &mut State, slot: u32) -> Option<u32> {
     leave(state, slot);
-    if let Some(target) = target_of(state, slot) {
-        let at = state.moment.wall;
-        rollout(state).change(target, at, |t| t.set_gone(true));
-    }
+    set_gone(state, slot, true);
     let ran = state.slots[slot as usize].told != 0;
     tell(state, slot, 0);
     // It keeps its node, so that its target has a name as long as it is looked at.
@@ -323,6 +321,14 @@ fn retire(state: &mut State, slot: u32) -> Option<u32> {
         review_leaving(state, node);
     }
     (node != NONE && ran).then_some(node)
+}
+
+/// Notes whether an execution is one to wait for.
+fn set_gone(state: &mut State, slot: u32, gone: bool) {
+    if let Some(target) = target_of(state, slot) {
+        let at = state.moment.wall;
+        rollout(state).change(target, at, |t| t.set_gone(gone));
+    }
 }
 
 /// Notes what a slot was told by the present entry.
@@ -374,6 +380,7 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
             }
             Presence::Unmatched => {
                 leave(state, slot);
+                set_gone(state, slot, true);
                 if state.surplus.insert(slot) && replicated {
                     add_slot(state, NONE);
                 }
@@ -418,6 +425,7 @@ fn review_leaving(state: &mut State, node: u32) {
 /// The node of an execution is ready (again).
 fn back(state: &mut State, slot: u32) {
     back_from_silence(state, slot);
+    set_gone(state, slot, false);
     if let Some(target) = target_of(state, slot) {
         let at = state.moment.wall;
         let rollout = rollout(state);

@@ -6,6 +6,8 @@ use crate::spec::JobSpec;
 
 /// The most bytes that are kept of a text from outside: a reason, a detail.
 pub const TEXT_BYTES_MAX: usize = 500;
+/// The longest idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 200;
 /// The most nodes a job may have.
 pub const NODES_MAX: usize = 4_000_000;
 
@@ -25,7 +27,8 @@ pub enum Input<'a> {
     Members(&'a [Member]),
     /// What a person, or a program for one, wants.
     Command(Request),
-    /// Nobody listened for so long: after a restart of the driver, deadlines move on by it.
+    /// Nobody listened for so long: deadlines, and the waiting for lost nodes, move on by it. The first step
+    /// after a restart of the driver; after any other step there is nothing left to move.
     Absent {
         /// Milliseconds; no more than have passed since the last entry are taken.
         millis: u64,
@@ -37,10 +40,12 @@ pub enum Input<'a> {
 pub struct Request {
     /// What is wanted.
     pub command: Command,
-    /// The same key with the same command is answered as the first time, and does nothing.
+    /// The same key with the same command is answered as the first time, and does nothing. At most
+    /// [`KEY_BYTES_MAX`] bytes; the last 128 are remembered.
     pub key: Option<String>,
-    /// Refused unless the deployment (for [`Command::Register`]: the highest version) is exactly
-    /// here.
+    /// Refused unless it is exactly here. For commands to a deployment (promote, pause, resume, cancel,
+    /// fail) its revision; for commands to the job (register, restart, stop, roll back, scale) its
+    /// highest version.
     pub expected: Option<u64>,
 }
 

@@ -4,9 +4,12 @@ use crate::admit::{self, Admitted, Ignored, Rejection};
 use crate::apply::{apply, facts};
 use crate::decide::{decide, next_due};
 use crate::effect::Effect;
-use crate::event::{Answered, Entry, Event, Of, Presence};
+use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Heard, Of, Presence};
+use crate::group::Outcome;
 use crate::id::{DeploymentId, JobId};
 use crate::input::{Input, Request};
+use crate::rollout::TargetState;
+use crate::runs::Runs;
 use crate::spec::JobSpec;
 use crate::state::{Moment, NONE, Slot, State};
 use crate::time::Time;
@@ -132,10 +135,13 @@ impl Job {
         for entry in log {
             let expected = self.state.seq + 1;
             if entry.seq != expected {
-                return Err(BrokenLog {
+                return Err(BrokenLog::Gap {
                     expected,
                     found: entry.seq,
                 });
+            }
+            if !fits(&self.state, &entry) {
+                return Err(BrokenLog::OtherJob { seq: entry.seq });
             }
             apply(&mut self.state, &entry, &mut effects);
             effects.clear();
@@ -183,7 +189,7 @@ impl Job {
             }
             Input::Absent { millis } => {
                 let millis = (*millis).min(log.now.elapsed - log.state.moment.elapsed);
-                if millis > 0 && log.state.active().is_some() {
+                if millis > 0 && log.state.waits_for_time() {
                     log.push(Event::Absent { millis });
                 }
             }
@@ -263,6 +269,37 @@ impl Job {
         ))
     }
 
+    /// What it was made with.
+    pub fn seed(&self) -> u64 {
+        self.state.seed
+    }
+
+    /// How a deployment ended, its automatic rollback included, as far back as the job remembers; `None`
+    /// while it goes on, or is being taken back.
+    pub fn outcome(&self, deployment: DeploymentId) -> Option<Outcome> {
+        let heads = self.state.rollout.iter().map(|r| &r.head);
+        let head = |id| {
+            heads
+                .clone()
+                .chain(&self.state.history)
+                .find(|h| h.id == id)
+        };
+        let ended = head(deployment)?;
+        match (ended.state, ended.aftermath) {
+            (DeploymentState::Completed, _) => Some(Outcome::Completed),
+            (DeploymentState::Canceled, _) => Some(Outcome::Canceled),
+            (DeploymentState::Failed, Aftermath::RollBack { .. }) => {
+                match head(ended.rolled_back_by?)?.state {
+                    DeploymentState::Completed => Some(Outcome::RolledBack),
+                    DeploymentState::Failed | DeploymentState::Canceled => Some(Outcome::Failed),
+                    _ => None,
+                }
+            }
+            (DeploymentState::Failed, _) => Some(Outcome::Failed),
+            _ => None,
+        }
+    }
+
     /// Whose job it is.
     pub fn id(&self) -> &JobId {
         &self.state.id
@@ -325,15 +362,24 @@ impl Job {
             .collect()
     }
 
-    /// What one execution was last told. The slot must be one of this job's.
+    /// What one execution was last told; nothing, and on no node, where there is no such slot.
     pub fn assignment(&self, slot: u32) -> Assignment<'_> {
-        let Slot {
+        let Some(&Slot {
             node,
             told,
             target,
             generation,
             ..
-        } = self.state.slots[slot as usize];
+        }) = self.state.slots.get(slot as usize)
+        else {
+            return Assignment {
+                slot,
+                node: "",
+                version: 0,
+                generation: 0,
+                target: None,
+            };
+        };
         let generation = u64::from(generation);
         let target = self.state.active().filter(|r| {
             let row = r.targets.get(target as usize).filter(|t| t.slot == slot);
@@ -349,7 +395,24 @@ impl Job {
         }
     }
 
-    /// The assignments that wait for an answer: to be sent again after a restart of the driver.
+    /// The names of the nodes that the job knows, gone ones left out. After a restart of the driver each of
+    /// them is sent what it [should run](Job::desired): effects that were not carried out are lost, this
+    /// is not.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        let members = &self.state.members;
+        members.iter().map(|node| members.name(node))
+    }
+
+    /// The assignments that are reported on: those without a verdict, and those that are updated and may
+    /// turn bad as long as the deployment goes on.
+    pub fn watched(&self) -> impl Iterator<Item = Assignment<'_>> {
+        let targets = self.state.active().into_iter().flat_map(|r| &r.targets);
+        let watched =
+            targets.filter(|t| t.state().is_in_flight() || t.state() == TargetState::Updated);
+        watched.map(|target| self.assignment(target.slot))
+    }
+
+    /// The assignments that wait for a verdict.
     pub fn outstanding(&self) -> impl Iterator<Item = Assignment<'_>> {
         let rollout = self.state.active();
         let open = rollout
@@ -412,16 +475,77 @@ pub struct VersionView {
     pub executions: u32,
 }
 
-/// A log with a gap, or one that does not belong to this state.
+/// A log that does not go on where the job is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "the log goes on with entry {found} where {expected} is next: entries are missing, or it is another job's"
-)]
-pub struct BrokenLog {
-    /// The position that is next.
-    pub expected: u64,
-    /// What came.
-    pub found: u64,
+pub enum BrokenLog {
+    /// Entries are missing, or come twice.
+    #[error("the log goes on with entry {found} where {expected} is next: entries are missing")]
+    Gap {
+        /// The position that is next.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// An entry speaks of what is not there. The job holds what came before it.
+    #[error("entry {seq} of the log is another job's, or was made with another seed")]
+    OtherJob {
+        /// Its position.
+        seq: u64,
+    },
+}
+
+/// Whether an entry speaks of nothing but what is there: what [`apply`] takes for granted.
+fn fits(state: &State, entry: &Entry) -> bool {
+    let nodes = |nodes: &Runs| nodes.iter().all(|n| n < state.members.len());
+    let slot = |&slot: &u32| (slot as usize) < state.slots.len();
+    let rows = state.rollout.as_ref().map_or(&[][..], |r| &r.targets);
+    let target = |t: u32| (t as usize) < rows.len();
+    let sent = |&(t, _): &Heard| rows.get(t as usize).is_some_and(|row| row.dispatch > 0);
+    match &entry.event {
+        Event::Registered { version, spec } => {
+            spec.id == state.id && *version == state.version_max + 1
+        }
+        Event::NodesChanged { nodes: changed, .. } => nodes(changed),
+        Event::NodeRelabeled { node, .. } => *node < state.members.len(),
+        Event::Scaled { retired, .. } => {
+            retired.len() <= state.replicas.unwrap_or(0) as usize && retired.iter().all(slot)
+        }
+        Event::Placed { moves } => moves
+            .iter()
+            .all(|(s, node)| slot(s) && *node < state.members.len()),
+        Event::Retired { slots } => slots.iter().all(slot),
+        Event::Started(started) => {
+            started.id == DeploymentId::derive(state.seed, started.number, entry.at)
+                && started.number == state.deployments + 1
+                && started.order.iter().all(slot)
+        }
+        Event::Dispatched {
+            targets: dispatched,
+            skipped,
+            ..
+        } => dispatched.iter().chain(skipped.iter()).all(target),
+        Event::Skipped { targets: skipped } => skipped.iter().all(target),
+        Event::Failed {
+            targets: failed, ..
+        } => failed.iter().all(target),
+        Event::Healthy { heard }
+        | Event::Unhealthy { heard, .. }
+        | Event::Restarted { heard }
+        | Event::Updated { heard } => heard.iter().all(sent),
+        Event::Promoted { .. }
+        | Event::Paused { .. }
+        | Event::Resumed
+        | Event::Ended { .. }
+        | Event::RolledBackBy { .. } => state.rollout.is_some(),
+        Event::Converged { slots, .. } => slots.iter().all(|s| slot(&s)),
+        Event::NodesJoined { .. }
+        | Event::MembersListed
+        | Event::Requested(_)
+        | Event::ClockSetBack
+        | Event::Absent { .. }
+        | Event::Answered(_)
+        | Event::Forgot { .. } => true,
+    }
 }
 
 /// One step in the making: every fact is taken in as it is written down.

@@ -81,7 +81,12 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
     if let Some(of) = entry.of {
         let expected = match (&entry.event, last) {
             (Event::Started(_), _) => 1,
-            (_, Some(r)) if r.head.number == of.deployment => r.head.revision + 1,
+            (event, Some(r)) if r.head.number == of.deployment => {
+                if r.head.state.is_final() && !matches!(event, Event::RolledBackBy { .. }) {
+                    return broken(4, format!("{} in the log of what is over", event.kind()));
+                }
+                r.head.revision + 1
+            }
             _ => return broken(4, "an entry of a deployment that is not there"),
         };
         if of.revision != expected {

@@ -45,11 +45,13 @@
 //! let (mut job, mut log) = (Job::new(id.clone(), 7), Vec::new());
 //! drive(&mut job, &mut log, "2026-01-01T00:00:00Z".parse()?, Input::Tick)?;
 //!
-//! // 5. After a restart: the log is the truth. Then send what is still waited for again.
+//! // 5. After a restart: the log is the truth. Effects that were not carried out are lost; so every node
+//! //    is sent all that it should run, and the job is asked for what else it waits.
 //! let job = Job::recover(id, 7, log)?;
-//! for assignment in job.outstanding() {
-//!     println!("{} runs version {}", assignment.node, assignment.version);
+//! for node in job.nodes() {
+//!     println!("{node} is to run {:?}, and nothing else of this job", job.desired(node));
 //! }
+//! assert!(!job.members_due());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -71,8 +73,9 @@
 //!
 //! # Health is shown, not assumed
 //!
-//! While a target is in flight its agent reports every [`Interval`](Observation::Interval). The first good
-//! one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
+//! As long as a deployment goes on, agents report every [`Interval`](Observation::Interval) of its targets,
+//! also of those that are updated already: what turns bad fails ([`Job::watched`] says who that is). The
+//! first good one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
 //! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline.
 
 #![forbid(unsafe_code)]
@@ -123,7 +126,8 @@ pub use explain::{Explanation, explain};
 pub use format::FormatError;
 pub use id::{DeploymentId, InvalidName, JobId, NAME_BYTES_MAX, is_name};
 pub use input::{
-    Command, Input, Interval, NODES_MAX, NodeChange, Observation, Report, Request, TEXT_BYTES_MAX,
+    Command, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
+    TEXT_BYTES_MAX,
 };
 pub use job::{Answer, Assignment, BrokenLog, Committed, Job, Sealed, Step, VersionView};
 pub use plan::{Plan, PlannedWave};

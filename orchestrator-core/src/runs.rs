@@ -28,7 +28,9 @@ impl Runs {
 
     /// The numbers, in the order in which they were pushed.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().flat_map(|&(start, len)| start..start + len)
+        self.0
+            .iter()
+            .flat_map(|&(start, len)| start..start.saturating_add(len))
     }
 }
 

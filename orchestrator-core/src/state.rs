@@ -147,6 +147,18 @@ impl Leaving {
         }
     }
 
+    /// Every wait takes so much longer.
+    pub(crate) fn hold(&mut self, millis: u64) {
+        for due in self.by_node.values_mut() {
+            *due += millis;
+        }
+        self.by_due = self
+            .by_node
+            .iter()
+            .map(|(&node, &due)| (due, node))
+            .collect();
+    }
+
     pub(crate) fn contains(&self, node: u32) -> bool {
         self.by_node.contains_key(&node)
     }
@@ -219,6 +231,11 @@ impl State {
             }
             _ => self.current,
         }
+    }
+
+    /// Whether anything happens when only time passes.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        self.active().is_some() || self.leaving.first_due().is_some()
     }
 
     /// Whether a node that comes now becomes a target of the active deployment.

@@ -3,6 +3,7 @@
 
 mod story;
 
+use orchestrator_core::spec::{JobSpec, Placement, Strategy};
 use orchestrator_core::{
     Command, Ignored, Input, Interval, Job, Member, NodeChange, Observation, Presence, Rejection,
     Report, Request, Span,
@@ -310,4 +311,140 @@ fn time_may_do_what_it_likes() {
     story
         .play("wave healthy")
         .unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
+fn an_answer_says_whether_anything_changed() {
+    let mut story = under_way();
+    let mut answer = |words: &str| {
+        let request = story.registration(words).expect("words of a story");
+        let step = story
+            .job
+            .step(story.now, Input::Command(request))
+            .expect("it fits");
+        step.split().1.committed().answer.expect("it is a command")
+    };
+    let same = answer("v2 rolling waves=2 max_failed_percent=100");
+    assert!(!same.changed && same.version == 2 && same.deployment.is_some());
+    let next = answer("v3 rolling waves=2 max_failed_percent=100");
+    assert!(next.changed && next.version == 3 && next.deployment != same.deployment);
+}
+
+#[test]
+fn a_spec_that_no_log_could_hold_is_refused() {
+    let mut story = under_way();
+    let mut refuse = |change: &dyn Fn(&mut JobSpec), field: &str| {
+        let mut request = story.registration("v3 rolling").expect("words of a story");
+        let Command::Register { spec, .. } = &mut request.command else {
+            panic!("it registers");
+        };
+        change(spec);
+        let why = refused(&mut story, Input::Command(request));
+        let Rejection::InvalidSpec(errors) = &why else {
+            panic!("{why}");
+        };
+        assert_eq!(errors.errors()[0].field, field, "{why}");
+    };
+    refuse(
+        &|s| s.rollout.max_failed_nodes_percent = f64::NAN,
+        "rollout.max_failed_nodes_percent",
+    );
+    refuse(
+        &|s| s.rollout.max_failed_nodes_percent = -1.0,
+        "rollout.max_failed_nodes_percent",
+    );
+    refuse(
+        &|s| {
+            if let Strategy::Rolling { health_check } = &mut s.rollout.strategy {
+                health_check.deadline = Span::from_secs(1);
+            }
+        },
+        "rollout.health_check.deadline",
+    );
+    refuse(
+        &|s| {
+            s.placement = Placement::Replicas {
+                count: u32::MAX,
+                distinct: false,
+            }
+        },
+        "replicas",
+    );
+    refuse(
+        &|s| s.lost_after = Span::from_secs(u64::MAX / 1000),
+        "lost_after",
+    );
+    refuse(
+        &|s| {
+            let deep = (0..100).fold(serde_json::Value::Null, |inner, _| {
+                serde_json::json!([inner])
+            });
+            s.workload.insert("config".to_owned(), deep);
+        },
+        "config",
+    );
+    refuse(
+        &|s| {
+            s.workload
+                .insert("config".to_owned(), "x".repeat(2 << 20).into());
+        },
+        "workload",
+    );
+}
+
+#[test]
+fn a_job_is_scaled_within_bounds() {
+    let mut story = Story::new();
+    story
+        .play("nodes n1\ndeploy v1 replicas=1")
+        .unwrap_or_else(|why| panic!("{why}"));
+    let why = refused(&mut story, Command::Scale { replicas: u32::MAX }.into());
+    assert_eq!(why, Rejection::TooManyReplicas(u32::MAX));
+}
+
+#[test]
+fn a_key_that_cannot_be_kept_is_refused() {
+    let mut story = under_way();
+    let request = Request {
+        key: Some("k".repeat(201)),
+        ..Command::Stop.into()
+    };
+    assert_eq!(
+        refused(&mut story, Input::Command(request)),
+        Rejection::KeyTooLong(201)
+    );
+}
+
+#[test]
+fn a_long_label_is_refused() {
+    let mut story = under_way();
+    let member = Member {
+        zone: "z".repeat(1000),
+        ..Member::new("n9")
+    };
+    let why = refused(
+        &mut story,
+        Input::Nodes(&[NodeChange::Seen(member.clone())]),
+    );
+    assert!(
+        matches!(why, Rejection::LabelTooLong { bytes: 1000, .. }),
+        "{why}"
+    );
+    let why = refused(&mut story, Input::Members(&[member]));
+    assert!(
+        matches!(why, Rejection::LabelTooLong { bytes: 1000, .. }),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_is_not_there_has_no_name() {
+    let story = under_way();
+    assert_eq!(story.job.node_name(99), "");
+    assert_eq!(story.job.target_name(99), "");
+    let nothing = story.job.assignment(99);
+    assert_eq!(
+        (nothing.node, nothing.version, nothing.target),
+        ("", 0, None)
+    );
 }

@@ -2,7 +2,7 @@
 
 mod story;
 
-use orchestrator_core::explain;
+use orchestrator_core::{BrokenLog, explain};
 use story::Story;
 
 #[test]
@@ -44,11 +44,13 @@ expect completed";
 2026-01-01T00:01:30.000Z  completed: every target had its turn
 now: rolled back to version 1: 2 of 2 nodes updated"
     );
+    let gap = explain(story.job.id().clone(), 7, log[1..].to_vec(), failed).unwrap_err();
     assert_eq!(
-        explain(story.job.id().clone(), 7, log[1..].to_vec(), failed)
-            .unwrap_err()
-            .expected,
-        1
+        gap,
+        BrokenLog::Gap {
+            expected: 1,
+            found: 2
+        }
     );
     let unknown = "01900000-0000-7000-8000-000000000000".parse().unwrap();
     assert_eq!(

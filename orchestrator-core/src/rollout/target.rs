@@ -118,7 +118,7 @@ impl Target {
         self.set(FAILED_BEFORE, on);
     }
 
-    /// Its execution was taken away: it does not come back.
+    /// Its execution was taken away, or its node belongs to the job no more: nobody waits for it.
     pub(crate) fn is_gone(&self) -> bool {
         self.flags & GONE != 0
     }

@@ -9,7 +9,7 @@ use crate::id::JobId;
 use crate::selector::Selector;
 use crate::time::Span;
 
-pub use parse::{SPEC_BYTES_MAX, SpecError, SpecErrors};
+pub use parse::{REPLICAS_MAX, SPEC_BYTES_MAX, SpecError, SpecErrors};
 
 /// One immutable version of a job.
 ///

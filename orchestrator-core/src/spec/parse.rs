@@ -21,7 +21,7 @@ pub use error::{SpecError, SpecErrors};
 pub const SPEC_BYTES_MAX: usize = 1 << 20;
 
 /// The most executions a replicated job may have.
-const REPLICAS_MAX: u32 = 1_000_000;
+pub const REPLICAS_MAX: u32 = 1_000_000;
 /// A log entry nests a carried field deeper still, and serde_json reads no more than 127 levels.
 const DEPTH_MAX: usize = 64;
 const DAY: Span = Span::from_secs(24 * 60 * 60);
@@ -36,6 +36,38 @@ impl JobSpec {
     /// Reads a job document that was read as JSON before; its repeated keys are gone unnoticed.
     pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
         check(value, job, Notes::default())
+    }
+
+    /// The rules of a document for a spec that was made by hand; but the workload is its owner's.
+    pub(crate) fn check(&self) -> Result<(), SpecErrors> {
+        let mut errors = Errors::default();
+        rollout(&mut errors, "rollout".into(), &self.rollout.to_json());
+        let replicas = match self.placement {
+            Placement::Every => 0,
+            Placement::Replicas { count, .. } => count,
+        };
+        if replicas > REPLICAS_MAX {
+            let allowed = format!("at most {REPLICAS_MAX}");
+            errors.add("replicas".into(), replicas.to_string(), allowed);
+        }
+        if self.lost_after > MONTH {
+            let allowed = format!("at most {MONTH}");
+            errors.add("lost_after".into(), self.lost_after.to_string(), allowed);
+        }
+        for (name, value) in &self.workload {
+            if let Some(allowed) = unreadable(value, DEPTH_MAX) {
+                errors.add(name.clone(), found(value), allowed);
+            }
+        }
+        let bytes = self.to_json().to_string().len();
+        if bytes > SPEC_BYTES_MAX {
+            let allowed = format!("at most {SPEC_BYTES_MAX} bytes in all");
+            errors.add("workload".into(), format!("{bytes} bytes"), allowed);
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(errors.in_order(|_| 0)),
+        }
     }
 
     /// The document that [`JobSpec::parse`] makes an equal spec of, every default spelled out.

@@ -432,16 +432,12 @@ impl Story {
                 .map(|a| (a.slot, a.version, a.generation))
                 .collect()
         };
-        let others = |node: &&String| {
+        let others = |node: &&str| {
             self.job.presence(node) != Some(Presence::Gone)
                 && runs(before, node) != runs(&self.job, node)
         };
-        let changed: BTreeSet<&str> = self
-            .zones
-            .keys()
-            .filter(others)
-            .map(String::as_str)
-            .collect();
+        let everyone = before.nodes().chain(self.job.nodes());
+        let changed: BTreeSet<&str> = everyone.filter(others).collect();
         let named: BTreeSet<&str> = effects
             .iter()
             .flat_map(|effect| match effect {
