@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small};
 use crate::id::is_name;
+use crate::input::NodeChange;
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
+use crate::spec::JobSpec;
 use crate::time::{Span, Time};
 
 /// The most nodes that a fleet may have.
@@ -147,6 +150,29 @@ impl Fleet {
         self.state.nodes.is_empty()
     }
 
+    /// Every node that a job's spec matches, as the job wants to hear of them: to register it with, and the
+    /// answer to [`Effect::MembersNeeded`](crate::Effect::MembersNeeded).
+    pub fn members(&self, spec: &JobSpec, own: impl Fn(&str) -> u32) -> Vec<Member> {
+        let member = |node: &Node| node.member(spec, own(&node.name));
+        self.nodes().filter_map(member).collect()
+    }
+
+    /// What to tell a job of a node, after an entry that [names it](Event::nodes). Telling it too much does no
+    /// harm: a job takes no notice of what it knows.
+    pub fn change(&self, name: &str, spec: &JobSpec, own: u32) -> NodeChange {
+        let became = |status| NodeChange::Became {
+            name: name.to_owned(),
+            status,
+        };
+        match self.node(name) {
+            None => became(Presence::Gone),
+            Some(node) => match node.member(spec, own) {
+                Some(member) => NodeChange::Seen(member),
+                None => became(Presence::Unmatched),
+            },
+        }
+    }
+
     /// All that is logged, to compare or to keep as a snapshot.
     pub fn state(&self) -> &State {
         &self.state
@@ -203,6 +229,19 @@ pub struct Node {
 }
 
 impl Node {
+    /// This node as a job with this spec sees it; `None` where the selector does not match. `own` are
+    /// the job's own executions there ([`Job::desired`](crate::Job::desired)), which are no load of others.
+    pub fn member(&self, spec: &JobSpec, own: u32) -> Option<Member> {
+        let spread = spec.rollout.spread.as_ref();
+        let zone = spread.and_then(|label| self.labels.get(label));
+        spec.selector.matches(&self.labels).then(|| Member {
+            name: self.name.to_string(),
+            zone: zone.cloned().unwrap_or_default(),
+            load: self.load.saturating_sub(own),
+            status: self.status().into(),
+        })
+    }
+
     /// Connectivity and drain in one word.
     pub fn status(&self) -> NodeStatus {
         match (self.connectivity, self.drain) {
@@ -238,6 +277,17 @@ pub enum NodeStatus {
     Draining,
     /// Nothing: it is silent and not expected back soon.
     Down,
+}
+
+impl From<NodeStatus> for Presence {
+    fn from(status: NodeStatus) -> Self {
+        match status {
+            NodeStatus::Ready => Self::Ready,
+            NodeStatus::Disconnected => Self::Disconnected,
+            NodeStatus::Draining => Self::Draining,
+            NodeStatus::Down => Self::Down,
+        }
+    }
 }
 
 /// What may be said to the fleet.
@@ -377,6 +427,24 @@ pub enum Event {
         /// Only those that changed.
         loads: BTreeMap<NodeName, u32>,
     },
+}
+
+impl Event {
+    /// The nodes that jobs may have to hear of.
+    pub fn nodes(&self) -> Vec<&NodeName> {
+        match self {
+            Self::Joined { name, .. }
+            | Self::LabelsChanged { name, .. }
+            | Self::Drained { name }
+            | Self::Enabled { name }
+            | Self::Removed { name } => vec![name],
+            Self::Reconnected { nodes }
+            | Self::Disconnected { nodes }
+            | Self::WentDown { nodes } => nodes.iter().collect(),
+            Self::LoadsChanged { loads } => loads.keys().collect(),
+            Self::FactsChanged { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Why an input was refused; nothing has changed.
