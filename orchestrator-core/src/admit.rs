@@ -333,18 +333,14 @@ pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Even
         };
     }
     match (&report.what, gate) {
+        // What has done its work is done.
+        _ if batch && updated => Err(Ignored::Decided),
         (Observation::CannotStart { detail }, _) => failed(Reason::CannotStart {
             detail: clip(detail),
         }),
-        (Observation::Exited { code: 0 }, _) if batch => {
-            if updated {
-                Err(Ignored::NothingNew)
-            } else {
-                passed(heard)
-            }
-        }
+        (Observation::Exited { code: 0 }, _) if batch => passed(heard),
         (Observation::Exited { code }, _) => failed(Reason::Exited { code: *code }),
-        (Observation::Restarted, Some(gate)) if updated && !batch => Ok(unhealthy(
+        (Observation::Restarted, Some(gate)) if updated => Ok(unhealthy(
             rollout,
             report,
             Bad::Restart,
@@ -434,11 +430,28 @@ pub(crate) fn check_nodes(state: &State, changes: &[NodeChange]) -> Result<(), R
             NodeChange::Became { name, .. } => check_name(name)?,
         }
     }
-    let nodes = state.members.len() as usize + changes.len();
-    if nodes > NODES_MAX {
-        return Err(Rejection::TooManyNodes(nodes));
+    let names = changes.iter().filter_map(|change| match change {
+        NodeChange::Seen(member) => Some(member.name.as_str()),
+        NodeChange::Became { .. } => None,
+    });
+    check_room(state, changes.len(), names)
+}
+
+/// Whether there is room for those of `names` that are new; `most` is how many there may be.
+fn check_room<'a>(
+    state: &State,
+    most: usize,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), Rejection> {
+    let known = state.members.len() as usize;
+    if known + most <= NODES_MAX {
+        return Ok(());
     }
-    Ok(())
+    let new = names.filter(|name| state.members.find(name).is_none());
+    match known + new.count() {
+        nodes if nodes > NODES_MAX => Err(Rejection::TooManyNodes(nodes)),
+        _ => Ok(()),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), Rejection> {
@@ -512,7 +525,7 @@ fn register(
             let same = |old: &Arc<JobSpec>| {
                 old.selector == spec.selector && old.rollout.spread == spec.rollout.spread
             };
-            if !state.spec().is_none_or(same) {
+            if state.members_due || !state.spec().is_none_or(same) {
                 return Err(Rejection::MembersNeeded);
             }
         }
@@ -553,20 +566,10 @@ fn register(
     Ok(facts)
 }
 
-/// What the answer to the question which nodes match amounts to.
-pub(crate) fn members(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
-    let mut facts = listed(state, members)?;
-    if state.members_due {
-        facts.push(Event::MembersListed);
-    }
-    Ok(facts)
-}
-
 /// What the list of all nodes that match amounts to.
-fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
-    if members.len() > NODES_MAX {
-        return Err(Rejection::TooManyNodes(members.len()));
-    }
+pub(crate) fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
+    let all = members.iter().map(|member| member.name.as_str());
+    check_room(state, members.len(), all)?;
     let mut names = BTreeSet::new();
     let mut joined = Vec::new();
     let mut facts = Vec::new();
@@ -604,6 +607,9 @@ fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Rejection> {
             status: Presence::Unmatched,
             nodes,
         });
+    }
+    if state.members_due {
+        facts.push(Event::MembersListed);
     }
     Ok(facts)
 }
@@ -711,8 +717,13 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             .ok_or(Rejection::NoStableVersion)?,
     };
     let nothing_runs = state.told_other_than(0) == 0;
-    if state.told_other_than(to) == 0 && !nothing_runs || leaving == to && state.active().is_some()
-    {
+    let untouched = state.told_other_than(to) == 0 && !nothing_runs;
+    // What is under way is called off by it, also before it has touched a node.
+    let there = match state.active() {
+        Some(rollout) => rollout.head.to == to,
+        None => untouched || state.settled && state.current == to,
+    };
+    if there {
         return Err(Rejection::NothingToRollBack(to));
     }
     let rollback_of = last

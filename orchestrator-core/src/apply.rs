@@ -11,7 +11,7 @@ use crate::packed::U48;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, TargetState};
 use crate::room;
 use crate::runs::Runs;
-use crate::spec::{JobSpec, Placement};
+use crate::spec::{JobSpec, JobType, Placement};
 use crate::state::{HISTORY_KEPT, KEYS_KEPT, Moment, NONE, Slot, State, Version};
 use crate::time::Time;
 
@@ -39,7 +39,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::NodesChanged { status, nodes } => {
             let runs = |node: &u32| {
                 let mut slots = state.members.slots(*node);
-                slots.any(|s| state.slots[s as usize].told != 0)
+                slots.any(|s| at_work(state, s))
             };
             // Executions of a replicated job stay until they have another node.
             let stop = *status == Presence::Draining && state.replicas.is_none();
@@ -85,10 +85,13 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
                 target.set_state(TargetState::Updating);
             }
         }),
-        Event::Updated { heard } => each_heard(state, heard, |target| {
-            target.streak = 0;
-            target.set_state(TargetState::Updated);
-        }),
+        Event::Updated { heard } => {
+            each_heard(state, heard, |target| {
+                target.streak = 0;
+                target.set_state(TargetState::Updated);
+            });
+            done(state, heard);
+        }
         Event::Failed { targets, reason } => failed(state, targets, reason),
         Event::Promoted { .. } => {
             let rollout = rollout(state);
@@ -98,7 +101,8 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Paused { failure } => {
             let rollout = rollout(state);
             rollout.head.state = DeploymentState::Paused;
-            rollout.paused_at = Some(elapsed);
+            // A failure while a person holds it: it has been held since then.
+            rollout.paused_at.get_or_insert(elapsed);
             rollout.head.culprit = None;
             rollout.head.cause.clone_from(failure);
             name_culprit(state);
@@ -114,7 +118,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             head.completed = Some(at);
             head.cause = Some(cause.clone());
             head.aftermath = *aftermath;
-            ended(state, *aftermath);
+            ended(state, *aftermath, effects);
         }
         Event::RolledBackBy { id } => rollout(state).head.rolled_back_by = Some(*id),
         Event::Converged { version, slots } => {
@@ -178,7 +182,6 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
     };
     state.versions.insert(version, new);
     state.version_max = version;
-    state.members_due = false;
     lay_out(state, version, spec.placement);
 }
 
@@ -189,31 +192,22 @@ fn lay_out(state: &mut State, version: u32, placement: Placement) {
     match placement {
         Placement::Every => {
             state.replicas = None;
-            state.unplaced.clear();
             let more = (state.members.len() as usize).saturating_sub(state.slots.len());
             room::reserve(&mut state.slots, more);
+            // What no node had taken is of no use any more.
+            for slot in state.unplaced.clone() {
+                retire(state, slot);
+            }
             // One for each node that matches, and no second one.
             for node in 0..state.members.len() {
-                let matches = !matches!(
-                    state.members.presence(node),
-                    Presence::Gone | Presence::Unmatched
-                );
-                let mut keep = matches;
+                let mut wanted = state.members.presence(node).matches();
+                if wanted {
+                    adopt(state, node);
+                }
                 for slot in state.members.slots(node).collect::<Vec<_>>() {
-                    if std::mem::take(&mut keep) {
-                        state.surplus.remove(&slot);
-                    } else {
+                    if !state.surplus.contains(&slot) && !std::mem::take(&mut wanted) {
                         state.surplus.insert(slot);
                     }
-                }
-                if keep {
-                    add_slot(state, node);
-                }
-            }
-            // Executions that no node had taken are of no use any more.
-            for slot in 0..state.slots.len() as u32 {
-                if state.slots[slot as usize].live && state.slots[slot as usize].node == NONE {
-                    retire(state, slot);
                 }
             }
         }
@@ -226,16 +220,17 @@ fn lay_out(state: &mut State, version: u32, placement: Placement) {
                     continue;
                 }
                 let node = state.slots[slot as usize].node;
-                let fits = node == NONE
+                let fits = state.unplaced.contains(&slot)
                     || state.members.presence(node) != Presence::Unmatched
                         && !(distinct && taken.contains(&node));
                 if fits && kept < count {
                     kept += 1;
                     taken.insert(node);
                     state.surplus.remove(&slot);
+                } else if state.unplaced.contains(&slot) {
+                    retire(state, slot);
                 } else {
                     state.surplus.insert(slot);
-                    state.unplaced.remove(&slot);
                 }
             }
             room::reserve(&mut state.slots, count.saturating_sub(kept) as usize);
@@ -274,6 +269,7 @@ fn add_slot(state: &mut State, node: u32) {
         target: NONE,
         generation: U48::default(),
         live: true,
+        done: false,
     };
     let slot = if let Some(slot) = state.free.pop_first() {
         state.slots[slot as usize] = new;
@@ -286,16 +282,38 @@ fn add_slot(state: &mut State, node: u32) {
         state.unplaced.insert(slot);
     } else {
         state.members.attach(node, slot);
-        if state.base() != 0 && state.presence(slot).is_ready() {
-            state.strays.insert(slot);
-        }
     }
     join(state, slot);
+    stray(state, slot);
+}
+
+/// Notes an execution that no wave reaches and that should be told something else.
+fn stray(state: &mut State, slot: u32) {
+    if state.is_behind(slot) {
+        state.strays.insert(slot);
+    }
+}
+
+/// A node of a job that runs once on each matches (again): one of its executions is wanted.
+fn adopt(state: &mut State, node: u32) {
+    let wanted = |slot: u32| !state.surplus.contains(&slot);
+    if state.members.slots(node).any(wanted) {
+        return;
+    }
+    let first = state.members.slots(node).next();
+    match first {
+        Some(slot) => {
+            state.surplus.remove(&slot);
+            set_gone(state, slot, false);
+            join(state, slot);
+        }
+        None => add_slot(state, node),
+    }
 }
 
 /// While a deployment goes on, an execution that it does not know becomes its last target.
 fn join(state: &mut State, slot: u32) {
-    if state.takes_joiners() && target_of(state, slot).is_none() {
+    if state.takes_joiners() && state.target_of(slot).is_none() {
         let rollout = rollout(state);
         let target = rollout.push_target(slot);
         rollout.queue.push(target);
@@ -307,28 +325,42 @@ fn join(state: &mut State, slot: u32) {
 fn retire(state: &mut State, slot: u32) -> Option<u32> {
     leave(state, slot);
     set_gone(state, slot, true);
-    let ran = state.slots[slot as usize].told != 0;
+    let ran = at_work(state, slot);
     tell(state, slot, 0);
-    // It keeps its node, so that its target has a name as long as it is looked at.
     let node = state.slots[slot as usize].node;
     state.slots[slot as usize].live = false;
     state.surplus.remove(&slot);
-    state.unplaced.remove(&slot);
+    let placed = !state.unplaced.remove(&slot) && node != NONE;
     state.strays.remove(&slot);
-    state.retired.insert(slot);
-    if node != NONE {
+    if placed {
         state.members.detach(node, slot);
         review_leaving(state, node);
     }
-    (node != NONE && ran).then_some(node)
+    if state.is_named(slot) {
+        // It keeps its node, so that its target has a name as long as it is looked at.
+        state.retired.insert(slot);
+        if node != NONE {
+            state.members.keep_name(node);
+        }
+    } else {
+        state.slots[slot as usize].node = NONE;
+        state.free.insert(slot);
+    }
+    (placed && ran).then_some(node)
 }
 
 /// Notes whether an execution is one to wait for.
 fn set_gone(state: &mut State, slot: u32, gone: bool) {
-    if let Some(target) = target_of(state, slot) {
+    if let Some(target) = state.target_of(slot) {
         let at = state.moment.wall;
         rollout(state).change(target, at, |t| t.set_gone(gone));
     }
+}
+
+/// Whether a slot was told to run something, and is not known to have done it.
+fn at_work(state: &State, slot: u32) -> bool {
+    let Slot { told, done, .. } = state.slots[slot as usize];
+    told != 0 && !done
 }
 
 /// Notes what a slot was told by the present entry.
@@ -342,41 +374,25 @@ fn tell(state: &mut State, slot: u32, version: u32) {
     }
     slot.told = version;
     slot.generation = U48::from(state.seq);
-}
-
-/// The target of a slot in the active deployment.
-fn target_of(state: &State, slot: u32) -> Option<u32> {
-    let target = state.slots[slot as usize].target;
-    state
-        .active()?
-        .targets
-        .get(target as usize)
-        .filter(|t| t.slot == slot)
-        .map(|_| target)
+    slot.done = false;
 }
 
 fn node_changed(state: &mut State, node: u32, status: Presence) {
-    let before = state.members.presence(node);
     state.members.set_presence(node, status);
-    let slots: Vec<u32> = state.members.slots(node).collect();
     let replicated = state.replicas.is_some();
-    if status == Presence::Ready && slots.is_empty() && !replicated && state.version_max > 0 {
-        add_slot(state, node);
+    if status.matches() && !replicated && state.version_max > 0 {
+        adopt(state, node);
     }
-    for slot in slots {
+    for slot in state.members.slots(node).collect::<Vec<_>>() {
         match status {
-            Presence::Ready => {
-                if before == Presence::Unmatched && !replicated {
-                    state.surplus.remove(&slot);
-                    join(state, slot);
-                }
-                back(state, slot);
-            }
+            Presence::Ready => back(state, slot),
             Presence::Disconnected | Presence::Down => lost(state, slot),
             Presence::Draining if replicated => back_from_silence(state, slot),
             Presence::Draining => {
                 leave(state, slot);
-                tell(state, slot, 0);
+                if !state.slots[slot as usize].done {
+                    tell(state, slot, 0);
+                }
             }
             Presence::Unmatched => {
                 leave(state, slot);
@@ -385,10 +401,11 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
                     add_slot(state, NONE);
                 }
             }
+            // It keeps its part in the deployment, and its zone, until it has another node.
             Presence::Gone if replicated && !state.surplus.contains(&slot) => {
-                leave(state, slot);
+                lost(state, slot);
                 state.members.detach(node, slot);
-                state.slots[slot as usize].node = NONE;
+                state.members.keep_name(node);
                 state.unplaced.insert(slot);
             }
             Presence::Gone => {
@@ -400,6 +417,7 @@ fn node_changed(state: &mut State, node: u32, status: Presence) {
         }
     }
     review_leaving(state, node);
+    state.members.forget(node);
 }
 
 /// Whether a node is to be left follows from how it is and what it holds; a wait that has begun goes on.
@@ -425,29 +443,22 @@ fn review_leaving(state: &mut State, node: u32) {
 /// The node of an execution is ready (again).
 fn back(state: &mut State, slot: u32) {
     back_from_silence(state, slot);
-    set_gone(state, slot, false);
-    if let Some(target) = target_of(state, slot) {
-        let at = state.moment.wall;
-        let rollout = rollout(state);
-        if rollout.targets[target as usize].state() == TargetState::Skipped {
-            rollout.change(target, at, |t| t.set_state(TargetState::Pending));
-            rollout.queue.push(target);
+    if !state.surplus.contains(&slot) {
+        set_gone(state, slot, false);
+        if let Some(target) = state.target_of(slot) {
+            let at = state.moment.wall;
+            let rollout = rollout(state);
+            if rollout.targets[target as usize].state() == TargetState::Skipped {
+                rollout.change(target, at, |t| t.set_state(TargetState::Pending));
+                rollout.queue.push(target);
+            }
         }
     }
-    let told = state.slots[slot as usize].told;
-    let idle = state.active().is_none();
-    let behind = if told == 0 {
-        state.base() != 0
-    } else {
-        idle && state.settled && told != state.current
-    };
-    if behind && !state.surplus.contains(&slot) {
-        state.strays.insert(slot);
-    }
+    stray(state, slot);
 }
 
 fn back_from_silence(state: &mut State, slot: u32) {
-    let Some(target) = target_of(state, slot) else {
+    let Some(target) = state.target_of(slot) else {
         return;
     };
     let at = state.moment.wall;
@@ -463,9 +474,16 @@ fn back_from_silence(state: &mut State, slot: u32) {
     }
 }
 
+/// The target of an execution that has not done its work yet: what is done stays done, whatever becomes of
+/// its node.
+fn target_at_work(state: &State, slot: u32) -> Option<u32> {
+    let done = state.slots[slot as usize].done;
+    state.target_of(slot).filter(|_| !done)
+}
+
 /// The node of an execution fell silent: what it had shown so far is no longer continuous.
 fn lost(state: &mut State, slot: u32) {
-    let Some(target) = target_of(state, slot) else {
+    let Some(target) = target_at_work(state, slot) else {
         return;
     };
     let at = state.moment.wall;
@@ -486,7 +504,7 @@ fn lost(state: &mut State, slot: u32) {
 
 /// An execution is taken off its node: no failure, and its turn is over until it is back.
 fn leave(state: &mut State, slot: u32) {
-    let Some(target) = target_of(state, slot) else {
+    let Some(target) = target_at_work(state, slot) else {
         return;
     };
     let at = state.moment.wall;
@@ -525,39 +543,38 @@ fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<E
     }
 }
 
-fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
+fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
     let mut left = Runs::default();
     let mut told: std::collections::BTreeMap<u32, Runs> = std::collections::BTreeMap::new();
     let mut again = Runs::default();
-    for &(slot, node) in moves {
+    for &(slot, node, version) in moves {
         let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
-        if before != NONE {
+        let Slot {
+            told: ran, done, ..
+        } = state.slots[slot as usize];
+        let worked = at_work(state, slot);
+        if !state.unplaced.remove(&slot) {
             state.members.detach(before, slot);
-            if state.slots[slot as usize].told != 0 {
+            if worked {
                 left.push(before);
             }
             review_leaving(state, before);
         }
         state.members.attach(node, slot);
-        state.unplaced.remove(&slot);
-        match state.slots[slot as usize].told {
-            0 => {
-                if state.base() != 0 {
-                    state.strays.insert(slot);
-                }
-            }
-            version => {
-                tell(state, slot, version);
-                told.entry(version).or_default().push(slot);
-                let moved = target_of(state, slot).filter(|&t| {
-                    let target = &rollout(state).targets[t as usize];
-                    target.state().is_in_flight() || target.state() == TargetState::Updated
-                });
-                if let Some(target) = moved {
-                    again.push(target);
-                }
+        if !done && (ran, version) != (0, 0) {
+            tell(state, slot, version);
+        }
+        if !done && version != 0 {
+            told.entry(version).or_default().push(slot);
+            let moved = state.target_of(slot).filter(|&t| {
+                let target = &rollout(state).targets[t as usize];
+                target.state().is_in_flight() || target.state() == TargetState::Updated
+            });
+            if let Some(target) = moved {
+                again.push(target);
             }
         }
+        state.strays.remove(&slot);
         back(state, slot);
     }
     for (version, slots) in told {
@@ -574,13 +591,14 @@ fn placed(state: &mut State, moves: &[(u32, u32)], effects: &mut Vec<Effect>) {
         let (clock, deadline) = (rollout.deadline_clock(elapsed), rollout.deadline_millis());
         let number = rollout.dispatches.len() as u32 + 1;
         let wave = rollout.head.wave;
+        let gated = rollout.head.spec.gate().is_some();
         rollout.dispatch(seq, clock + deadline, wave, again.clone());
         for target in again.iter() {
             rollout.change(target, wall, |t| {
                 t.dispatch = number;
                 t.reported = 0;
                 t.set_lost(false);
-                if t.state() == TargetState::Updated {
+                if t.state() == TargetState::Updated && gated {
                     // Elsewhere it has shown nothing yet.
                     t.streak = 1;
                 } else {
@@ -618,8 +636,11 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
         state.history.push_back(old.head);
     }
     // Nothing names the old targets any more: their slots and nodes are free.
-    for &slot in &state.retired {
-        state.slots[slot as usize].node = NONE;
+    for &slot in state.retired.iter().chain(&state.unplaced) {
+        match std::mem::replace(&mut state.slots[slot as usize].node, NONE) {
+            NONE => {}
+            node => state.members.release_name(node),
+        }
     }
     state.free.append(&mut state.retired);
     state.members.free_gone();
@@ -628,7 +649,8 @@ fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
     let at = state.moment.wall;
     match kind {
         DeploymentKind::Rollback => {
-            if let Some(bad) = state.versions.get_mut(from) {
+            // What was rolled back to before, and not all the way, is no worse for it.
+            if let Some(bad) = state.versions.get_mut(from).filter(|_| from != to) {
                 bad.rejected = true;
             }
             state.current = *to;
@@ -757,9 +779,17 @@ fn dispatched(
 
 fn skip(state: &mut State, targets: &Runs) {
     let at = state.moment.wall;
-    let rollout = rollout(state);
+    let State {
+        rollout, surplus, ..
+    } = state;
+    let rollout = rollout.as_mut().expect("targets come after a start");
     for target in targets.iter() {
-        rollout.change(target, at, |t| t.set_state(TargetState::Skipped));
+        // What is not wanted any more when it could have its turn is not waited for.
+        let gone = surplus.contains(&rollout.targets[target as usize].slot);
+        rollout.change(target, at, |t| {
+            t.set_state(TargetState::Skipped);
+            t.set_gone(gone);
+        });
     }
 }
 
@@ -771,6 +801,18 @@ fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mut crate::ro
             t.reported = number;
             change(t);
         });
+    }
+}
+
+/// What a batch job's executions are told is done when they are updated, and is not told again.
+fn done(state: &mut State, heard: &[Heard]) {
+    let to = rollout(state).head.to;
+    let version = state.versions.get(&to);
+    if version.is_some_and(|v| v.spec.job_type == JobType::Batch) {
+        for &(target, _) in heard {
+            let slot = rollout(state).targets[target as usize].slot;
+            state.slots[slot as usize].done = true;
+        }
     }
 }
 
@@ -829,7 +871,7 @@ fn resumed(state: &mut State) {
     rollout.head.culprit = None;
 }
 
-fn ended(state: &mut State, aftermath: Aftermath) {
+fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<Effect>) {
     name_culprit(state);
     let head = rollout(state).head.clone();
     let rollout = state.rollout.as_ref().expect("it has just ended");
@@ -849,12 +891,20 @@ fn ended(state: &mut State, aftermath: Aftermath) {
             version.stable = true;
             version.rejected = false;
         }
-        for slot in 0..state.slots.len() as u32 {
-            let Slot { told, .. } = state.slots[slot as usize];
-            if told != state.current && state.is_ready(slot) && !state.surplus.contains(&slot) {
-                state.strays.insert(slot);
-            }
+        if head.kind == DeploymentKind::Restart {
+            start_again_when_back(state);
         }
+    } else if state.layout == head.to
+        && state.current != 0
+        && state.want.is_none()
+        && !matches!(aftermath, Aftermath::RollBack { .. })
+    {
+        // It leaves nodes as they are, but those that come now run what ran before: so it is where that
+        // goes that counts again.
+        lay_out_again(state, state.current, effects);
+    }
+    for slot in 0..state.slots.len() as u32 {
+        stray(state, slot);
     }
     if let Aftermath::RollBack { to } = aftermath {
         state.want = Some(crate::event::Want {
@@ -862,6 +912,18 @@ fn ended(state: &mut State, aftermath: Aftermath) {
             to,
             rollback_of: Some(head.id),
         });
+    }
+}
+
+/// Executions that a restart did not reach run the right version already, and yet have it to do: that they
+/// were told nothing makes them start again.
+fn start_again_when_back(state: &mut State) {
+    let targets = rollout(state).targets.clone();
+    let skipped = targets.iter().filter(|t| t.state() == TargetState::Skipped);
+    for slot in skipped.map(|t| t.slot) {
+        if state.presence(slot).is_lost() {
+            tell(state, slot, 0);
+        }
     }
 }
 

@@ -29,12 +29,12 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
         .or_else(|| expire(rollout, now))
         .or_else(|| expire_suspect(rollout, now))
         .or_else(|| fail(state, rollout))
-        .or_else(|| place_unplaced(state))
         .or_else(|| {
             if rollout.head.state == DeploymentState::Paused {
                 return None;
             }
-            leave_nodes(state, now)
+            place_unplaced(state)
+                .or_else(|| leave_nodes(state, now))
                 .or_else(|| promote(rollout))
                 .or_else(|| next_wave(state, rollout))
                 .or_else(|| finish(state, rollout))
@@ -173,21 +173,12 @@ pub(crate) fn aftermath(state: &State, rollout: &Rollout) -> Aftermath {
     }
 }
 
-/// Executions that no node has taken so far.
+/// Executions that run on no node.
 fn place_unplaced(state: &State) -> Option<Event> {
     if state.unplaced.is_empty() || !has_room(state) {
         return None;
     }
-    let paused = state
-        .active()
-        .is_some_and(|r| r.head.state == DeploymentState::Paused);
-    let slots = state
-        .unplaced
-        .iter()
-        .copied()
-        .filter(|&s| !paused || state.slots[s as usize].told == 0);
-    let moves = place(state, slots);
-    (!moves.is_empty()).then_some(Event::Placed { moves })
+    placed(state, state.unplaced.iter().copied())
 }
 
 /// Executions on nodes that are drained, or lost for too long.
@@ -199,8 +190,40 @@ fn leave_nodes(state: &State, now: Moment) -> Option<Event> {
     let slots = nodes
         .flat_map(|node| state.members.slots(node))
         .filter(|s| !state.surplus.contains(s));
-    let moves = place(state, slots);
+    placed(state, slots)
+}
+
+/// Nodes for `slots`, and what they are to run there.
+fn placed(state: &State, slots: impl Iterator<Item = u32>) -> Option<Event> {
+    let moves = place(state, slots).into_iter();
+    let moves: Vec<(u32, u32, u32)> = moves
+        .map(|(slot, node)| (slot, node, runs_elsewhere(state, slot)))
+        .collect();
     (!moves.is_empty()).then_some(Event::Placed { moves })
+}
+
+/// What an execution is to run on a node that is new to it: what it ran, unless that was taken back, or
+/// would start outside of a wave what the waves are there for. 0 = nothing before its turn.
+fn runs_elsewhere(state: &State, slot: u32) -> u32 {
+    let told = state.slots[slot as usize].told;
+    let waits = state.waits_for_turn(slot);
+    let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize].state());
+    let stays = match state.active() {
+        None => !state.settled || told == state.current,
+        Some(rollout) => match target(rollout) {
+            Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
+            _ if state.takes_joiners() => told != rollout.head.to,
+            _ => told == rollout.head.to,
+        },
+    };
+    let taken_back = state.versions.get(&told).is_none_or(|v| v.rejected);
+    if stays && !taken_back {
+        told
+    } else if waits {
+        0
+    } else {
+        state.base()
+    }
 }
 
 /// Whether any node can take an execution more. What is being stopped goes nowhere.
@@ -278,7 +301,8 @@ fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
 /// The end, when every target had its turn.
 fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
     let head = &rollout.head;
-    if head.tally.pending > 0 || head.tally.in_flight() > 0 {
+    // An updated target that is bad now has its time to become good again: it proves nothing.
+    if head.tally.pending > 0 || head.tally.in_flight() > 0 || !rollout.suspects.is_empty() {
         return None;
     }
     let completed = Event::Ended {
@@ -349,6 +373,7 @@ fn forget_version(state: &State) -> Option<Event> {
         state.version_max,
         state.layout,
         state.stable_before(u32::MAX).unwrap_or(0),
+        state.stable_before(state.current).unwrap_or(0),
     ];
     let version = state
         .versions

@@ -46,6 +46,8 @@ pub struct Answered {
     pub version: u32,
     /// The deployment that it is about.
     pub deployment: Option<DeploymentId>,
+    /// Whether there was anything to do.
+    pub changed: bool,
 }
 
 /// A target and the number of the report that this is known from.
@@ -94,8 +96,8 @@ pub enum Event {
     },
     /// Executions got a node, the first or another one.
     Placed {
-        /// Slot and node; `u32::MAX` = no node can take it now.
-        moves: Vec<(u32, u32)>,
+        /// Slot, node, and the version that it is to run there; 0 = nothing before its turn.
+        moves: Vec<(u32, u32, u32)>,
     },
     /// Executions that no longer belong to the job were told to stop.
     Retired {
@@ -250,6 +252,11 @@ pub enum Presence {
 impl Presence {
     pub(crate) fn is_ready(&self) -> bool {
         *self == Self::Ready
+    }
+
+    /// It is there, however well, and the job's selector matches it.
+    pub(crate) fn matches(self) -> bool {
+        !matches!(self, Self::Unmatched | Self::Gone)
     }
 
     /// Silent: nobody knows what its workload does.
@@ -480,6 +487,17 @@ impl Event {
             Self::Answered(_) => "answered",
             Self::Forgot { .. } => "forgot",
         }
+    }
+
+    /// Whether it says what befell nodes, and no more.
+    pub(crate) fn is_of_nodes(&self) -> bool {
+        matches!(
+            self,
+            Self::NodesJoined { .. }
+                | Self::NodesChanged { .. }
+                | Self::NodeRelabeled { .. }
+                | Self::MembersListed
+        )
     }
 
     /// Whether one entry can say both.

@@ -67,15 +67,21 @@ enum Action {
     Register(u32),
 }
 
-fn spec(version: u32, rollout: &RolloutSpec) -> Box<JobSpec> {
+/// How a version is rolled out, and where to.
+struct Plan {
+    rollout: RolloutSpec,
+    placement: Placement,
+}
+
+fn spec(version: u32, rollout: &RolloutSpec, placement: Placement) -> Box<JobSpec> {
     let mut workload = serde_json::Map::new();
     workload.insert("version".to_owned(), version.into());
     Box::new(JobSpec {
         id: "w".parse().expect("a name"),
         job_type: JobType::Service,
         selector: Default::default(),
-        placement: Placement::Every,
-        lost_after: Span::from_secs(60),
+        placement,
+        lost_after: Span::from_secs(20),
         rollout: rollout.clone(),
         workload,
     })
@@ -93,7 +99,7 @@ fn health(failure_threshold: u8) -> HealthCheck {
 }
 
 impl World {
-    fn new(nodes: u32, rollout: &RolloutSpec) -> Self {
+    fn new(nodes: u32, plan: &Plan) -> Self {
         let mut world = Self {
             job: Job::new("w".parse().expect("a name"), 5),
             now: Time::from_millis(1_000_000),
@@ -107,19 +113,20 @@ impl World {
         // Version 1 is there and stable: the exploration begins with the way to version 2.
         world.step(
             Command::Register {
-                spec: spec(1, &RolloutSpec::default()),
+                spec: spec(1, &RolloutSpec::default(), plan.placement),
                 members: None,
                 again: false,
             }
             .into(),
         );
-        for target in 0..nodes {
+        let targets = world.job.outstanding().count() as u32;
+        for target in 0..targets {
             world.report(target, Observation::Started);
         }
         assert_eq!(world.job.current(), 1);
         world.step(
             Command::Register {
-                spec: spec(2, rollout),
+                spec: spec(2, &plan.rollout, plan.placement),
                 members: None,
                 again: false,
             }
@@ -164,7 +171,7 @@ impl World {
         self.step(Input::Reports(&[report]))
     }
 
-    fn act(&mut self, action: Action, rollout: &RolloutSpec) -> bool {
+    fn act(&mut self, action: Action, plan: &Plan) -> bool {
         self.path.push(action);
         let id = self.job.deployment().expect("there is always one").id;
         match action {
@@ -210,7 +217,7 @@ impl World {
             Action::Stop => self.step(Command::Stop.into()),
             Action::Register(version) => self.step(
                 Command::Register {
-                    spec: spec(version, rollout),
+                    spec: spec(version, &plan.rollout, plan.placement),
                     members: None,
                     again: true,
                 }
@@ -235,12 +242,23 @@ impl World {
         for node in 0..state.members.len() {
             key.push(state.members.presence(node) as u64);
         }
-        for slot in &state.slots {
+        for (number, slot) in (0..).zip(&state.slots) {
+            let flags = [
+                slot.live,
+                slot.done,
+                state.surplus.contains(&number),
+                state.unplaced.contains(&number),
+                state.retired.contains(&number),
+            ];
             key.extend([
                 u64::from(slot.told),
-                u64::from(slot.live),
                 u64::from(slot.node),
+                flags.iter().fold(0, |bits, &on| bits << 1 | u64::from(on)),
             ]);
+        }
+        for node in 0..state.members.len() {
+            let wait = state.leaving.due_of(node);
+            key.push(wait.map_or(u64::MAX, |due| due.saturating_sub(now)));
         }
         let Some(rollout) = &state.rollout else {
             return key;
@@ -343,7 +361,7 @@ impl World {
     }
 }
 
-fn explore(nodes: u32, rollout: &RolloutSpec, faults: &[Presence], deployments_max: u32) -> usize {
+fn explore(nodes: u32, plan: &Plan, faults: &[Presence], deployments_max: u32) -> usize {
     let mut actions = vec![
         Action::Pass,
         Action::Promote,
@@ -366,14 +384,14 @@ fn explore(nodes: u32, rollout: &RolloutSpec, faults: &[Presence], deployments_m
         ]);
         actions.extend(faults.iter().map(|&fault| Action::Node(n, fault)));
     }
-    let first = World::new(nodes, rollout);
+    let first = World::new(nodes, plan);
     let mut seen = BTreeSet::from([first.situation()]);
     let mut open = VecDeque::from([first]);
     while let Some(world) = open.pop_front() {
         world.ends(nodes);
         for &action in &actions {
             let mut next = world.clone();
-            if next.act(action, rollout)
+            if next.act(action, plan)
                 && next.job.state.deployments <= deployments_max
                 && next.job.state.slots.len() <= nodes as usize + 1
                 && seen.insert(next.situation())
@@ -411,14 +429,8 @@ fn rolling(threshold: u8) -> RolloutSpec {
 }
 
 /// Explores, and demands that there was something to explore.
-fn covers(
-    nodes: u32,
-    rollout: &RolloutSpec,
-    faults: &[Presence],
-    deployments: u32,
-    situations_min: usize,
-) {
-    let situations = explore(nodes, rollout, faults, deployments);
+fn covers(nodes: u32, plan: &Plan, faults: &[Presence], deployments: u32, situations_min: usize) {
+    let situations = explore(nodes, plan, faults, deployments);
     println!("{situations} situations");
     assert!(
         situations >= situations_min,
@@ -426,21 +438,28 @@ fn covers(
     );
 }
 
+fn every(rollout: RolloutSpec) -> Plan {
+    Plan {
+        rollout,
+        placement: Placement::Every,
+    }
+}
+
 #[test]
 fn two_nodes_canary_with_silent_nodes() {
     let rollout = canary(OnFailure::Rollback, false);
-    covers(2, &rollout, &[Presence::Disconnected], 3, 10_000);
+    covers(2, &every(rollout), &[Presence::Disconnected], 3, 10_000);
 }
 
 #[test]
 fn two_nodes_canary_that_pauses_on_failure() {
     let rollout = canary(OnFailure::Pause, true);
-    covers(2, &rollout, &[Presence::Draining], 3, 10_000);
+    covers(2, &every(rollout), &[Presence::Draining], 3, 10_000);
 }
 
 #[test]
 fn two_nodes_rolling_with_nodes_that_leave() {
-    covers(2, &rolling(0), &[Presence::Gone], 3, 10_000);
+    covers(2, &every(rolling(0)), &[Presence::Gone], 3, 10_000);
 }
 
 #[test]
@@ -450,7 +469,7 @@ fn two_nodes_at_once() {
         ..RolloutSpec::default()
     };
     let faults = [Presence::Disconnected, Presence::Draining];
-    covers(2, &rollout, &faults, 3, 10_000);
+    covers(2, &every(rollout), &faults, 3, 10_000);
 }
 
 #[test]
@@ -459,7 +478,7 @@ fn three_nodes_two_waves() {
         max_parallel: 2,
         ..canary(OnFailure::Rollback, false)
     };
-    covers(3, &rollout, &[], 3, 10_000);
+    covers(3, &every(rollout), &[], 3, 10_000);
 }
 
 #[test]
@@ -469,5 +488,24 @@ fn three_nodes_two_waves_with_all_that_follows() {
         max_parallel: 2,
         ..canary(OnFailure::Rollback, false)
     };
-    covers(3, &rollout, &[Presence::Disconnected], 3, 100_000);
+    covers(3, &every(rollout), &[Presence::Disconnected], 3, 100_000);
+}
+
+#[test]
+fn two_nodes_that_match_no_longer() {
+    covers(2, &every(rolling(2)), &[Presence::Unmatched], 3, 10_000);
+}
+
+/// An execution that goes from node to node takes its part in the deployment with it.
+#[test]
+fn one_execution_and_two_nodes_that_fall_silent_or_leave() {
+    let plan = Plan {
+        rollout: canary(OnFailure::Rollback, false),
+        placement: Placement::Replicas {
+            count: 1,
+            distinct: false,
+        },
+    };
+    let faults = [Presence::Down, Presence::Gone, Presence::Draining];
+    covers(2, &plan, &faults, 3, 10_000);
 }

@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::admit;
 use crate::event::{Entry, Event, Of};
 use crate::job::Job;
 use crate::state::State;
@@ -30,9 +31,15 @@ pub enum FormatError {
         #[source]
         source: serde_json::Error,
     },
-    /// Written by a newer program.
-    #[error("{kind} is of version {found}, this program reads up to {known}: use a newer one")]
-    TooNew {
+    /// A kind of entry that this program has never heard of.
+    #[error("no kind of entry is called {kind:?}: a newer program wrote it, or none")]
+    UnknownKind {
+        /// As it was written.
+        kind: String,
+    },
+    /// A version that this program does not read.
+    #[error("{kind} is of version {found}, this program reads 1 to {known}: use a newer one")]
+    OtherVersion {
         /// The kind of entry, or `snapshot`.
         kind: String,
         /// Its version.
@@ -71,6 +78,8 @@ struct Read<'a> {
 struct What<'a> {
     kind: Option<&'a str>,
     body: Option<&'a RawValue>,
+    /// The kind was taken for one that there is.
+    known: bool,
 }
 
 impl<'a> MapAccess<'a> for What<'a> {
@@ -82,8 +91,14 @@ impl<'a> MapAccess<'a> for What<'a> {
     ) -> Result<Option<K::Value>, Self::Error> {
         let key = match self {
             Self { kind: Some(_), .. } => "kind",
-            Self { body: Some(_), .. } => "body",
-            _ => return Ok(None),
+            Self { body: Some(_), .. } => {
+                self.known = true;
+                "body"
+            }
+            _ => {
+                self.known = true;
+                return Ok(None);
+            }
         };
         seed.deserialize(BorrowedStrDeserializer::new(key))
             .map(Some)
@@ -142,19 +157,18 @@ impl Entry {
             kind,
             body,
         } = serde_json::from_str(line).map_err(malformed)?;
-        if v > ENTRY_VERSION {
-            return Err(FormatError::TooNew {
-                kind: kind.to_owned(),
-                found: v,
-                known: ENTRY_VERSION,
-            });
-        }
+        check_version(kind, v, ENTRY_VERSION)?;
         // Older versions of a kind are turned into today's here, by (kind, v).
-        let what = What {
+        let mut what = What {
             kind: Some(kind),
             body,
+            known: false,
         };
-        let event = Event::deserialize(MapAccessDeserializer::new(what));
+        let event = Event::deserialize(MapAccessDeserializer::new(&mut what));
+        if !what.known && event.is_err() {
+            let kind = admit::clip(kind);
+            return Err(FormatError::UnknownKind { kind });
+        }
         let of = deployment.zip(revision).map(|(deployment, revision)| Of {
             deployment,
             revision,
@@ -198,16 +212,21 @@ pub(crate) fn decode_small<T: DeserializeOwned>(
 ) -> Result<T, FormatError> {
     let malformed = |source| FormatError::Malformed { what, source };
     let Version { v } = serde_json::from_str(text).map_err(malformed)?;
-    if v > SMALL_VERSION {
-        return Err(FormatError::TooNew {
-            kind: what.to_owned(),
-            found: v,
-            known: SMALL_VERSION,
-        });
-    }
+    check_version(what, v, SMALL_VERSION)?;
     // Older forms are turned into today's here, by `what` and `v`.
     let Versioned { what, .. } = serde_json::from_str(text).map_err(malformed)?;
     Ok(what)
+}
+
+fn check_version(kind: &str, found: u32, known: u32) -> Result<(), FormatError> {
+    if (1..=known).contains(&found) {
+        return Ok(());
+    }
+    Err(FormatError::OtherVersion {
+        kind: admit::clip(kind),
+        found,
+        known,
+    })
 }
 
 /// All that is read before it is known whether the rest can be.
@@ -234,13 +253,7 @@ impl Job {
             source,
         };
         let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
-        if v > SNAPSHOT_VERSION {
-            return Err(FormatError::TooNew {
-                kind: "snapshot".to_owned(),
-                found: v,
-                known: SNAPSHOT_VERSION,
-            });
-        }
+        check_version("snapshot", v, SNAPSHOT_VERSION)?;
         let snapshot: Snapshot<State> = serde_json::from_slice(bytes).map_err(malformed)?;
         Ok(Self {
             state: snapshot.state,

@@ -8,7 +8,7 @@ use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Heard, Of
 use crate::group::Outcome;
 use crate::id::{DeploymentId, JobId};
 use crate::input::{Input, Request};
-use crate::rollout::TargetState;
+use crate::rollout::{Target, TargetState};
 use crate::runs::Runs;
 use crate::spec::JobSpec;
 use crate::state::{Moment, NONE, Slot, State};
@@ -52,7 +52,8 @@ pub struct Answer {
     pub version: u32,
     /// The deployment that it is about: the active one, or the last.
     pub deployment: Option<DeploymentId>,
-    /// False where there was nothing to do, or it was done under the same key before.
+    /// False where there was nothing to do. A command that comes again with its key is answered as the first
+    /// time, and then the [step](Step::entries) has no entries.
     pub changed: bool,
 }
 
@@ -160,7 +161,7 @@ impl Job {
                 admit::check_nodes(&self.state, changes)?;
                 None
             }
-            Input::Members(members) => Some(Admitted::Facts(admit::members(&self.state, members)?)),
+            Input::Members(members) => Some(Admitted::Facts(admit::listed(&self.state, members)?)),
             Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
         };
         let mut log = Log::open(&mut self.state, now);
@@ -198,7 +199,8 @@ impl Job {
         let mut again = None;
         match admitted {
             Some(Admitted::Facts(facts)) => {
-                changed = !facts.is_empty();
+                // What it says of nodes by the way is nothing that was asked for.
+                changed = facts.iter().any(|fact| !fact.is_of_nodes());
                 facts.into_iter().for_each(|fact| log.push(fact));
             }
             Some(Admitted::Again(known)) => again = Some(known),
@@ -214,26 +216,28 @@ impl Job {
             if let Some(Answered {
                 version,
                 deployment,
+                changed,
                 ..
             }) = again
             {
                 now = Answer {
                     version,
                     deployment,
-                    changed: false,
+                    changed,
                 };
             } else if let Some(key) = key {
-                let (key, digest) = (admit::clip(&key), admit::digest(&command));
+                let digest = admit::digest(&command);
                 let Answer {
                     version,
                     deployment,
-                    ..
+                    changed,
                 } = now;
                 log.push(Event::Answered(Answered {
                     key,
                     digest,
                     version,
                     deployment,
+                    changed,
                 }));
             }
             answer = Some(now);
@@ -350,13 +354,15 @@ impl Job {
     }
 
     /// What a node should run now, all of it: also for one that was away for a month. Whatever else
-    /// of this job runs there is to be stopped.
+    /// of this job runs there is to be stopped. Executions of a batch job that have done their work are not
+    /// listed: they are not run again.
     pub fn desired(&self, node: &str) -> Vec<Assignment<'_>> {
         let Some(node) = self.state.members.find(node) else {
             return Vec::new();
         };
         let slots = self.state.members.slots(node);
         slots
+            .filter(|&slot| !self.state.slots[slot as usize].done)
             .map(|slot| self.assignment(slot))
             .filter(|a| a.version != 0)
             .collect()
@@ -407,8 +413,10 @@ impl Job {
     /// turn bad as long as the deployment goes on.
     pub fn watched(&self) -> impl Iterator<Item = Assignment<'_>> {
         let targets = self.state.active().into_iter().flat_map(|r| &r.targets);
-        let watched =
-            targets.filter(|t| t.state().is_in_flight() || t.state() == TargetState::Updated);
+        let may_turn_bad = |t: &Target| {
+            t.state() == TargetState::Updated && !self.state.slots[t.slot as usize].done
+        };
+        let watched = targets.filter(move |t| t.state().is_in_flight() || may_turn_bad(t));
         watched.map(|target| self.assignment(target.slot))
     }
 
@@ -437,12 +445,10 @@ impl Job {
         }
     }
 
-    /// What the job was told of a node; `None` where it does not know it.
+    /// What the job was told of a node; `None` where it does not know it, or it left.
     pub fn presence(&self, node: &str) -> Option<Presence> {
-        self.state
-            .members
-            .find(node)
-            .map(|n| self.state.members.presence(n))
+        let node = self.state.members.find(node)?;
+        Some(self.state.members.presence(node)).filter(|&p| p != Presence::Gone)
     }
 
     /// The name of the node of a target of the active or the last deployment.
@@ -512,7 +518,7 @@ fn fits(state: &State, entry: &Entry) -> bool {
         }
         Event::Placed { moves } => moves
             .iter()
-            .all(|(s, node)| slot(s) && *node < state.members.len()),
+            .all(|(s, node, _)| slot(s) && *node < state.members.len()),
         Event::Retired { slots } => slots.iter().all(slot),
         Event::Started(started) => {
             started.id == DeploymentId::derive(state.seed, started.number, entry.at)

@@ -30,6 +30,7 @@ type Law = Result<(), Broken>;
 /// 5. Targets in each state add up to all of them; no kept count differs from a recount.
 /// 6. Over the limits means failed, or paused for a failure, in the same step.
 /// 7. The entries lead from the one state to the other.
+/// 10. Nothing that was taken back starts again but in a wave.
 /// 12. No time runs backwards, and no deadline stays overdue.
 /// 14. What is not final has a wake-up in the future or names the gate that it waits at; and a
 ///     deployment that waits for a node has none.
@@ -140,6 +141,9 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 if forward && Some(*version) == to {
                     return broken(2, "nodes converge to a version that is not proven");
                 }
+                if taken_back(state, *version) {
+                    return broken(10, "nodes converge to what was taken back");
+                }
             }
             if let Some(slot) = slots.iter().find(|&slot| !state.is_ready(slot)) {
                 return broken(
@@ -148,12 +152,37 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 );
             }
         }
+        Event::Placed { moves } => {
+            if active.is_some_and(|r| r.head.state == DeploymentState::Paused) {
+                return broken(3, "an execution moves while paused");
+            }
+            for &(slot, node, version) in moves {
+                if !state.members.presence(node).is_ready() {
+                    return broken(3, format!("slot {slot} moves to a node that is not ready"));
+                }
+                if taken_back(state, version) {
+                    return broken(10, format!("slot {slot} moves with what was taken back"));
+                }
+                let target = active.and_then(|r| Some(&r.targets[state.target_of(slot)? as usize]));
+                let under_way = target
+                    .is_some_and(|t| t.state().is_in_flight() || t.state() == TargetState::Updated);
+                let forward = active.filter(|_| state.takes_joiners());
+                if forward.is_some_and(|r| r.head.to == version) && !under_way {
+                    return broken(2, format!("slot {slot} starts outside of a wave"));
+                }
+            }
+        }
         Event::Ended { .. } | Event::Failed { .. } | Event::Updated { .. } if active.is_none() => {
             return broken(3, format!("{} after the end", entry.event.kind()));
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Whether a version was taken back, and no person brings it back.
+fn taken_back(state: &State, version: u32) -> bool {
+    version != state.base() && state.versions.get(&version).is_some_and(|v| v.rejected)
 }
 
 fn in_flight_bounded(rollout: &Rollout) -> Law {
@@ -265,7 +294,8 @@ fn told_counts(state: &State) -> Law {
     }
     for (number, slot) in (0..).zip(&state.slots) {
         let attached = slot.node != NONE && state.members.slots(slot.node).any(|s| s == number);
-        if slot.live && attached != (slot.node != NONE) {
+        let homeless = slot.node == NONE || state.unplaced.contains(&number);
+        if slot.live && attached == homeless {
             return broken(5, format!("slot {number} and its node disagree"));
         }
     }
@@ -369,7 +399,9 @@ fn settled(state: &State) -> Law {
         return Ok(());
     }
     for (number, slot) in (0..).zip(&state.slots) {
-        if state.is_ready(number) && slot.told != state.current {
+        // What is none of the current version's stops when it is known which nodes match.
+        let stops = state.members_due && state.surplus.contains(&number);
+        if state.is_ready(number) && slot.told != state.current && !stops {
             let (told, current) = (slot.told, state.current);
             return broken(
                 15,

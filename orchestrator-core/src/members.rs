@@ -25,26 +25,31 @@ pub(crate) struct Members {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(from = "(u32, u16, Presence)", into = "(u32, u16, Presence)")]
+#[serde(from = "NodeRow", into = "NodeRow")]
 struct Node {
     first_slot: u32,
     zone: u16,
     presence: Presence,
+    /// A slot that is not its own any more still speaks of it.
+    named: bool,
 }
 
-impl From<(u32, u16, Presence)> for Node {
-    fn from((first_slot, zone, presence): (u32, u16, Presence)) -> Self {
+type NodeRow = (u32, u16, Presence, bool);
+
+impl From<NodeRow> for Node {
+    fn from((first_slot, zone, presence, named): NodeRow) -> Self {
         Self {
             first_slot,
             zone,
             presence,
+            named,
         }
     }
 }
 
-impl From<Node> for (u32, u16, Presence) {
+impl From<Node> for NodeRow {
     fn from(node: Node) -> Self {
-        (node.first_slot, node.zone, node.presence)
+        (node.first_slot, node.zone, node.presence, node.named)
     }
 }
 
@@ -120,6 +125,7 @@ impl Members {
                     first_slot: NONE,
                     zone,
                     presence: Presence::Gone,
+                    named: false,
                 };
                 room::push(&mut self.nodes, new);
             }
@@ -176,9 +182,30 @@ impl Members {
         self.count(node, true);
     }
 
-    /// Gives the numbers of nodes that left to others; only when nothing names them any more.
+    /// From here on the name of a node is kept after it left, until it is [freed](Self::free_gone).
+    pub(crate) fn keep_name(&mut self, node: u32) {
+        self.nodes[node as usize].named = true;
+    }
+
+    /// Nothing speaks of the node any more but what it holds.
+    pub(crate) fn release_name(&mut self, node: u32) {
+        self.nodes[node as usize].named = false;
+    }
+
+    /// Gives the number of a node that left to another, if nothing speaks of it any more.
+    pub(crate) fn forget(&mut self, node: u32) {
+        let Node {
+            named, presence, ..
+        } = self.nodes[node as usize];
+        if !named && presence == Presence::Gone && self.gone.remove(&node) {
+            self.names.remove(node);
+        }
+    }
+
+    /// Gives the numbers of all nodes that left to others; only when nothing speaks of them any more.
     pub(crate) fn free_gone(&mut self) {
         for node in std::mem::take(&mut self.gone) {
+            self.nodes[node as usize].named = false;
             self.names.remove(node);
         }
     }
@@ -208,7 +235,7 @@ impl Members {
         let Node {
             first_slot,
             presence,
-            zone: _,
+            ..
         } = self.nodes[node as usize];
         if !presence.is_ready() {
             return;

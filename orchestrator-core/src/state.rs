@@ -9,7 +9,7 @@ use crate::event::{Answered, DeploymentKind, Presence, Want};
 use crate::id::JobId;
 use crate::members::Members;
 use crate::packed::U48;
-use crate::rollout::{Head, Rollout};
+use crate::rollout::{Head, Rollout, TargetState};
 use crate::spec::{JobSpec, Placement};
 use crate::time::Time;
 
@@ -52,7 +52,7 @@ pub(crate) struct State {
     pub(crate) free: BTreeSet<u32>,
     /// How many executions a replicated job is to have.
     pub(crate) replicas: Option<u32>,
-    /// Slots of a replicated job that no node can take now.
+    /// Slots of a replicated job that run on no node: they wait for one, and remember the last.
     pub(crate) unplaced: BTreeSet<u32>,
     /// Nodes of a replicated job to be left, with the job's time from which on.
     pub(crate) leaving: Leaving,
@@ -99,18 +99,21 @@ pub(crate) struct Slot {
     /// The entry that told it.
     pub(crate) generation: U48,
     pub(crate) live: bool,
+    /// It ran to its end what it was told, a batch job: it is not told again.
+    pub(crate) done: bool,
 }
 
-type SlotRow = (u32, u32, u32, u64, bool);
+type SlotRow = (u32, u32, u32, u64, bool, bool);
 
 impl From<SlotRow> for Slot {
-    fn from((node, told, target, generation, live): SlotRow) -> Self {
+    fn from((node, told, target, generation, live, done): SlotRow) -> Self {
         Self {
             node,
             told,
             target,
             generation: generation.into(),
             live,
+            done,
         }
     }
 }
@@ -123,6 +126,7 @@ impl From<Slot> for SlotRow {
             slot.target,
             slot.generation.into(),
             slot.live,
+            slot.done,
         )
     }
 }
@@ -161,6 +165,11 @@ impl Leaving {
 
     pub(crate) fn contains(&self, node: u32) -> bool {
         self.by_node.contains_key(&node)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn due_of(&self, node: u32) -> Option<u64> {
+        self.by_node.get(&node).copied()
     }
 
     pub(crate) fn first_due(&self) -> Option<u64> {
@@ -247,6 +256,7 @@ impl State {
     pub(crate) fn presence(&self, slot: u32) -> Presence {
         match self.slots[slot as usize].node {
             NONE => Presence::Gone,
+            _ if self.unplaced.contains(&slot) => Presence::Gone,
             node => self.members.presence(node),
         }
     }
@@ -254,6 +264,44 @@ impl State {
     /// A slot that has a node that can be given work.
     pub(crate) fn is_ready(&self, slot: u32) -> bool {
         self.slots[slot as usize].live && self.presence(slot).is_ready()
+    }
+
+    /// The target of a slot in the active deployment.
+    pub(crate) fn target_of(&self, slot: u32) -> Option<u32> {
+        let target = self.slots[slot as usize].target;
+        let row = self.active()?.targets.get(target as usize);
+        row.filter(|t| t.slot == slot).map(|_| target)
+    }
+
+    /// Whether a slot is a target of a deployment that is looked at: the active one, or the last.
+    pub(crate) fn is_named(&self, slot: u32) -> bool {
+        let target = self.slots[slot as usize].target;
+        let row = self.rollout.as_ref();
+        let row = row.and_then(|r| r.targets.get(target as usize));
+        row.is_some_and(|t| t.slot == slot)
+    }
+
+    /// Whether a slot is a target whose turn may still come, of a deployment that starts nothing outside of
+    /// its waves: it does not take joiners.
+    pub(crate) fn waits_for_turn(&self, slot: u32) -> bool {
+        let Some(rollout) = self.active().filter(|_| !self.takes_joiners()) else {
+            return false;
+        };
+        let state = self
+            .target_of(slot)
+            .map(|t| rollout.targets[t as usize].state());
+        matches!(state, Some(TargetState::Pending | TargetState::Skipped))
+    }
+
+    /// Whether a slot should be told something else than it was, though no wave reaches it.
+    pub(crate) fn is_behind(&self, slot: u32) -> bool {
+        if !self.is_ready(slot) || self.surplus.contains(&slot) {
+            return false;
+        }
+        match self.slots[slot as usize].told {
+            0 => self.base() != 0 && !self.waits_for_turn(slot),
+            told => self.active().is_none() && self.settled && told != self.current,
+        }
     }
 
     /// The newest version before `version` that may be gone back to.

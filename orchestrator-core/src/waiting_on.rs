@@ -100,21 +100,18 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
             deadline,
         };
     }
-    if rollout.is_gated() && head.tally.canaries > 0 {
-        if rollout.canaries_well() {
-            return WaitingOn::Promotion;
-        }
-        // Canaries that turned bad have a deadline again; silent ones only come back.
-        let unwell = head.tally.canaries - head.tally.canaries_well;
-        if let Some(&(due, _)) = rollout.suspects.first() {
-            return WaitingOn::Health {
-                targets: unwell,
-                sign: sign(state, head),
-                deadline: Some(wall(state, rollout, due)),
-            };
-        }
+    if rollout.is_gated() && rollout.canaries_well() {
+        return WaitingOn::Promotion;
     }
-    WaitingOn::ReadyNode
+    // Updated targets that turned bad have a deadline again; silent ones only come back.
+    match rollout.suspects.first() {
+        Some(&(due, _)) => WaitingOn::Health {
+            targets: rollout.suspects.len() as u32,
+            sign: sign(state, head),
+            deadline: Some(wall(state, rollout, due)),
+        },
+        None => WaitingOn::ReadyNode,
+    }
 }
 
 /// A deadline on the driver's clock. While paused: as if it were resumed now.

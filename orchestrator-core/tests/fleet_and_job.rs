@@ -143,6 +143,6 @@ fn what_befalls_a_node_reaches_the_job() {
     assert_eq!((driver.runs("h1"), driver.runs("h2")), (vec![1], vec![]));
 
     driver.say(0, Say::Remove { name: "h1".into() });
-    assert_eq!(driver.job.presence("h1"), Some(Presence::Gone));
+    assert_eq!(driver.job.presence("h1"), None);
     assert_eq!(driver.runs("h1"), [] as [u32; 0]);
 }

@@ -210,12 +210,33 @@ fn what_a_newer_program_wrote_is_refused_by_name() {
         .replace("\"v\":1", "\"v\":2");
     let why = Entry::decode(&line).expect_err("it is too new").to_string();
     assert!(
-        why.contains("of version 2, this program reads up to 1"),
+        why.contains("of version 2, this program reads 1 to 1"),
         "{why}"
     );
+    let none = line.replace("\"v\":2", "\"v\":0");
+    let why = Entry::decode(&none).expect_err("there is no version 0");
+    assert!(
+        matches!(why, FormatError::OtherVersion { found: 0, .. }),
+        "{why}"
+    );
+    for body in ["", r#","body":{"x":1}"#] {
+        let other = format!(r#"{{"seq":1,"at":1,"elapsed":0,"v":1,"kind":"frobbed"{body}}}"#);
+        let why = Entry::decode(&other).expect_err("there is no such kind");
+        assert!(
+            why.to_string()
+                .contains("no kind of entry is called \"frobbed\""),
+            "{why}"
+        );
+    }
+    let bodiless = r#"{"seq":1,"at":1,"elapsed":0,"v":1,"kind":"forgot"}"#;
+    let why = Entry::decode(bodiless).expect_err("it forgot what");
+    assert!(matches!(why, FormatError::Malformed { .. }), "{why}");
     let snapshot = read("snapshot.v1.json").replacen("\"v\":1", "\"v\":7", 1);
     let why = Job::from_snapshot(snapshot.as_bytes()).expect_err("it is too new");
-    assert!(matches!(why, FormatError::TooNew { found: 7, .. }), "{why}");
+    assert!(
+        matches!(why, FormatError::OtherVersion { found: 7, .. }),
+        "{why}"
+    );
 }
 
 /// Every kind of entry of a fleet's log.
@@ -366,7 +387,7 @@ fn a_fleets_log_is_read_for_ever() {
         .replace("\"v\":1", "\"v\":2");
     assert!(matches!(
         fleet::Entry::decode(&newer),
-        Err(FormatError::TooNew { found: 2, .. })
+        Err(FormatError::OtherVersion { found: 2, .. })
     ));
 }
 

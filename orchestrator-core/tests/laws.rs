@@ -93,6 +93,11 @@ fn report() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Nodes that match.
+fn matching() -> impl Strategy<Value = String> {
+    (1..=NODES, 1..=NODES).prop_map(|(a, b)| format!("n{}..n{}", a.min(b), a.max(b)))
+}
+
 /// What becomes of a node.
 fn fate() -> impl Strategy<Value = String> {
     let fate = select(vec![
@@ -142,6 +147,9 @@ fn line() -> impl Strategy<Value = String> {
         3 => command.prop_map(str::to_owned),
         3 => time.prop_map(str::to_owned),
         2 => ((2..5_u32), rollout(), placement()).prop_map(|(v, r, p)| format!("deploy v{v} {r}{p}")),
+        1 => ((2..5_u32), rollout(), placement(), matching())
+            .prop_map(|(v, r, p, on)| format!("deploy v{v} {r}{p} selector=gpu on={on}")),
+        1 => matching().prop_map(|on| format!("members {on}")),
     ]
 }
 
@@ -199,6 +207,9 @@ fn heal(story: &mut Story) -> Result<(), TestCaseError> {
 /// Everyone is well and a person does what is asked for.
 fn finish(story: &mut Story) -> Result<(), TestCaseError> {
     for _ in 0..200 {
+        if story.job.members_due() {
+            one(story, &format!("members n1..n{NODES}"))?;
+        }
         let Some(record) = story
             .job
             .deployment()
