@@ -192,6 +192,7 @@ fn lay_out(state: &mut State, version: u32, placement: Placement) {
     match placement {
         Placement::Every => {
             state.replicas = None;
+            state.members.drop_index();
             let more = (state.members.len() as usize).saturating_sub(state.slots.len());
             room::reserve(&mut state.slots, more);
             // What no node had taken is of no use any more.
@@ -213,6 +214,7 @@ fn lay_out(state: &mut State, version: u32, placement: Placement) {
         }
         Placement::Replicas { count, distinct } => {
             state.replicas = Some(count);
+            state.members.index(state.seed, distinct);
             let mut kept = 0;
             let mut taken = std::collections::BTreeSet::new();
             for slot in 0..state.slots.len() as u32 {

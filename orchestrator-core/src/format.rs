@@ -255,8 +255,11 @@ impl Job {
         let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
         check_version("snapshot", v, SNAPSHOT_VERSION)?;
         let snapshot: Snapshot<State> = serde_json::from_slice(bytes).map_err(malformed)?;
-        Ok(Self {
-            state: snapshot.state,
-        })
+        let mut state = snapshot.state;
+        if state.replicas.is_some() {
+            let distinct = state.distinct();
+            state.members.index(state.seed, distinct);
+        }
+        Ok(Self { state })
     }
 }

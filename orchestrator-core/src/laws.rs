@@ -5,6 +5,7 @@
 use crate::apply::apply;
 use crate::event::{DeploymentKind, DeploymentState, Entry, Event};
 use crate::job::Job;
+use crate::placement::anew;
 use crate::rollout::{Rollout, Tally, TargetState};
 use crate::state::{NONE, State};
 use crate::waiting_on::{WaitingOn, waiting_on};
@@ -309,6 +310,11 @@ fn told_counts(state: &State) -> Law {
         if state.leaving.contains(node) != (state.replicas.is_some() && holds && away) {
             let what = format!("node {node} is {presence:?} and its leave-taking is kept wrongly");
             return broken(5, what);
+        }
+    }
+    if let Some(places) = state.members.places() {
+        if *places != anew(&state.members, state.seed, state.distinct()) {
+            return broken(5, "the index of who has room is not what it should be");
         }
     }
     let own = (0..)

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Presence;
 use crate::names::Names;
+use crate::placement::{Place, Places, anew};
 use crate::room;
 use crate::state::NONE;
 
@@ -22,6 +23,9 @@ pub(crate) struct Members {
     /// Ready nodes that hold no slot.
     ready_empty: u32,
     gone: std::collections::BTreeSet<u32>,
+    /// Who has room; only where executions are placed.
+    #[serde(skip)]
+    places: Option<Places>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
@@ -95,6 +99,32 @@ impl Members {
         (self.ready, self.ready_empty)
     }
 
+    pub(crate) fn places(&self) -> Option<&Places> {
+        self.places.as_ref()
+    }
+
+    /// Keeps an index of who has room from here on; `distinct`: no node has room for a second execution.
+    pub(crate) fn index(&mut self, seed: u64, distinct: bool) {
+        if !self.places.as_ref().is_some_and(|p| p.is_for(distinct)) {
+            self.places = Some(anew(self, seed, distinct));
+        }
+    }
+
+    /// Executions are not placed any more.
+    pub(crate) fn drop_index(&mut self) {
+        self.places = None;
+    }
+
+    pub(crate) fn place(&self, node: u32) -> Place<'_> {
+        Place {
+            node,
+            name: self.name(node),
+            zone: self.zone(node),
+            load: self.load(node),
+            ready: self.presence(node).is_ready(),
+        }
+    }
+
     /// Every node that has not left, with its number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.len()).filter(|&n| self.presence(n) != Presence::Gone)
@@ -131,28 +161,40 @@ impl Members {
             }
             node
         };
-        self.nodes[node as usize].zone = zone;
-        self.set_load(node, load);
-        self.set_presence(node, presence);
+        self.change(node, |members| {
+            members.nodes[node as usize].zone = zone;
+            members.nodes[node as usize].presence = presence;
+            members.set_load(node, load);
+        });
         node
     }
 
     pub(crate) fn relabel(&mut self, node: u32, zone: &str, load: u32) {
-        self.nodes[node as usize].zone = self.intern(zone);
-        self.set_load(node, load);
+        let zone = self.intern(zone);
+        self.change(node, |members| {
+            members.nodes[node as usize].zone = zone;
+            members.set_load(node, load);
+        });
     }
 
     pub(crate) fn set_presence(&mut self, node: u32, presence: Presence) {
-        self.count(node, false);
-        self.nodes[node as usize].presence = presence;
-        self.count(node, true);
+        self.change(node, |members| {
+            members.nodes[node as usize].presence = presence;
+        });
         if presence == Presence::Gone {
             self.gone.insert(node);
         }
     }
 
     pub(crate) fn attach(&mut self, node: u32, slot: u32) {
-        self.count(node, false);
+        self.change(node, |members| members.link(node, slot));
+    }
+
+    pub(crate) fn detach(&mut self, node: u32, slot: u32) {
+        self.change(node, |members| members.unlink(node, slot));
+    }
+
+    fn link(&mut self, node: u32, slot: u32) {
         let first = std::mem::replace(&mut self.nodes[node as usize].first_slot, slot);
         if first != NONE || (slot as usize) < self.next.len() {
             if self.next.len() <= slot as usize {
@@ -160,11 +202,12 @@ impl Members {
             }
             self.next[slot as usize] = first;
         }
-        self.count(node, true);
+        if let Some(places) = &mut self.places {
+            places.set_executions(node, places.executions(node) + 1);
+        }
     }
 
-    pub(crate) fn detach(&mut self, node: u32, slot: u32) {
-        self.count(node, false);
+    fn unlink(&mut self, node: u32, slot: u32) {
         let after = self.next.get(slot as usize).copied().unwrap_or(NONE);
         if self.nodes[node as usize].first_slot == slot {
             self.nodes[node as usize].first_slot = after;
@@ -179,7 +222,9 @@ impl Members {
         if let Some(next) = self.next.get_mut(slot as usize) {
             *next = NONE;
         }
-        self.count(node, true);
+        if let Some(places) = &mut self.places {
+            places.set_executions(node, places.executions(node) - 1);
+        }
     }
 
     /// From here on the name of a node is kept after it left, until it is [freed](Self::free_gone).
@@ -231,7 +276,23 @@ impl Members {
         }
     }
 
+    /// The only way to change a node: what is counted and indexed follows.
+    fn change(&mut self, node: u32, change: impl FnOnce(&mut Self)) {
+        self.count(node, false);
+        change(self);
+        self.count(node, true);
+    }
+
     fn count(&mut self, node: u32, add: bool) {
+        if let Some(mut places) = self.places.take() {
+            let place = self.place(node);
+            if add {
+                places.add(place);
+            } else {
+                places.remove(place);
+            }
+            self.places = Some(places);
+        }
         let Node {
             first_slot,
             presence,

@@ -31,10 +31,7 @@ pub(crate) fn order(state: &State, seed: u64, slots: impl Iterator<Item = u32>) 
             .into_iter()
             .map(|(draw, slot)| {
                 let ready = state.is_ready(slot);
-                let zone = match state.slots[slot as usize].node {
-                    crate::state::NONE => 0,
-                    node => state.members.zone(node),
-                };
+                let zone = state.zone_of(slot).unwrap_or(0);
                 let round = taken.entry((ready, zone)).or_insert(0_u32);
                 *round += 1;
                 (!ready, *round, draw, slot)

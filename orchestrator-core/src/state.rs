@@ -253,6 +253,14 @@ impl State {
             .is_some_and(|r| matches!(r.head.kind, DeploymentKind::Create | DeploymentKind::Update))
     }
 
+    /// The zone that a slot is in, or was in when it had a node.
+    pub(crate) fn zone_of(&self, slot: u32) -> Option<u16> {
+        match self.slots[slot as usize].node {
+            NONE => None,
+            node => Some(self.members.zone(node)),
+        }
+    }
+
     pub(crate) fn presence(&self, slot: u32) -> Presence {
         match self.slots[slot as usize].node {
             NONE => Presence::Gone,
