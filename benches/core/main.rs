@@ -4,6 +4,7 @@
 
 mod baseline;
 mod memory;
+mod moves;
 mod options;
 mod replay;
 mod steps;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     match Options::read(std::env::args().skip(1)) {
         Ok(Run::Tables(options)) => {
             steps::print(&options);
+            moves::print(&options);
             whole::print(&options);
             memory::print(&options);
             replay::print(&options);

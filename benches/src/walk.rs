@@ -63,16 +63,38 @@ impl Walk {
 
     /// Nodes join, none of which the job knows.
     pub fn join(&mut self, nodes: usize) {
+        self.join_zones(nodes, 0);
+    }
+
+    /// Nodes join, spread over so many zones.
+    pub fn join_zones(&mut self, nodes: usize, zones: usize) {
+        let member = |node: usize| Member {
+            zone: node
+                .checked_rem(zones)
+                .map_or_else(String::new, |zone| format!("zone-{zone}")),
+            ..Member::new(node_name(node))
+        };
         for first in (0..nodes).step_by(JOIN_AT_ONCE) {
-            let names = (first..nodes.min(first + JOIN_AT_ONCE)).map(node_name);
-            let changes: Vec<_> = names.map(|n| NodeChange::Seen(Member::new(n))).collect();
+            let members = (first..nodes.min(first + JOIN_AT_ONCE)).map(member);
+            let changes: Vec<_> = members.map(NodeChange::Seen).collect();
             self.step(Input::Nodes(&changes));
         }
     }
 
     /// Version 1 goes everywhere at once.
     pub fn settle(&mut self, nodes: usize) {
-        self.register("bench:1", &json!({ "strategy": "immediate" }));
+        self.register("bench:1", &json!({ "strategy": "immediate" }), None);
+        self.all_started(nodes);
+    }
+
+    /// So many executions of version 1 go where there is room, at once.
+    pub fn place(&mut self, executions: usize) {
+        let rollout = json!({ "strategy": "immediate", "spread": "zone" });
+        self.register("bench:1", &rollout, Some(executions));
+        self.all_started(executions);
+    }
+
+    fn all_started(&mut self, nodes: usize) {
         let mut wave = std::mem::take(&mut self.wave);
         for report in &mut wave {
             (report.number, report.what) = (1, Observation::Started);
@@ -90,7 +112,7 @@ impl Walk {
         });
         let rollout =
             json!({ "strategy": "rolling", "max_parallel": max_parallel, "health_check": check });
-        self.register("bench:2", &rollout);
+        self.register("bench:2", &rollout, None);
         assert_eq!(self.wave.len(), max_parallel, "the first wave is out");
     }
 
@@ -167,11 +189,14 @@ impl Walk {
         committed.expect("memory takes all").effects
     }
 
-    fn register(&mut self, image: &str, rollout: &Value) {
-        let spec = json!({
+    fn register(&mut self, image: &str, rollout: &Value, replicas: Option<usize>) {
+        let mut spec = json!({
             "job_id": job_id().name(), "driver": "docker",
             "config": { "image": image }, "rollout": rollout,
         });
+        if let Some(replicas) = replicas {
+            spec["placement"] = json!({ "replicas": replicas });
+        }
         let spec = JobSpec::parse(&spec.to_string()).expect("a spec");
         let register = Command::Register {
             spec: Box::new(spec),

@@ -76,8 +76,7 @@ fn settings(words: &[String]) -> Result<Settings, String> {
         recheck_every: 0,
         ..Settings::default()
     };
-    let (mut strategy, mut canaries, mut auto_promote) =
-        ("canary".to_owned(), Canaries::Count(1), false);
+    let (mut strategy, mut canaries, mut auto_promote) = ("canary".to_owned(), None, false);
     let mut max_parallel = None;
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -101,10 +100,10 @@ fn settings(words: &[String]) -> Result<Settings, String> {
             "--max-parallel" => max_parallel = Some(count(name, take()?, 0, u32::MAX)?),
             "--canaries" => {
                 let value = take()?;
-                canaries = match value.strip_suffix('%') {
-                    Some(percent) => Canaries::Percent(count(name, percent, 1, 100)?),
+                canaries = Some(match value.strip_suffix('%') {
+                    Some(percent) => Canaries::Percent(percentage(name, value, percent)?),
                     None => Canaries::Count(count(name, value, 1, u32::MAX)?),
-                };
+                });
             }
             "--auto-promote" => auto_promote = true,
             "--spread" => settings.rollout.spread = Some(one_of(name, take()?, &["zone"])?),
@@ -145,11 +144,26 @@ fn settings(words: &[String]) -> Result<Settings, String> {
     if settings.rollout.spread.is_some() && settings.zones == 0 {
         return Err("--spread zone needs --zones: nodes have no zone without it".to_owned());
     }
+    if strategy != "canary" && (canaries.is_some() || auto_promote) {
+        return Err(format!(
+            "--canaries and --auto-promote are for the strategy canary, not for {strategy}"
+        ));
+    }
+    if strategy == "immediate" && max_parallel.is_some() {
+        return Err("--max-parallel: the strategy immediate starts all at once".to_owned());
+    }
     // A person who is asked to look at a pause decides nothing in here.
     settings.resume = settings.rollout.on_failure != OnFailure::Pause;
     settings.rollout = RolloutSpec {
-        strategy: strategy_of(&strategy, canaries, auto_promote),
-        max_parallel: max_parallel.unwrap_or_else(|| settings.nodes.div_ceil(10)),
+        max_parallel: match &*strategy {
+            "immediate" => 0,
+            _ => max_parallel.unwrap_or_else(|| settings.nodes.div_ceil(10)),
+        },
+        strategy: strategy_of(
+            &strategy,
+            canaries.unwrap_or(Canaries::Count(1)),
+            auto_promote,
+        ),
         ..settings.rollout
     };
     Ok(settings)
@@ -192,6 +206,11 @@ fn count(name: &str, value: &str, least: u32, most: u32) -> Result<u32, String> 
     found.ok_or_else(|| format!("{name} {value}: allowed are whole numbers from {least} to {most}"))
 }
 
+fn percentage(name: &str, value: &str, percent: &str) -> Result<u32, String> {
+    let found = percent.parse().ok().filter(|n| (1..=100).contains(n));
+    found.ok_or_else(|| format!("{name} {value}: allowed are 1% to 100%, or a number of nodes"))
+}
+
 fn share(name: &str, value: &str) -> Result<f64, String> {
     number(name, value, 1.0, "a number from 0 to 1, such as 0.02")
 }
@@ -215,8 +234,8 @@ fn shown(settings: &Settings, outcome: &Outcome) -> String {
         Strategy::Canary { .. } => "canary",
     };
     let mut text = format!(
-        "version 1 to version 2 over {} nodes, {strategy}, {}, seed {}\n\n",
-        settings.nodes,
+        "version 1 to version 2 over {}, {strategy}, {}, seed {}\n\n",
+        nodes(settings.nodes),
         match settings.rollout.max_parallel {
             0 => "all at once".to_owned(),
             n => format!("{n} at a time"),
@@ -237,10 +256,15 @@ fn shown(settings: &Settings, outcome: &Outcome) -> String {
         );
     }
     text += &format!(
-        "blast radius  {} of {} nodes ({:.1} %) ran the new version, one of them for {}\n",
+        "blast radius  {} of {} ({:.1} %) ran the new version, {}for {}\n",
         blast.nodes,
-        outcome.nodes,
+        nodes(outcome.nodes),
         blast.share_percent,
+        if blast.nodes > 1 {
+            "the longest of them "
+        } else {
+            ""
+        },
         span(blast.longest_millis)
     );
     if blast.failed_requests > 0 {
@@ -254,6 +278,14 @@ fn shown(settings: &Settings, outcome: &Outcome) -> String {
         outcome.steps, outcome.entries, outcome.reports, outcome.restarts
     );
     text
+}
+
+fn nodes(count: u32) -> String {
+    if count == 1 {
+        "1 node".to_owned()
+    } else {
+        format!("{count} nodes")
+    }
 }
 
 /// Waves, one a line; those that went alike are one line.

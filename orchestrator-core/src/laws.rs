@@ -5,7 +5,7 @@
 use crate::apply::apply;
 use crate::event::{DeploymentKind, DeploymentState, Entry, Event};
 use crate::job::Job;
-use crate::placement::anew;
+use crate::placement::{Places, anew};
 use crate::rollout::{Rollout, Tally, TargetState};
 use crate::state::{NONE, State};
 use crate::waiting_on::{WaitingOn, waiting_on};
@@ -312,10 +312,9 @@ fn told_counts(state: &State) -> Law {
             return broken(5, what);
         }
     }
-    if let Some(places) = state.members.places() {
-        if *places != anew(&state.members, state.seed, state.distinct()) {
-            return broken(5, "the index of who has room is not what it should be");
-        }
+    let indexed = |places: &Places| anew(&state.members, state.seed, state.distinct()) == *places;
+    if !state.members.places().is_none_or(indexed) {
+        return broken(5, "the index of who has room is not what it should be");
     }
     let own = (0..)
         .zip(&state.slots)

@@ -77,6 +77,15 @@
 //! also of those that are updated already: what turns bad fails ([`Job::watched`] says who that is). The
 //! first good one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
 //! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline.
+//!
+//! A batch job is run until it was reported to have ended with 0, and not again after that: an execution whose
+//! node goes away before the report arrives is run once more, so its work should bear that.
+//!
+//! # What can be left out
+//!
+//! The feature `sim`, on by default, is the simulator (`sim`) and the laws (`laws`) that it checks: for
+//! tests, and for trying a rollout out. A program that only embeds the machines turns it off with
+//! `default-features = false`.
 
 #![forbid(unsafe_code)]
 

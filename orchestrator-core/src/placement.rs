@@ -69,9 +69,8 @@ impl Places {
         self.set_executions(place.node, executions);
         self.hold(place.zone, |held| held + executions);
         if let Some(free) = self.as_free(place) {
-            if self.free.entry(place.zone).or_default().insert(free) {
-                self.zones.insert((self.held(place.zone), place.zone));
-            }
+            self.free.entry(place.zone).or_default().insert(free);
+            self.zones.insert((self.held(place.zone), place.zone));
         }
     }
 

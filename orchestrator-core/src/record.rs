@@ -50,23 +50,35 @@ pub struct Status {
     /// Whether the rest may follow the canaries.
     pub canary_promoted: bool,
     /// When it came to its end.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "rfc3339_if_any"
+    )]
     pub completed_at: Option<Time>,
     /// When it began.
     #[serde(serialize_with = "rfc3339")]
-    pub created_at: Option<Time>,
+    pub created_at: Time,
     /// Counts from 1; 0 = not started.
     pub current_wave: u32,
     /// Failed targets.
     pub failed_nodes: u32,
     /// The earliest deadline of a target in flight; absent while it is paused, when deadlines stand still.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "rfc3339_if_any"
+    )]
     pub health_check_deadline: Option<Time>,
     /// The latest deadline of a target in flight.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "rfc3339_if_any"
+    )]
     pub healthy_deadline: Option<Time>,
     /// When more targets than ever before were updated, a wave began or a promotion came.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "rfc3339_if_any"
+    )]
     pub last_progress_time: Option<Time>,
     /// One sentence: what is going on, and why.
     pub message: String,
@@ -78,7 +90,7 @@ pub struct Status {
     pub total_nodes: u32,
     /// When it last changed.
     #[serde(serialize_with = "rfc3339")]
-    pub updated_at: Option<Time>,
+    pub updated_at: Time,
     /// Targets that run the new version, proven.
     pub updated_nodes: u32,
     /// Targets whose turn has not come.
@@ -108,7 +120,10 @@ pub struct TargetView {
     /// Whether its node is silent.
     pub lost: bool,
     /// Until when it has to be healthy.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "rfc3339_if_any"
+    )]
     pub deadline: Option<Time>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,7 +213,7 @@ impl Job {
             canary_nodes,
             canary_promoted: head.promoted,
             completed_at: head.completed,
-            created_at: Some(head.created),
+            created_at: head.created,
             current_wave: head.wave,
             failed_nodes: head.tally.failed,
             health_check_deadline: deadline(active.and_then(Rollout::due_first)),
@@ -208,7 +223,7 @@ impl Job {
             revision: head.revision,
             state: head.state,
             total_nodes: head.total,
-            updated_at: Some(head.updated),
+            updated_at: head.updated,
             updated_nodes: head.tally.updated,
             pending_nodes: head.tally.pending,
             in_flight_nodes: head.tally.in_flight(),
@@ -231,10 +246,17 @@ impl Job {
     }
 }
 
+fn rfc3339<S: serde::Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
 #[expect(clippy::ref_option, reason = "serde asks for a reference to the field")]
-fn rfc3339<S: serde::Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
+fn rfc3339_if_any<S: serde::Serializer>(
+    time: &Option<Time>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match time {
-        Some(time) => serializer.collect_str(time),
+        Some(time) => rfc3339(time, serializer),
         None => serializer.serialize_none(),
     }
 }

@@ -1,0 +1,321 @@
+//! Deployments: their beginning, their waves, what is heard of their targets, and their end.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::executions::{lay_out_again, stray, tell};
+use super::nodes::uncanary;
+use super::rollout;
+use crate::effect::Effect;
+use crate::event::{
+    Aftermath, Bad, Cause, DeploymentKind, DeploymentState, Heard, Reason, Started, Want,
+};
+use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
+use crate::runs::Runs;
+use crate::spec::JobType;
+use crate::state::{HISTORY_KEPT, Moment, NONE, State};
+
+pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
+    let Started {
+        number,
+        id,
+        kind,
+        from,
+        to,
+        spec,
+        order,
+        failed_first,
+        canaries,
+        rollback_of,
+    } = started;
+    if let Some(old) = state.rollout.take() {
+        if state.history.len() == HISTORY_KEPT {
+            state.history.pop_front();
+        }
+        state.history.push_back(old.head);
+    }
+    // Nothing names the old targets any more: their slots and nodes are free.
+    for &slot in state.retired.iter().chain(&state.unplaced) {
+        match std::mem::replace(&mut state.slots[slot as usize].node, NONE) {
+            NONE => {}
+            node => state.members.release_name(node),
+        }
+    }
+    state.free.append(&mut state.retired);
+    state.members.free_gone();
+    state.want = None;
+    state.deployments = *number;
+    let at = state.moment.wall;
+    match kind {
+        DeploymentKind::Rollback => {
+            // What was rolled back to before, and not all the way, is no worse for it.
+            if let Some(bad) = state.versions.get_mut(from).filter(|_| from != to) {
+                bad.rejected = true;
+            }
+            state.current = *to;
+        }
+        DeploymentKind::Stop => state.current = 0,
+        DeploymentKind::Create | DeploymentKind::Update | DeploymentKind::Restart => {}
+    }
+    let mut rollout = Rollout {
+        head: Head {
+            number: *number,
+            id: *id,
+            kind: *kind,
+            from: *from,
+            to: *to,
+            spec: spec.clone(),
+            state: DeploymentState::Pending,
+            revision: 0,
+            created: at,
+            updated: at,
+            completed: None,
+            progress: None,
+            wave: 0,
+            total: 0,
+            tally: Tally::default(),
+            failed_first: *failed_first,
+            canaries_wanted: *canaries,
+            promoted: false,
+            cause: None,
+            aftermath: Aftermath::Nothing,
+            rollback_of: *rollback_of,
+            rolled_back_by: None,
+            canary_nodes: Vec::new(),
+            culprit: None,
+        },
+        targets: Vec::with_capacity(order.len()),
+        queue: Queue::new(order.len() as u32),
+        dispatches: Vec::new(),
+        open: VecDeque::new(),
+        suspects: BTreeSet::new(),
+        canaries: Vec::new(),
+        failures: BTreeMap::new(),
+        held: 0,
+        paused_at: None,
+        forgiven: 0,
+        updated_max: 0,
+    };
+    for (position, &slot) in order.iter().enumerate() {
+        let target = rollout.push_target(slot);
+        let lost = state.presence(slot).is_lost();
+        if position < *failed_first as usize || lost {
+            rollout.change(target, at, |t| {
+                t.set_failed_before(position < *failed_first as usize);
+                t.set_lost(lost);
+            });
+        }
+        state.slots[slot as usize].target = target;
+    }
+    state.rollout = Some(rollout);
+    if *kind == DeploymentKind::Rollback {
+        lay_out_again(state, *to, effects);
+    }
+}
+
+pub(super) fn dispatched(
+    state: &mut State,
+    wave: u32,
+    canary: bool,
+    targets: &Runs,
+    effects: &mut Vec<Effect>,
+) {
+    let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
+    let rollout = rollout(state);
+    let due = rollout.deadline_clock(elapsed) + rollout.deadline_millis();
+    rollout.dispatch(seq, due, wave, targets.clone());
+    let number = rollout.dispatches.len() as u32;
+    rollout.head.wave = wave;
+    rollout.head.progress = Some(wall);
+    if rollout.head.state == DeploymentState::Pending {
+        rollout.head.state = DeploymentState::InProgress;
+    }
+    let mut slots = Runs::default();
+    for target in targets.iter() {
+        slots.push(rollout.targets[target as usize].slot);
+        rollout.change(target, wall, |t| {
+            t.dispatch = number;
+            t.reported = 0;
+            t.streak = 0;
+            t.set_canary(canary);
+            t.set_state(TargetState::Updating);
+        });
+        if canary {
+            rollout.canaries.push(target);
+        }
+    }
+    let version = rollout.head.to;
+    for slot in slots.iter() {
+        tell(state, slot, version);
+        state.strays.remove(&slot);
+    }
+    effects.push(Effect::Assign {
+        version,
+        generation: seq,
+        slots,
+    });
+}
+
+pub(super) fn skip(state: &mut State, targets: &Runs) {
+    let at = state.moment.wall;
+    let State {
+        rollout, surplus, ..
+    } = state;
+    let rollout = rollout.as_mut().expect("targets come after a start");
+    for target in targets.iter() {
+        // What is not wanted any more when it could have its turn is not waited for.
+        let gone = surplus.contains(&rollout.targets[target as usize].slot);
+        rollout.change(target, at, |t| {
+            t.set_state(TargetState::Skipped);
+            t.set_gone(gone);
+        });
+    }
+}
+
+pub(super) fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mut Target)) {
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    for &(target, number) in heard {
+        rollout.change(target, at, |t| {
+            t.reported = number;
+            change(t);
+        });
+    }
+}
+
+/// What a batch job's executions are told is done when they are updated, and is not told again.
+pub(super) fn done(state: &mut State, heard: &[Heard]) {
+    let to = rollout(state).head.to;
+    let version = state.versions.get(&to);
+    if version.is_some_and(|v| v.spec.job_type == JobType::Batch) {
+        for &(target, _) in heard {
+            let slot = rollout(state).targets[target as usize].slot;
+            state.slots[slot as usize].done = true;
+        }
+    }
+}
+
+pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
+    let Moment { wall, elapsed } = state.moment;
+    let rollout = rollout(state);
+    let clock = rollout.deadline_clock(elapsed);
+    for &(target, number) in heard {
+        let before = rollout.targets[target as usize].is_suspect();
+        rollout.change(target, wall, |t| {
+            t.reported = number;
+            t.streak = t.streak.saturating_add(1);
+            t.set_bad_by_rate(matches!(cause, Bad::ErrorRate { .. }));
+            if t.state() == TargetState::Observing {
+                t.set_state(TargetState::Updating);
+            }
+        });
+        if !before && rollout.targets[target as usize].is_suspect() {
+            rollout.suspect(target, clock, wall);
+        }
+    }
+}
+
+pub(super) fn failed(state: &mut State, targets: &Runs, reason: &Reason) {
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    for target in targets.iter() {
+        rollout.change(target, at, |t| t.set_state(TargetState::Failed));
+        rollout.failures.insert(
+            target,
+            Failure {
+                reason: reason.clone(),
+                at,
+            },
+        );
+    }
+}
+
+pub(super) fn resumed(state: &mut State) {
+    let Moment { wall, elapsed } = state.moment;
+    let rollout = rollout(state);
+    if let Some(since) = rollout.paused_at.take() {
+        rollout.held += elapsed.saturating_sub(since);
+    }
+    rollout.head.state = DeploymentState::InProgress;
+    if rollout.head.cause.take().is_some() {
+        // A person saw these failures and went on; failed canaries are replaced.
+        rollout.forgiven = rollout.failed_counting();
+        let failed = |r: &Rollout, t: u32| r.targets[t as usize].state() == TargetState::Failed;
+        for target in rollout.canaries.clone() {
+            if failed(rollout, target) {
+                uncanary(rollout, target, wall);
+            }
+        }
+    }
+    rollout.head.culprit = None;
+}
+
+pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<Effect>) {
+    name_culprit(state);
+    let head = rollout(state).head.clone();
+    let rollout = state.rollout.as_ref().expect("it has just ended");
+    let node = |&t: &u32| {
+        state
+            .members
+            .name(state.slots[rollout.targets[t as usize].slot as usize].node)
+            .to_owned()
+    };
+    let canary_nodes = rollout.canaries.iter().map(node).collect();
+    self::rollout(state).head.canary_nodes = canary_nodes;
+    state.settled = head.state == DeploymentState::Completed;
+    if state.settled {
+        state.current = head.to;
+        let proven = head.tally.updated > 0 && head.kind != DeploymentKind::Stop;
+        if let Some(version) = state.versions.get_mut(&head.to).filter(|_| proven) {
+            version.stable = true;
+            version.rejected = false;
+        }
+        if head.kind == DeploymentKind::Restart {
+            start_again_when_back(state);
+        }
+    } else if state.layout == head.to
+        && state.current != 0
+        && state.want.is_none()
+        && !matches!(aftermath, Aftermath::RollBack { .. })
+    {
+        // It leaves nodes as they are, but those that come now run what ran before: so it is where that
+        // goes that counts again.
+        lay_out_again(state, state.current, effects);
+    }
+    for slot in 0..state.slots.len() as u32 {
+        stray(state, slot);
+    }
+    if let Aftermath::RollBack { to } = aftermath {
+        state.want = Some(Want {
+            kind: DeploymentKind::Rollback,
+            to,
+            rollback_of: Some(head.id),
+        });
+    }
+}
+
+/// Executions that a restart did not reach run the right version already, and yet have it to do: that they
+/// were told nothing makes them start again.
+fn start_again_when_back(state: &mut State) {
+    let targets = rollout(state).targets.clone();
+    let skipped = targets.iter().filter(|t| t.state() == TargetState::Skipped);
+    for slot in skipped.map(|t| t.slot) {
+        if state.presence(slot).is_lost() {
+            tell(state, slot, 0);
+        }
+    }
+}
+
+/// Writes down the name of the canary that a cause speaks of, while targets still have names.
+pub(super) fn name_culprit(state: &mut State) {
+    let Some(rollout) = &state.rollout else {
+        return;
+    };
+    if let Some(Cause::CanaryFailed { target }) = rollout.head.cause {
+        let slot = rollout.targets[target as usize].slot;
+        let name = state
+            .members
+            .name(state.slots[slot as usize].node)
+            .to_owned();
+        self::rollout(state).head.culprit = Some(name);
+    }
+}

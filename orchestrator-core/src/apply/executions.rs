@@ -1,0 +1,303 @@
+//! Executions: where they come to be, where they go, and what they were told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::nodes::{back, leave, review_leaving};
+use super::rollout;
+use super::withdraw;
+use crate::effect::Effect;
+use crate::event::Presence;
+use crate::packed::U48;
+use crate::rollout::TargetState;
+use crate::room;
+use crate::runs::Runs;
+use crate::spec::{JobSpec, Placement};
+use crate::state::{Moment, NONE, Slot, State};
+
+/// Puts a version's placement in force: executions too many are surplus, and those that are missing come
+/// to be.
+pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
+    state.layout = version;
+    match placement {
+        Placement::Every => {
+            state.replicas = None;
+            state.members.drop_index();
+            let more = (state.members.len() as usize).saturating_sub(state.slots.len());
+            room::reserve(&mut state.slots, more);
+            // What no node had taken is of no use any more.
+            for slot in state.unplaced.clone() {
+                retire(state, slot);
+            }
+            // One for each node that matches, and no second one.
+            for node in 0..state.members.len() {
+                let mut wanted = state.members.presence(node).matches();
+                if wanted {
+                    adopt(state, node);
+                }
+                for slot in state.members.slots(node).collect::<Vec<_>>() {
+                    if !state.surplus.contains(&slot) && !std::mem::take(&mut wanted) {
+                        state.surplus.insert(slot);
+                    }
+                }
+            }
+        }
+        Placement::Replicas { count, distinct } => {
+            state.replicas = Some(count);
+            state.members.index(state.seed, distinct);
+            let mut kept = 0;
+            let mut taken = BTreeSet::new();
+            for slot in 0..state.slots.len() as u32 {
+                if !state.slots[slot as usize].live {
+                    continue;
+                }
+                let node = state.slots[slot as usize].node;
+                let fits = state.unplaced.contains(&slot)
+                    || state.members.presence(node) != Presence::Unmatched
+                        && !(distinct && taken.contains(&node));
+                if fits && kept < count {
+                    kept += 1;
+                    taken.insert(node);
+                    state.surplus.remove(&slot);
+                } else if state.unplaced.contains(&slot) {
+                    retire(state, slot);
+                } else {
+                    state.surplus.insert(slot);
+                }
+            }
+            room::reserve(&mut state.slots, count.saturating_sub(kept) as usize);
+            for _ in kept..count {
+                add_slot(state, NONE);
+            }
+        }
+    }
+    for node in 0..state.members.len() {
+        review_leaving(state, node);
+    }
+}
+
+/// Puts the placement of an earlier version in force again; how many replicas there are was last said by
+/// a person, and stays.
+pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<Effect>) {
+    let Some(spec) = state.versions.get(&version).map(|v| v.spec.clone()) else {
+        return;
+    };
+    let asks = |spec: &JobSpec| (spec.selector.clone(), spec.rollout.spread.clone());
+    if state.spec().is_none_or(|now| asks(now) != asks(&spec)) {
+        state.members_due = true;
+        effects.push(Effect::MembersNeeded);
+    }
+    let placement = match (spec.placement, state.replicas) {
+        (Placement::Replicas { distinct, .. }, Some(count)) => {
+            Placement::Replicas { count, distinct }
+        }
+        (placement, _) => placement,
+    };
+    lay_out(state, version, placement);
+}
+
+/// A new execution on `node`, or on none yet; while a deployment goes on, its last target.
+pub(super) fn add_slot(state: &mut State, node: u32) {
+    let new = Slot {
+        node,
+        told: 0,
+        target: NONE,
+        generation: U48::default(),
+        live: true,
+        done: false,
+    };
+    let slot = if let Some(slot) = state.free.pop_first() {
+        state.slots[slot as usize] = new;
+        slot
+    } else {
+        room::push(&mut state.slots, new);
+        state.slots.len() as u32 - 1
+    };
+    if node == NONE {
+        state.unplaced.insert(slot);
+    } else {
+        state.members.attach(node, slot);
+    }
+    join(state, slot);
+    stray(state, slot);
+}
+
+/// While a deployment goes on, an execution that it does not know becomes its last target.
+fn join(state: &mut State, slot: u32) {
+    if state.takes_joiners() && state.target_of(slot).is_none() {
+        let rollout = rollout(state);
+        let target = rollout.push_target(slot);
+        rollout.queue.push(target);
+        state.slots[slot as usize].target = target;
+    }
+}
+
+/// A node of a job that runs once on each matches (again): one of its executions is wanted.
+pub(super) fn adopt(state: &mut State, node: u32) {
+    let wanted = |slot: u32| !state.surplus.contains(&slot);
+    if state.members.slots(node).any(wanted) {
+        return;
+    }
+    let first = state.members.slots(node).next();
+    match first {
+        Some(slot) => {
+            state.surplus.remove(&slot);
+            set_gone(state, slot, false);
+            join(state, slot);
+        }
+        None => add_slot(state, node),
+    }
+}
+
+/// Notes an execution that no wave reaches and that should be told something else.
+pub(super) fn stray(state: &mut State, slot: u32) {
+    if state.is_behind(slot) {
+        state.strays.insert(slot);
+    }
+}
+
+/// Takes an execution away; answers the node that has to hear of it, if it runs there.
+pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
+    leave(state, slot);
+    set_gone(state, slot, true);
+    let ran = at_work(state, slot);
+    tell(state, slot, 0);
+    let node = state.slots[slot as usize].node;
+    state.slots[slot as usize].live = false;
+    state.surplus.remove(&slot);
+    let placed = !state.unplaced.remove(&slot) && node != NONE;
+    state.strays.remove(&slot);
+    if placed {
+        state.members.detach(node, slot);
+        review_leaving(state, node);
+    }
+    if state.is_named(slot) {
+        // It keeps its node, so that its target has a name as long as it is looked at.
+        state.retired.insert(slot);
+        if node != NONE {
+            state.members.keep_name(node);
+        }
+    } else {
+        state.slots[slot as usize].node = NONE;
+        state.free.insert(slot);
+    }
+    (placed && ran).then_some(node)
+}
+
+/// Notes whether an execution is one to wait for.
+pub(super) fn set_gone(state: &mut State, slot: u32, gone: bool) {
+    if let Some(target) = state.target_of(slot) {
+        let at = state.moment.wall;
+        rollout(state).change(target, at, |t| t.set_gone(gone));
+    }
+}
+
+/// Notes what a slot was told by the present entry.
+pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
+    let slot = &mut state.slots[slot as usize];
+    if let Some(old) = state.versions.get_mut(&slot.told) {
+        old.told -= 1;
+    }
+    if let Some(new) = state.versions.get_mut(&version) {
+        new.told += 1;
+    }
+    slot.told = version;
+    slot.generation = U48::from(state.seq);
+    slot.done = false;
+}
+
+/// Whether a slot was told to run something, and is not known to have done it.
+pub(super) fn at_work(state: &State, slot: u32) -> bool {
+    let Slot { told, done, .. } = state.slots[slot as usize];
+    told != 0 && !done
+}
+
+pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
+    let have = state.replicas.replace(replicas).unwrap_or(0);
+    if let Some(version) = state.versions.get_mut(&state.layout)
+        && let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement
+    {
+        *count = replicas;
+    }
+    let nodes: Runs = retired
+        .iter()
+        .filter_map(|&slot| retire(state, slot))
+        .collect();
+    withdraw(nodes, effects);
+    for _ in have..replicas {
+        add_slot(state, NONE);
+    }
+}
+
+pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
+    let mut left = Runs::default();
+    let mut told: BTreeMap<u32, Runs> = BTreeMap::new();
+    let mut again = Runs::default();
+    for &(slot, node, version) in moves {
+        let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
+        let Slot {
+            told: ran, done, ..
+        } = state.slots[slot as usize];
+        let worked = at_work(state, slot);
+        if !state.unplaced.remove(&slot) {
+            state.members.detach(before, slot);
+            if worked {
+                left.push(before);
+            }
+            review_leaving(state, before);
+        }
+        state.members.attach(node, slot);
+        if !done && (ran, version) != (0, 0) {
+            tell(state, slot, version);
+        }
+        if !done && version != 0 {
+            told.entry(version).or_default().push(slot);
+            let moved = state.target_of(slot).filter(|&t| {
+                let target = &rollout(state).targets[t as usize];
+                target.state().is_in_flight() || target.state() == TargetState::Updated
+            });
+            if let Some(target) = moved {
+                again.push(target);
+            }
+        }
+        state.strays.remove(&slot);
+        back(state, slot);
+    }
+    for (version, slots) in told {
+        effects.push(Effect::Assign {
+            version,
+            generation: state.seq,
+            slots,
+        });
+    }
+    withdraw(left, effects);
+    if !again.is_empty() {
+        let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
+        let rollout = rollout(state);
+        let (clock, deadline) = (rollout.deadline_clock(elapsed), rollout.deadline_millis());
+        let number = rollout.dispatches.len() as u32 + 1;
+        let wave = rollout.head.wave;
+        let gated = rollout.head.spec.gate().is_some();
+        rollout.dispatch(seq, clock + deadline, wave, again.clone());
+        for target in again.iter() {
+            rollout.change(target, wall, |t| {
+                t.dispatch = number;
+                t.reported = 0;
+                t.set_lost(false);
+                if t.state() == TargetState::Updated && gated {
+                    // Elsewhere it has shown nothing yet.
+                    t.streak = 1;
+                } else {
+                    t.set_state(TargetState::Updating);
+                    t.streak = 0;
+                }
+            });
+        }
+        // Only now is it known which of them are in flight: before, the dispatch would look done.
+        for target in again.iter() {
+            if rollout.targets[target as usize].is_suspect() {
+                rollout.suspect(target, clock, wall);
+            }
+        }
+    }
+}

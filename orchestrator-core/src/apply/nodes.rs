@@ -1,0 +1,175 @@
+//! Nodes: what becomes of the executions there when a node comes, goes, or falls silent.
+
+use super::executions::{add_slot, adopt, retire, set_gone, stray, tell};
+use super::rollout;
+use crate::event::{Member, Presence};
+use crate::rollout::{Rollout, TargetState};
+use crate::room;
+use crate::state::{NONE, State};
+use crate::time::Time;
+
+pub(super) fn joined(state: &mut State, nodes: &[Member]) {
+    state
+        .members
+        .reserve(nodes.len(), nodes.iter().map(|n| n.name.len()).sum());
+    if state.replicas.is_none() && state.version_max > 0 {
+        room::reserve(&mut state.slots, nodes.len());
+    }
+    for member in nodes {
+        let node = state
+            .members
+            .add(&member.name, &member.zone, member.load, member.status);
+        if state.replicas.is_none() && state.version_max > 0 {
+            add_slot(state, node);
+        }
+    }
+}
+
+pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) {
+    state.members.set_presence(node, status);
+    let replicated = state.replicas.is_some();
+    if status.matches() && !replicated && state.version_max > 0 {
+        adopt(state, node);
+    }
+    for slot in state.members.slots(node).collect::<Vec<_>>() {
+        match status {
+            Presence::Ready => back(state, slot),
+            Presence::Disconnected | Presence::Down => lost(state, slot),
+            Presence::Draining if replicated => back_from_silence(state, slot),
+            Presence::Draining => {
+                leave(state, slot);
+                if !state.slots[slot as usize].done {
+                    tell(state, slot, 0);
+                }
+            }
+            Presence::Unmatched => {
+                leave(state, slot);
+                set_gone(state, slot, true);
+                if state.surplus.insert(slot) && replicated {
+                    add_slot(state, NONE);
+                }
+            }
+            // It keeps its part in the deployment, and its zone, until it has another node.
+            Presence::Gone if replicated && !state.surplus.contains(&slot) => {
+                lost(state, slot);
+                state.members.detach(node, slot);
+                state.members.keep_name(node);
+                state.unplaced.insert(slot);
+            }
+            Presence::Gone => {
+                retire(state, slot);
+            }
+        }
+        if !status.is_ready() {
+            state.strays.remove(&slot);
+        }
+    }
+    review_leaving(state, node);
+    state.members.forget(node);
+}
+
+/// Whether a node is to be left follows from how it is and what it holds; a wait that has begun goes on.
+pub(super) fn review_leaving(state: &mut State, node: u32) {
+    let holds = state
+        .members
+        .slots(node)
+        .any(|s| !state.surplus.contains(&s));
+    let presence = state.members.presence(node);
+    let now = state.moment.elapsed;
+    let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
+    if state.replicas.is_none() || !holds {
+        state.leaving.remove(node);
+    } else if presence == Presence::Draining {
+        state.leaving.insert(node, now);
+    } else if !presence.is_lost() {
+        state.leaving.remove(node);
+    } else if !state.leaving.contains(node) {
+        state.leaving.insert(node, now + lost_after);
+    }
+}
+
+/// The node of an execution is ready (again).
+pub(super) fn back(state: &mut State, slot: u32) {
+    back_from_silence(state, slot);
+    if !state.surplus.contains(&slot) {
+        set_gone(state, slot, false);
+        if let Some(target) = state.target_of(slot) {
+            let at = state.moment.wall;
+            let rollout = rollout(state);
+            if rollout.targets[target as usize].state() == TargetState::Skipped {
+                rollout.change(target, at, |t| t.set_state(TargetState::Pending));
+                rollout.queue.push(target);
+            }
+        }
+    }
+    stray(state, slot);
+}
+
+fn back_from_silence(state: &mut State, slot: u32) {
+    let Some(target) = state.target_of(slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let elapsed = state.moment.elapsed;
+    let rollout = rollout(state);
+    if !rollout.targets[target as usize].is_lost() {
+        return;
+    }
+    rollout.change(target, at, |t| t.set_lost(false));
+    if rollout.targets[target as usize].is_suspect() {
+        let clock = rollout.deadline_clock(elapsed);
+        rollout.suspect(target, clock, at);
+    }
+}
+
+/// The node of an execution fell silent: what it had shown so far is no longer continuous.
+fn lost(state: &mut State, slot: u32) {
+    let Some(target) = target_at_work(state, slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    let gated = rollout.head.spec.gate().is_some();
+    rollout.change(target, at, |t| {
+        t.set_lost(true);
+        if t.state().is_in_flight() {
+            // Without a health check there is no deadline to come back before.
+            t.set_state(if gated {
+                TargetState::Updating
+            } else {
+                TargetState::Skipped
+            });
+        }
+    });
+}
+
+/// An execution is taken off its node: no failure, and its turn is over until it is back.
+pub(super) fn leave(state: &mut State, slot: u32) {
+    let Some(target) = target_at_work(state, slot) else {
+        return;
+    };
+    let at = state.moment.wall;
+    let rollout = rollout(state);
+    if rollout.targets[target as usize].state() == TargetState::Failed {
+        return;
+    }
+    rollout.change(target, at, |t| {
+        t.set_state(TargetState::Skipped);
+        t.set_lost(false);
+    });
+    uncanary(rollout, target, at);
+}
+
+/// The target of an execution that has not done its work yet: what is done stays done, whatever becomes of
+/// its node.
+fn target_at_work(state: &State, slot: u32) -> Option<u32> {
+    let done = state.slots[slot as usize].done;
+    state.target_of(slot).filter(|_| !done)
+}
+
+pub(super) fn uncanary(rollout: &mut Rollout, target: u32, at: Time) {
+    if rollout.targets[target as usize].is_canary() && !rollout.head.promoted {
+        rollout.change(target, at, |t| t.set_canary(false));
+        rollout.canaries.retain(|&t| t != target);
+    }
+}

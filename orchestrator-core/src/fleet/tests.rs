@@ -1,0 +1,380 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A fleet with its log, at seconds of its own clock.
+struct Story {
+    fleet: Fleet,
+    log: Vec<Entry>,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self {
+            fleet: Fleet::new(FleetSettings::default()),
+            log: Vec::new(),
+        }
+    }
+
+    /// What the step logged, in short words.
+    fn at(&mut self, millis: u64, input: Input) -> Vec<&'static str> {
+        let entries = self.fleet.step(at(millis), input).unwrap();
+        let words = entries.iter().map(|entry| word(&entry.event)).collect();
+        self.log.extend(entries);
+        words
+    }
+
+    fn status(&self, name: &str) -> NodeStatus {
+        self.fleet.node(name).unwrap().status()
+    }
+
+    fn recovered(&self) -> Fleet {
+        Fleet::recover(self.fleet.settings, &self.log).unwrap()
+    }
+}
+
+fn at(millis: u64) -> Time {
+    Time::from_millis(1_000_000 + millis)
+}
+
+fn word(event: &Event) -> &'static str {
+    match event {
+        Event::Joined { .. } => "joined",
+        Event::LabelsChanged { .. } => "labels",
+        Event::FactsChanged { .. } => "facts",
+        Event::Reconnected { .. } => "back",
+        Event::Disconnected { .. } => "silent",
+        Event::WentDown { .. } => "down",
+        Event::Drained { .. } => "drained",
+        Event::Enabled { .. } => "enabled",
+        Event::Removed { .. } => "removed",
+        Event::LoadsChanged { .. } => "loads",
+    }
+}
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
+}
+
+fn join(name: &str) -> Input {
+    join_with(name, &[], &[])
+}
+
+fn join_with(name: &str, labels: &[(&str, &str)], facts: &[(&str, &str)]) -> Input {
+    Input::Join {
+        name: name.into(),
+        labels: map(labels),
+        facts: map(facts),
+    }
+}
+
+fn beat(name: &str) -> Input {
+    Input::Heartbeat { name: name.into() }
+}
+
+#[test]
+fn silence_disconnects_then_downs_and_a_heartbeat_brings_back() {
+    let mut story = Story::new();
+    assert_eq!(story.at(0, join("n1")), ["joined"]);
+    assert_eq!(story.fleet.wake(), Some(at(30_001)));
+    assert!(story.at(20_000, beat("n1")).is_empty());
+    assert!(story.at(50_000, Input::Tick).is_empty());
+    assert_eq!(story.at(50_001, Input::Tick), ["silent"]);
+    assert_eq!(story.status("n1"), NodeStatus::Disconnected);
+    assert_eq!(story.fleet.wake(), Some(at(350_002)));
+    assert!(story.at(350_001, Input::Tick).is_empty());
+    assert_eq!(story.at(350_002, Input::Tick), ["down"]);
+    assert_eq!(story.status("n1"), NodeStatus::Down);
+    assert_eq!(story.fleet.wake(), None);
+    assert_eq!(story.at(900_000, beat("n1")), ["back"]);
+    assert_eq!(story.status("n1"), NodeStatus::Ready);
+    assert_eq!(story.fleet.node("n1").unwrap().since, at(900_000));
+}
+
+#[test]
+fn each_node_is_lost_on_time_whatever_the_order_of_heartbeats() {
+    let mut story = Story::new();
+    for name in ["a", "b", "c"] {
+        story.at(0, join(name));
+    }
+    story.at(9_000, beat("b"));
+    story.at(5_000 + 9_000, beat("a"));
+    assert_eq!(story.at(30_001, Input::Tick), ["silent"]);
+    assert_eq!(story.status("c"), NodeStatus::Disconnected);
+    assert_eq!(story.fleet.wake(), Some(at(39_001)));
+    story.at(39_001, Input::Tick);
+    assert_eq!(
+        (story.status("b"), story.status("a")),
+        (NodeStatus::Disconnected, NodeStatus::Ready)
+    );
+    // The input of a step comes before its silence.
+    assert!(story.at(44_001, beat("a")).is_empty());
+}
+
+#[test]
+fn a_drain_survives_disconnects() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    assert_eq!(story.at(0, Input::Drain { name: "n1".into() }), ["drained"]);
+    assert!(story.at(0, Input::Drain { name: "n1".into() }).is_empty());
+    assert!(
+        story
+            .at(0, Input::Disconnect { name: "n1".into() })
+            .is_empty()
+    );
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    story.at(30_001, Input::Tick);
+    assert_eq!(story.status("n1"), NodeStatus::Disconnected);
+    assert_eq!(story.at(40_000, join("n1")), ["back"]);
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    assert_eq!(
+        story.at(40_000, Input::Enable { name: "n1".into() }),
+        ["enabled"]
+    );
+    assert_eq!(story.status("n1"), NodeStatus::Ready);
+}
+
+#[test]
+fn joining_again_is_a_heartbeat_or_a_change() {
+    let mut story = Story::new();
+    story.at(0, join_with("n1", &[("zone", "a")], &[("os", "x")]));
+    assert!(
+        story
+            .at(20_000, join_with("n1", &[("zone", "a")], &[("os", "x")]))
+            .is_empty()
+    );
+    assert_eq!(
+        story.at(45_000, join_with("n1", &[("zone", "b")], &[("os", "x")])),
+        ["labels"]
+    );
+    assert_eq!(
+        story.at(45_000, join_with("n1", &[("zone", "b")], &[("os", "y")])),
+        ["facts"]
+    );
+    story.at(45_000, join_with("n0", &[("zone", "b")], &[]));
+    story.at(45_000, join("n2"));
+    let names = |selector: &str| -> Vec<String> {
+        let selector = selector.parse().unwrap();
+        story
+            .fleet
+            .matching(&selector)
+            .map(|node| node.name.to_string())
+            .collect()
+    };
+    assert_eq!(names("zone=b"), ["n0", "n1"]);
+    assert!(names("zone=a").is_empty());
+    assert_eq!(story.fleet.nodes().count(), story.fleet.len());
+}
+
+#[test]
+fn a_clock_that_goes_back_loses_nothing_and_stops_nothing() {
+    let mut story = Story::new();
+    story.at(100_000, join("n1"));
+    story.at(110_000, Input::Tick);
+    // An hour back: ten seconds of the lease are used, twenty are left from here.
+    assert!(
+        story
+            .fleet
+            .step(Time::from_millis(5_000), Input::Tick)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(story.fleet.wake(), Some(Time::from_millis(25_001)));
+    assert_eq!(
+        story
+            .fleet
+            .step(Time::from_millis(25_001), Input::Tick)
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    let before = story.fleet.state().clone();
+    let mut refuse = |input| story.fleet.step(at(1), input).unwrap_err();
+    assert_eq!(
+        refuse(beat("n2")).to_string(),
+        "not in the fleet: n2; join first"
+    );
+    let many = Input::HeartbeatMany {
+        names: vec!["x".into(), "n1".into(), "y".into()],
+    };
+    assert_eq!(
+        refuse(many).to_string(),
+        "not in the fleet: x, y; join first"
+    );
+    assert!(matches!(refuse(join("no name")), Rejection::InvalidName(_)));
+    assert!(matches!(
+        refuse(join_with("n2", &[("", "x")], &[])),
+        Rejection::InvalidLabels(_)
+    ));
+    let long = "x".repeat(FACTS_BYTES_MAX);
+    let facts = refuse(join_with("n2", &[], &[("k", &long)]));
+    assert_eq!(
+        facts,
+        Rejection::TooManyFacts {
+            count: 1,
+            bytes: FACTS_BYTES_MAX + 1
+        }
+    );
+    for input in [
+        Input::Drain { name: "n2".into() },
+        Input::Enable { name: "n2".into() },
+        Input::Remove { name: "n2".into() },
+        Input::Disconnect { name: "n2".into() },
+        Input::SetLoads {
+            loads: [("n2".into(), 1)].into(),
+        },
+    ] {
+        assert!(matches!(refuse(input), Rejection::UnknownNodes { .. }));
+    }
+    assert_eq!(story.fleet.state(), &before);
+}
+
+#[test]
+fn a_recovered_fleet_gives_everyone_a_fresh_lease() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    story.at(29_000, Input::Tick);
+    let mut again = story.recovered();
+    assert_eq!(again.wake(), Some(Time::default()));
+    assert!(again.step(at(500_000), Input::Tick).unwrap().is_empty());
+    assert_eq!(again.wake(), Some(at(530_001)));
+}
+
+#[test]
+fn a_gap_in_the_log_is_found() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    story.at(0, join("n2"));
+    let gap = Fleet::recover(FleetSettings::default(), &story.log[1..]).unwrap_err();
+    assert_eq!(
+        gap,
+        Gap {
+            expected: 1,
+            found: 2
+        }
+    );
+}
+
+#[test]
+fn entries_and_snapshots_are_json() {
+    let mut story = Story::new();
+    story.at(0, join_with("n1", &[("zone", "a")], &[]));
+    story.at(
+        0,
+        Input::SetLoads {
+            loads: [("n1".into(), 3)].into(),
+        },
+    );
+    let text = serde_json::to_string(&story.log[1]).unwrap();
+    let expected = r#"{"seq":2,"at":1000000,"kind":"loads_changed","body":{"loads":{"n1":3}}}"#;
+    assert_eq!(text, expected);
+    let snapshot = serde_json::to_string(story.fleet.state()).unwrap();
+    story.at(1, join("n2"));
+    let snapshot: State = serde_json::from_str(&snapshot).unwrap();
+    let again = Fleet::recover_from(story.fleet.settings, snapshot, &story.log[2..]).unwrap();
+    assert_eq!(again.state(), story.fleet.state());
+    assert_eq!(again.node("n1").unwrap().load, 3);
+}
+
+#[test]
+fn a_cut_off_fleet_is_told_in_bounded_steps() {
+    let mut story = Story::new();
+    let lost_per_step = LOST_PER_ENTRY_MAX * LOST_ENTRIES_PER_STEP_MAX;
+    for number in 0..lost_per_step + 1 {
+        story.at(0, join(&format!("n{number}")));
+    }
+    assert_eq!(
+        story.at(40_000, Input::Tick).len(),
+        LOST_ENTRIES_PER_STEP_MAX
+    );
+    assert_eq!(story.fleet.wake(), Some(at(40_000)));
+    assert_eq!(story.at(40_000, Input::Tick), ["silent"]);
+    assert!(
+        story
+            .fleet
+            .nodes()
+            .all(|node| node.status() == NodeStatus::Disconnected)
+    );
+    assert_eq!(story.fleet.leases.heard.by_name.len(), 0);
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    let name = || (0..5u8).prop_map(|number| NodeName::from(format!("n{number}")));
+    let zone = prop_oneof![Just("a"), Just("b")];
+    prop_oneof![
+        Just(Input::Tick),
+        (name(), zone).prop_map(|(name, zone)| join_with(&name, &[("zone", zone)], &[])),
+        name().prop_map(|name| Input::Heartbeat { name }),
+        prop::collection::vec(name(), 0..4).prop_map(|names| Input::HeartbeatMany { names }),
+        name().prop_map(|name| Input::Disconnect { name }),
+        name().prop_map(|name| Input::Drain { name }),
+        name().prop_map(|name| Input::Enable { name }),
+        name().prop_map(|name| Input::Remove { name }),
+        (name(), 0..3u32).prop_map(|(name, load)| Input::SetLoads {
+            loads: [(name, load)].into()
+        }),
+    ]
+}
+
+proptest! {
+    /// Against a model that keeps when each node was heard of and scans them all.
+    #[test]
+    fn any_history_replays_and_loses_nodes_exactly_on_time(
+        steps in prop::collection::vec((any_input(), -20_000..60_000i64), 1..80),
+    ) {
+        let settings = FleetSettings { lease: Span::from_secs(30), down_after: Span::from_secs(60) };
+        let mut fleet = Fleet::new(settings);
+        let (mut log, mut clock, mut elapsed) = (Vec::new(), 10_000_000i64, 0);
+        let mut model: BTreeMap<NodeName, (Connectivity, i64)> = BTreeMap::new();
+        for (number, (input, by)) in steps.into_iter().enumerate() {
+            clock += by;
+            // The first step only tells the time.
+            elapsed += if number == 0 { 0 } else { by.max(0) };
+            let heard: Vec<NodeName> = match &input {
+                Input::Join { name, .. } | Input::Heartbeat { name } => vec![name.clone()],
+                Input::HeartbeatMany { names } => names.clone(),
+                _ => Vec::new(),
+            };
+            let before = fleet.state().clone();
+            match fleet.step(Time::from_millis(clock as u64), input.clone()) {
+                Err(_) => {
+                    prop_assert_eq!(fleet.state(), &before);
+                    continue;
+                }
+                Ok(entries) => log.extend(entries),
+            }
+            if let Input::Remove { name } = &input {
+                model.remove(name);
+            }
+            for name in heard {
+                model.insert(name, (Connectivity::Connected, elapsed));
+            }
+            for (connectivity, at) in model.values_mut() {
+                match connectivity {
+                    Connectivity::Disconnected if elapsed - *at > 60_000 => *connectivity = Connectivity::Down,
+                    Connectivity::Connected if elapsed - *at > 30_000 => {
+                        (*connectivity, *at) = (Connectivity::Disconnected, elapsed);
+                    }
+                    _ => {}
+                }
+            }
+            let found: Vec<_> = fleet.nodes().map(|node| (&node.name, node.connectivity)).collect();
+            let expected: Vec<_> = model.iter().map(|(name, (connectivity, _))| (name, *connectivity)).collect();
+            prop_assert_eq!(found, expected);
+            let waiting = fleet.leases.heard.by_name.len() + fleet.leases.lost.by_name.len();
+            let not_down = fleet.nodes().filter(|node| node.connectivity != Connectivity::Down).count();
+            prop_assert_eq!(waiting, not_down);
+            let again = Fleet::recover(settings, &log).unwrap();
+            prop_assert_eq!(again.state(), fleet.state());
+        }
+    }
+}
