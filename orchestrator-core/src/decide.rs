@@ -18,6 +18,13 @@ use crate::state::{Moment, State, VERSIONS_KEPT};
 /// The next fact that follows from the state at `now`.
 pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
     let Some(rollout) = state.active() else {
+        // What goes back, or stops, says first where executions belong then.
+        let placed_anew = state.want.is_some_and(|want| {
+            matches!(want.kind, DeploymentKind::Rollback | DeploymentKind::Stop)
+        });
+        if placed_anew {
+            return start(state, now);
+        }
         return retire_surplus(state)
             .or_else(|| place_unplaced(state))
             .or_else(|| leave_nodes(state, now))

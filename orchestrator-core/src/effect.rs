@@ -2,7 +2,8 @@
 
 use crate::runs::Runs;
 
-/// An order to the driver. Carrying it out twice does no harm.
+/// An order to the driver. Carrying it out twice does no harm. The orders of one step name each execution once, with
+/// what it is to run at the end of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// These executions are to run a version. [`Job::assignment`](crate::Job::assignment) says where.

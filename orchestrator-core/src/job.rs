@@ -243,8 +243,11 @@ impl Job {
             answer = Some(now);
         }
         let Log {
-            entries, effects, ..
+            entries,
+            mut effects,
+            ..
         } = log;
+        settle(&self.state, &mut effects);
         Ok(Step {
             entries,
             after: Committed {
@@ -552,6 +555,36 @@ fn fits(state: &State, entry: &Entry) -> bool {
         | Event::Answered(_)
         | Event::Forgot { .. } => true,
     }
+}
+
+/// Leaves out of a step's effects what came to nothing before its end: each execution is named once, with what
+/// it is to run now, and only nodes that are there.
+fn settle(state: &State, effects: &mut Vec<Effect>) {
+    if effects.len() < 2 {
+        return;
+    }
+    effects.retain_mut(|effect| match effect {
+        Effect::Assign {
+            generation, slots, ..
+        } => {
+            let last = |&slot: &u32| {
+                let slot = &state.slots[slot as usize];
+                slot.live && u64::from(slot.generation) == *generation
+            };
+            if !slots.iter().all(|slot| last(&slot)) {
+                *slots = slots.iter().filter(last).collect();
+            }
+            !slots.is_empty()
+        }
+        Effect::Withdraw { nodes } => {
+            let there = |&node: &u32| state.members.presence(node) != Presence::Gone;
+            if !nodes.iter().all(|node| there(&node)) {
+                *nodes = nodes.iter().filter(there).collect();
+            }
+            !nodes.is_empty()
+        }
+        Effect::MembersNeeded => true,
+    });
 }
 
 /// One step in the making: every fact is taken in as it is written down.
