@@ -15,9 +15,9 @@ use crate::input::{
     Command, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
     TEXT_BYTES_MAX,
 };
-use crate::rollout::{Rollout, TargetState};
+use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::selector::LABEL_BYTES_MAX;
-use crate::spec::{JobSpec, JobType, Placement, REPLICAS_MAX, SpecErrors};
+use crate::spec::{JobSpec, Placement, REPLICAS_MAX, SpecErrors};
 use crate::state::{Moment, State};
 
 /// Why an input was refused. Nothing has changed.
@@ -318,10 +318,7 @@ pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Even
         }
     };
     let gate = rollout.head.spec.gate();
-    let batch = state
-        .versions
-        .get(&rollout.head.to)
-        .is_some_and(|v| v.spec.job_type == JobType::Batch);
+    let batch = rollout.head.batch;
 
     if rollout.head.kind == DeploymentKind::Stop {
         return match &report.what {
@@ -400,6 +397,15 @@ fn good(
             Ok(Event::Updated { heard })
         }
         TargetState::Observing => Ok(Event::Healthy { heard }),
+        TargetState::Updated if target.is_unproven() => {
+            let since = u64::from(target.since);
+            let shown = since != STOPPED && now.elapsed.saturating_sub(since) >= min_healthy;
+            if shown || min_healthy == 0 {
+                Ok(Event::Updated { heard })
+            } else {
+                Ok(Event::Healthy { heard })
+            }
+        }
         TargetState::Updated if target.streak > 0 => Ok(Event::Healthy { heard }),
         _ => Err(Ignored::NothingNew),
     }
@@ -497,7 +503,7 @@ pub(crate) fn node(state: &State, change: &NodeChange) -> Option<Event> {
     }
     let member = member?;
     let replicated = state.replicas.is_some();
-    let moved = state.members.zone_name(node) != member.zone;
+    let moved = !state.members.is_in_zone(node, &member.zone);
     (moved || replicated && state.members.load(node) != member.load).then(|| Event::NodeRelabeled {
         node,
         zone: member.zone.clone(),
@@ -584,7 +590,7 @@ pub(crate) fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Re
             Some(fact @ Event::NodesChanged { .. }) => {
                 facts.push(fact);
                 let known = state.members.find(&member.name);
-                let moved = known.filter(|&n| state.members.zone_name(n) != member.zone);
+                let moved = known.filter(|&n| !state.members.is_in_zone(n, &member.zone));
                 facts.extend(moved.map(|node| Event::NodeRelabeled {
                     node,
                     zone: member.zone.clone(),
@@ -766,10 +772,7 @@ fn promote(state: &State, id: DeploymentId) -> Result<Event, Rejection> {
         }
         return Err(Rejection::NothingToPromote("canaries have still to start"));
     }
-    let unwell = |&&t: &&u32| {
-        let target = &rollout.targets[t as usize];
-        target.state() != TargetState::Updated || target.streak > 0 || target.is_lost()
-    };
+    let unwell = |&&t: &&u32| !rollout.targets[t as usize].is_well();
     let name = |&t: &u32| {
         state
             .members

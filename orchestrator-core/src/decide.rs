@@ -26,8 +26,7 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
             return start(state, now);
         }
         return retire_surplus(state)
-            .or_else(|| place_unplaced(state))
-            .or_else(|| leave_nodes(state, now))
+            .or_else(|| find_places(state, now))
             .or_else(|| start(state, now))
             .or_else(|| converge(state))
             .or_else(|| forget_version(state));
@@ -40,8 +39,11 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
             if rollout.head.state == DeploymentState::Paused {
                 return None;
             }
-            place_unplaced(state)
-                .or_else(|| leave_nodes(state, now))
+            // Before it is known which nodes match, nothing starts anywhere, and nothing is over.
+            if state.members_due && rollout.head.kind != DeploymentKind::Stop {
+                return None;
+            }
+            find_places(state, now)
                 .or_else(|| promote(rollout))
                 .or_else(|| next_wave(state, rollout))
                 .or_else(|| finish(state, rollout))
@@ -89,9 +91,10 @@ fn expire(rollout: &Rollout, now: Moment) -> Option<Event> {
 /// An updated target that turned bad and did not turn good again in time.
 fn expire_suspect(rollout: &Rollout, now: Moment) -> Option<Event> {
     let &(due, target) = rollout.suspects.first()?;
+    let lost = rollout.targets[target as usize].is_lost();
     (due <= rollout.deadline_clock(now.elapsed)).then(|| Event::Failed {
         targets: [target].into_iter().collect(),
-        reason: Reason::Deadline,
+        reason: if lost { Reason::Lost } else { Reason::Deadline },
     })
 }
 
@@ -173,11 +176,20 @@ pub(crate) fn aftermath(state: &State, rollout: &Rollout) -> Aftermath {
     let Some(to) = stable else {
         return Aftermath::NoStableVersion;
     };
-    if state.told_other_than(to) == 0 {
-        Aftermath::NothingTouched
-    } else {
+    let mut slots = 0..state.slots.len() as u32;
+    if slots.any(|slot| state.is_touched(slot, head.to, to)) {
         Aftermath::RollBack { to }
+    } else {
+        Aftermath::NothingTouched
     }
+}
+
+/// Executions that have no node, or have to leave theirs. Who may take them has to be known.
+fn find_places(state: &State, now: Moment) -> Option<Event> {
+    if state.members_due {
+        return None;
+    }
+    place_unplaced(state).or_else(|| leave_nodes(state, now))
 }
 
 /// Executions that run on no node.
@@ -219,7 +231,7 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
         None => !state.settled || told == state.current,
         Some(rollout) => match target(rollout) {
             Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
-            _ if state.takes_joiners() => told != rollout.head.to,
+            _ if rollout.is_forward() => told != rollout.head.to,
             _ => told == rollout.head.to,
         },
     };
@@ -237,7 +249,7 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
 pub(crate) fn has_room(state: &State) -> bool {
     let (ready, empty) = state.members.ready();
     let free = if state.distinct() { empty } else { ready };
-    free > 0 && (state.current != 0 || state.takes_joiners())
+    free > 0 && (state.current != 0 || state.is_forward())
 }
 
 fn promote(rollout: &Rollout) -> Option<Event> {
@@ -325,7 +337,7 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
         // and those that left for good come back as others.
         let may_come = head.tally.skipped > head.tally.gone;
         // A job that is to have no executions has nobody to wait for either.
-        let nobody = !state.takes_joiners() || state.replicas == Some(0);
+        let nobody = !rollout.is_forward() || state.replicas == Some(0);
         if head.tally.failed == 0 && !may_come && nobody {
             return Some(completed);
         }
@@ -353,9 +365,12 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
 
 /// Nodes outside of any wave that run something else than they should.
 fn converge(state: &State) -> Option<Event> {
+    if state.strays.is_empty() {
+        return None;
+    }
     let version = state.base();
-    // A first version on its way leaves nodes as they are until their turn.
-    if state.strays.is_empty() || version == 0 && state.active().is_some() {
+    // With nothing to run before their turn nodes are left as they are.
+    if version == 0 && state.active().is_some() {
         return None;
     }
     let stray = |&slot: &u32| state.is_ready(slot) && state.slots[slot as usize].told != version;
@@ -425,9 +440,12 @@ fn start(state: &State, now: Moment) -> Option<Event> {
             order(state, seed, live.filter(own).filter(|&s| told(s) == to)),
             0,
         ),
-        DeploymentKind::Stop => (order(state, seed, live.filter(|&s| told(s) != 0)), 0),
+        DeploymentKind::Stop => {
+            let runs = |&slot: &u32| told(slot) != 0 && !state.slots[slot as usize].done;
+            (order(state, seed, live.filter(runs)), 0)
+        }
         DeploymentKind::Rollback => {
-            let touched = |slot: &u32| told(*slot) != to && (told(*slot) != 0 || from == 0);
+            let touched = |slot: &u32| state.is_touched(*slot, from, to);
             let failed = |slot: &u32| {
                 let target = taken_back
                     .and_then(|r| r.targets.get(state.slots[*slot as usize].target as usize));
@@ -498,7 +516,8 @@ fn rollout_spec(state: &State, kind: DeploymentKind, from: u32, to: u32) -> Roll
 
 /// When `decide` may have something new to say though nothing is put in, in the job's time.
 pub(crate) fn next_due(state: &State) -> Option<u64> {
-    let leaving = state.leaving.first_due().filter(|_| has_room(state));
+    let leaving = state.leaving.first_due();
+    let leaving = leaving.filter(|_| has_room(state) && !state.members_due);
     let Some(rollout) = state.active() else {
         return leaving;
     };

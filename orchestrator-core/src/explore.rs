@@ -282,13 +282,20 @@ impl World {
             let left = match target.state() {
                 _ if head.state.is_final() => 0,
                 TargetState::Observing => now.saturating_sub(since).min(TICK.as_millis()),
+                TargetState::Updated if target.is_unproven() => {
+                    now.saturating_sub(since).min(TICK.as_millis())
+                        + u64::from(since == crate::rollout::STOPPED) * HALF_HOUR.as_millis()
+                }
                 TargetState::Updated if target.is_suspect() => {
                     clock.saturating_sub(since).min(30_000)
                 }
                 _ => 0,
             };
             let due = match target.dispatch {
-                d if d > 0 && !head.state.is_final() && target.state().is_in_flight() => {
+                d if d > 0
+                    && !head.state.is_final()
+                    && (target.state().is_in_flight() || target.is_unproven()) =>
+                {
                     rollout.dispatches[d as usize - 1].due.saturating_sub(clock)
                 }
                 _ => 0,
@@ -296,7 +303,8 @@ impl World {
             key.extend([
                 u64::from(target.slot),
                 target.state() as u64,
-                u64::from(target.is_canary()) << 2
+                u64::from(target.is_unproven()) << 3
+                    | u64::from(target.is_canary()) << 2
                     | u64::from(target.is_lost()) << 1
                     | u64::from(target.failed_before()),
                 u64::from(target.streak.min(threshold.max(1))),
@@ -333,6 +341,7 @@ impl World {
             match world.job.waiting_on().expect("it is not final") {
                 WaitingOn::Resume => world.step(Command::Resume(record.id).into()),
                 WaitingOn::Promotion => world.step(Command::Promote(record.id).into()),
+                WaitingOn::Members => panic!("no selector has changed: {:?}", self.path),
                 WaitingOn::ReadyNode => panic!("every node is ready: {:?}", self.path),
                 WaitingOn::Health { .. } => {
                     let targets = world

@@ -152,7 +152,9 @@ impl Job {
 
     /// Takes one input in at `now` and draws every conclusion from it.
     ///
-    /// Costs what it changes, whatever the size of the fleet. A rejection changes nothing.
+    /// A report, a tick, and what befalls a node cost what they change, whatever the size of the fleet; a
+    /// command that begins or ends a deployment, or changes the number of executions, looks at all of them. A
+    /// rejection changes nothing.
     pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
         // All that can be refused is refused before anything is written down.
         let admitted = match &input {
@@ -560,9 +562,6 @@ fn fits(state: &State, entry: &Entry) -> bool {
 /// Leaves out of a step's effects what came to nothing before its end: each execution is named once, with what
 /// it is to run now, and only nodes that are there.
 fn settle(state: &State, effects: &mut Vec<Effect>) {
-    if effects.len() < 2 {
-        return;
-    }
     effects.retain_mut(|effect| match effect {
         Effect::Assign {
             generation, slots, ..

@@ -167,7 +167,7 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 let target = active.and_then(|r| Some(&r.targets[state.target_of(slot)? as usize]));
                 let under_way = target
                     .is_some_and(|t| t.state().is_in_flight() || t.state() == TargetState::Updated);
-                let forward = active.filter(|_| state.takes_joiners());
+                let forward = active.filter(|r| r.is_forward());
                 if forward.is_some_and(|r| r.head.to == version) && !under_way {
                     return broken(2, format!("slot {slot} starts outside of a wave"));
                 }
@@ -262,8 +262,7 @@ fn counts(rollout: &Rollout) -> Law {
     }
     let suspects = (0..)
         .zip(&rollout.targets)
-        .filter(|(_, t)| t.is_suspect())
-        .map(|(n, t)| (u64::from(t.since) + rollout.deadline_millis(), n));
+        .filter_map(|(n, _)| Some((rollout.suspect_due(n)?, n)));
     if rollout.suspects != suspects.collect() {
         return broken(5, "the suspects are others than those that are kept");
     }
@@ -406,7 +405,8 @@ fn settled(state: &State) -> Law {
     for (number, slot) in (0..).zip(&state.slots) {
         // What is none of the current version's stops when it is known which nodes match.
         let stops = state.members_due && state.surplus.contains(&number);
-        if state.is_ready(number) && slot.told != state.current && !stops {
+        let ended = slot.done && state.current == 0;
+        if state.is_ready(number) && slot.told != state.current && !stops && !ended {
             let (told, current) = (slot.told, state.current);
             return broken(
                 15,

@@ -34,11 +34,12 @@ struct Node {
     first_slot: u32,
     zone: u16,
     presence: Presence,
-    /// A slot that is not its own any more still speaks of it.
-    named: bool,
+    /// How many slots speak of it that are not its own any more. What cannot be counted any more stays until
+    /// the next deployment.
+    named: u8,
 }
 
-type NodeRow = (u32, u16, Presence, bool);
+type NodeRow = (u32, u16, Presence, u8);
 
 impl From<NodeRow> for Node {
     fn from((first_slot, zone, presence, named): NodeRow) -> Self {
@@ -78,10 +79,11 @@ impl Members {
         self.nodes[node as usize].zone
     }
 
-    pub(crate) fn zone_name(&self, node: u32) -> &str {
-        match self.zone(node) {
-            0 => "",
-            zone => self.zones.get(u32::from(zone) - 1),
+    /// Whether a node is known to be in a zone of this name. Zones too many to be told apart are one.
+    pub(crate) fn is_in_zone(&self, node: u32, name: &str) -> bool {
+        match self.find_zone(name) {
+            Some(zone) => self.zone(node) == zone,
+            None => self.zones_full() && self.zone(node) == u16::MAX,
         }
     }
 
@@ -155,7 +157,7 @@ impl Members {
                     first_slot: NONE,
                     zone,
                     presence: Presence::Gone,
-                    named: false,
+                    named: 0,
                 };
                 room::push(&mut self.nodes, new);
             }
@@ -227,14 +229,19 @@ impl Members {
         }
     }
 
-    /// From here on the name of a node is kept after it left, until it is [freed](Self::free_gone).
+    /// A slot that leaves a node goes on speaking of it: its name is kept.
     pub(crate) fn keep_name(&mut self, node: u32) {
-        self.nodes[node as usize].named = true;
+        let named = &mut self.nodes[node as usize].named;
+        *named = named.saturating_add(1);
     }
 
-    /// Nothing speaks of the node any more but what it holds.
+    /// A slot does not speak of the node any more.
     pub(crate) fn release_name(&mut self, node: u32) {
-        self.nodes[node as usize].named = false;
+        let named = &mut self.nodes[node as usize].named;
+        if *named < u8::MAX {
+            *named = named.saturating_sub(1);
+        }
+        self.forget(node);
     }
 
     /// Gives the number of a node that left to another, if nothing speaks of it any more.
@@ -242,29 +249,41 @@ impl Members {
         let Node {
             named, presence, ..
         } = self.nodes[node as usize];
-        if !named && presence == Presence::Gone && self.gone.remove(&node) {
+        if named == 0 && presence == Presence::Gone && self.gone.remove(&node) {
             self.names.remove(node);
         }
     }
 
-    /// Gives the numbers of all nodes that left to others; only when nothing speaks of them any more.
-    pub(crate) fn free_gone(&mut self) {
-        for node in std::mem::take(&mut self.gone) {
-            self.nodes[node as usize].named = false;
-            self.names.remove(node);
+    /// Forgets all nodes that left but those that are still `spoken_of`.
+    pub(crate) fn free_gone(&mut self, spoken_of: impl Iterator<Item = u32>) {
+        for node in &mut self.nodes {
+            node.named = 0;
+        }
+        spoken_of.for_each(|node| self.keep_name(node));
+        for node in self.gone.clone() {
+            self.forget(node);
         }
     }
 
     /// More zones than can be told apart share the last one: spreading gets coarser, no more.
     fn intern(&mut self, zone: &str) -> u16 {
-        if zone.is_empty() {
-            return 0;
+        match self.find_zone(zone) {
+            Some(number) => number,
+            None if self.zones_full() => u16::MAX,
+            None => self.zones.insert(zone) as u16 + 1,
         }
-        match self.zones.find(zone) {
-            Some(number) => number as u16 + 1,
-            None if self.zones.len() < usize::from(u16::MAX) => self.zones.insert(zone) as u16 + 1,
-            None => u16::MAX,
+    }
+
+    /// The number of a zone; 0 for none.
+    fn find_zone(&self, name: &str) -> Option<u16> {
+        if name.is_empty() {
+            return Some(0);
         }
+        self.zones.find(name).map(|number| number as u16 + 1)
+    }
+
+    fn zones_full(&self) -> bool {
+        self.zones.len() >= usize::from(u16::MAX)
     }
 
     fn set_load(&mut self, node: u32, load: u32) {

@@ -235,11 +235,31 @@ impl State {
     /// What a slot runs that no wave has reached; 0 = nothing.
     pub(crate) fn base(&self) -> u32 {
         match self.active() {
-            Some(r) if matches!(r.head.kind, DeploymentKind::Create | DeploymentKind::Update) => {
-                r.head.from
-            }
-            _ => self.current,
+            Some(r) if r.is_forward() => r.head.base,
+            Some(_) => self.current,
+            None => match self.want {
+                Some(want) if want.kind == DeploymentKind::Update => {
+                    self.base_between(self.current, want.to)
+                }
+                _ => self.current,
+            },
         }
+    }
+
+    /// What nodes that are new to the job run on the way from one version to another: where another selector was
+    /// in force nobody knows whether they matched it.
+    pub(crate) fn base_between(&self, from: u32, to: u32) -> u32 {
+        let selector = |version| self.versions.get(version).map(|v| &v.spec.selector);
+        if selector(&from) == selector(&to) {
+            from
+        } else {
+            0
+        }
+    }
+
+    /// Whether a version that is not proven is on its way.
+    pub(crate) fn is_forward(&self) -> bool {
+        self.active().is_some_and(Rollout::is_forward)
     }
 
     /// Whether anything happens when only time passes.
@@ -250,7 +270,7 @@ impl State {
     /// Whether a node that comes now becomes a target of the active deployment.
     pub(crate) fn takes_joiners(&self) -> bool {
         self.active()
-            .is_some_and(|r| matches!(r.head.kind, DeploymentKind::Create | DeploymentKind::Update))
+            .is_some_and(|r| r.is_forward() || r.head.kind == DeploymentKind::Rollback)
     }
 
     /// The zone that a slot is in, or was in when it had a node.
@@ -289,10 +309,10 @@ impl State {
         row.is_some_and(|t| t.slot == slot)
     }
 
-    /// Whether a slot is a target whose turn may still come, of a deployment that starts nothing outside of
-    /// its waves: it does not take joiners.
+    /// Whether a slot is a target whose turn may still come, of a deployment before whose turn there is nothing
+    /// else to run.
     pub(crate) fn waits_for_turn(&self, slot: u32) -> bool {
-        let Some(rollout) = self.active().filter(|_| !self.takes_joiners()) else {
+        let Some(rollout) = self.active().filter(|r| !r.is_forward()) else {
             return false;
         };
         let state = self
@@ -308,6 +328,8 @@ impl State {
         }
         match self.slots[slot as usize].told {
             0 => self.base() != 0 && !self.waits_for_turn(slot),
+            // What has done its work runs nothing that would have to be stopped.
+            _ if self.current == 0 && self.slots[slot as usize].done => false,
             told => self.active().is_none() && self.settled && told != self.current,
         }
     }
@@ -316,6 +338,13 @@ impl State {
     pub(crate) fn stable_before(&self, version: u32) -> Option<u32> {
         let good = |(&number, v): (&u32, &Version)| (v.stable && !v.rejected).then_some(number);
         self.versions.range(..version).rev().find_map(good)
+    }
+
+    /// Whether a rollback from one version to another has to see to a slot: it was told the one, or is there and
+    /// runs a third one. Who is away converges when back.
+    pub(crate) fn is_touched(&self, slot: u32, from: u32, to: u32) -> bool {
+        let Slot { told, live, .. } = self.slots[slot as usize];
+        live && told != to && (told == from || told != 0 && self.is_ready(slot))
     }
 
     /// How many slots were told to run something else than `version`, and something at all.

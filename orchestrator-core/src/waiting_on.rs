@@ -6,7 +6,6 @@ use crate::decide::has_room;
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
 use crate::job::Job;
 use crate::rollout::{Head, Rollout};
-use crate::spec::JobType;
 use crate::state::{Moment, State};
 use crate::time::Time;
 
@@ -28,6 +27,8 @@ pub enum WaitingOn {
     Resume,
     /// A node that can be given work, or is heard of again.
     ReadyNode,
+    /// The driver, which is to say [which nodes match](crate::Job::members_due).
+    Members,
 }
 
 /// What makes a target updated.
@@ -37,7 +38,9 @@ pub enum Sign {
     Healthy,
     /// A start, where no health is asked for.
     Started,
-    /// The end of its workload: of a stop, and of a batch job.
+    /// The end of its workload, of a batch job.
+    Done,
+    /// The end of its workload, of a stop.
     Stopped,
 }
 
@@ -46,18 +49,18 @@ impl fmt::Display for Sign {
         f.write_str(match self {
             Self::Healthy => "become healthy",
             Self::Started => "start",
+            Self::Done => "do their work",
             Self::Stopped => "stop",
         })
     }
 }
 
 /// What a deployment's targets have to show.
-fn sign(state: &State, head: &Head) -> Sign {
-    let version = state.versions.get(&head.to);
-    if head.kind == DeploymentKind::Stop
-        || version.is_some_and(|v| v.spec.job_type == JobType::Batch)
-    {
+fn sign(head: &Head) -> Sign {
+    if head.kind == DeploymentKind::Stop {
         Sign::Stopped
+    } else if head.batch {
+        Sign::Done
     } else if head.spec.gate().is_some() {
         Sign::Healthy
     } else {
@@ -74,6 +77,7 @@ impl fmt::Display for WaitingOn {
             Self::Promotion => f.write_str("promotion"),
             Self::Resume => f.write_str("resume"),
             Self::ReadyNode => f.write_str("a ready node"),
+            Self::Members => f.write_str("the list of the nodes that match"),
         }
     }
 }
@@ -96,9 +100,12 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         let deadline = rollout.due_first().map(|due| wall(state, rollout, due));
         return WaitingOn::Health {
             targets: head.tally.in_flight(),
-            sign: sign(state, head),
+            sign: sign(head),
             deadline,
         };
+    }
+    if state.members_due && head.kind != DeploymentKind::Stop {
+        return WaitingOn::Members;
     }
     if rollout.is_gated() && rollout.canaries_well() {
         return WaitingOn::Promotion;
@@ -107,7 +114,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
     match rollout.suspects.first() {
         Some(&(due, _)) => WaitingOn::Health {
             targets: rollout.suspects.len() as u32,
-            sign: sign(state, head),
+            sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
         None => WaitingOn::ReadyNode,
@@ -198,6 +205,9 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 )
             }
             WaitingOn::Resume => format!("paused: {done}"),
+            WaitingOn::Members => {
+                format!("{done}, waiting for the list of the nodes that match")
+            }
             WaitingOn::ReadyNode if rollout.is_gated() && head.tally.canaries > 0 => {
                 format!(
                     "waiting for {} of {} canaries to be heard of again",

@@ -95,6 +95,53 @@ fn a_job_does_not_grow_with_the_nodes_that_came_and_went() {
     }
 }
 
+/// The same where each node that leaves holds an execution, which has to move.
+#[test]
+fn a_job_does_not_grow_with_the_nodes_that_its_executions_left() {
+    let mut story = Story::new();
+    play(
+        &mut story,
+        "nodes n1..n2\ndeploy v1 replicas=3\neveryone started",
+    );
+    let before = story.job.snapshot().len();
+    for node in 2..300 {
+        play(
+            &mut story,
+            &format!("nodes n{}\nn{} gone", node + 1, node - 1),
+        );
+        play(&mut story, "expect executions v1 3");
+    }
+    let after = story.job.snapshot().len();
+    assert!(after < before + before / 4, "{before}, {after}");
+}
+
+/// However many values a spread label has, hearing the same twice changes nothing.
+#[test]
+fn more_zones_than_can_be_told_apart_are_one() {
+    use orchestrator_core::{Member, NodeChange};
+    let mut story = Story::new();
+    play(
+        &mut story,
+        "nodes n1\ndeploy v1 replicas=1 spread=zone\neveryone started",
+    );
+    let seen = |zone: String| {
+        [NodeChange::Seen(Member {
+            zone,
+            ..Member::new("n1")
+        })]
+    };
+    let mut entries = |zone: String| {
+        let step = story.job.step(story.now, Input::Nodes(&seen(zone)));
+        step.expect("it fits").split().0.len()
+    };
+    for number in 0..66_000 {
+        entries(format!("z{number}"));
+    }
+    assert_eq!(entries("z65999".to_owned()), 0);
+    assert_eq!(entries("z65998".to_owned()), 0, "they are one zone");
+    assert_eq!(entries("z3".to_owned()), 1);
+}
+
 #[test]
 fn versions_that_nodes_still_run_are_kept() {
     let mut story = Story::new();

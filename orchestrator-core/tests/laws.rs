@@ -230,6 +230,7 @@ fn finish(story: &mut Story) -> Result<(), TestCaseError> {
                     one(story, "wave exits 0")?;
                 }
             }
+            Some(WaitingOn::Members) => return Err(TestCaseError::fail("they were listed")),
             Some(WaitingOn::ReadyNode) | None => {
                 // Nothing to run on, or nothing to run: what remains is a person.
                 prop_assert_eq!(record.status.updated_nodes, 0, "{}", record.status.message);

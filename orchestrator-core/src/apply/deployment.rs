@@ -34,22 +34,29 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         state.history.push_back(old.head);
     }
     // Nothing names the old targets any more: their slots and nodes are free.
-    for &slot in state.retired.iter().chain(&state.unplaced) {
-        match std::mem::replace(&mut state.slots[slot as usize].node, NONE) {
-            NONE => {}
-            node => state.members.release_name(node),
-        }
+    for &slot in &state.retired {
+        state.slots[slot as usize].node = NONE;
     }
     state.free.append(&mut state.retired);
-    state.members.free_gone();
+    // What waits for a node remembers where it was.
+    let last = state.unplaced.iter();
+    let last = last.map(|&slot| state.slots[slot as usize].node);
+    let last = last.filter(|&node| node != NONE);
+    state.members.free_gone(last);
     state.want = None;
     state.deployments = *number;
     let at = state.moment.wall;
+    let base = state.base_between(*from, *to);
+    let version = state.versions.get(to);
+    let batch = version.is_some_and(|v| v.spec.job_type == JobType::Batch);
     match kind {
         DeploymentKind::Rollback => {
-            // What was rolled back to before, and not all the way, is no worse for it.
-            if let Some(bad) = state.versions.get_mut(from).filter(|_| from != to) {
+            // Who goes forward again takes nothing back, and wants what was taken back before.
+            if let Some(bad) = state.versions.get_mut(from).filter(|_| from > to) {
                 bad.rejected = true;
+            }
+            if let Some(good) = state.versions.get_mut(to) {
+                good.rejected = false;
             }
             state.current = *to;
         }
@@ -64,6 +71,8 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
             from: *from,
             to: *to,
             spec: spec.clone(),
+            base,
+            batch,
             state: DeploymentState::Pending,
             revision: 0,
             created: at,
@@ -88,7 +97,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         dispatches: Vec::new(),
         open: VecDeque::new(),
         suspects: BTreeSet::new(),
-        canaries: Vec::new(),
+        canaries: BTreeSet::new(),
         failures: BTreeMap::new(),
         held: 0,
         paused_at: None,
@@ -140,7 +149,7 @@ pub(super) fn dispatched(
             t.set_state(TargetState::Updating);
         });
         if canary {
-            rollout.canaries.push(target);
+            rollout.canaries.insert(target);
         }
     }
     let version = rollout.head.to;
@@ -158,12 +167,16 @@ pub(super) fn dispatched(
 pub(super) fn skip(state: &mut State, targets: &Runs) {
     let at = state.moment.wall;
     let State {
-        rollout, surplus, ..
+        rollout,
+        surplus,
+        slots,
+        ..
     } = state;
     let rollout = rollout.as_mut().expect("targets come after a start");
     for target in targets.iter() {
         // What is not wanted any more when it could have its turn is not waited for.
-        let gone = surplus.contains(&rollout.targets[target as usize].slot);
+        let slot = rollout.targets[target as usize].slot;
+        let gone = surplus.contains(&slot) || !slots[slot as usize].live;
         rollout.change(target, at, |t| {
             t.set_state(TargetState::Skipped);
             t.set_gone(gone);
@@ -184,9 +197,7 @@ pub(super) fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mu
 
 /// What a batch job's executions are told is done when they are updated, and is not told again.
 pub(super) fn done(state: &mut State, heard: &[Heard]) {
-    let to = rollout(state).head.to;
-    let version = state.versions.get(&to);
-    if version.is_some_and(|v| v.spec.job_type == JobType::Batch) {
+    if rollout(state).head.batch {
         for &(target, _) in heard {
             let slot = rollout(state).targets[target as usize].slot;
             state.slots[slot as usize].done = true;
@@ -203,6 +214,9 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
         rollout.change(target, wall, |t| {
             t.reported = number;
             t.streak = t.streak.saturating_add(1);
+            if t.is_unproven() {
+                t.stop_clock();
+            }
             t.set_bad_by_rate(matches!(cause, Bad::ErrorRate { .. }));
             if t.state() == TargetState::Observing {
                 t.set_state(TargetState::Updating);
@@ -261,8 +275,10 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     };
     let canary_nodes = rollout.canaries.iter().map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
-    state.settled = head.state == DeploymentState::Completed;
-    if state.settled {
+    let completed = head.state == DeploymentState::Completed;
+    // A restart changes nothing about what is to run where.
+    state.settled = completed || state.settled && head.kind == DeploymentKind::Restart;
+    if completed {
         state.current = head.to;
         let proven = head.tally.updated > 0 && head.kind != DeploymentKind::Stop;
         if let Some(version) = state.versions.get_mut(&head.to).filter(|_| proven) {
@@ -273,6 +289,7 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
             start_again_when_back(state);
         }
     } else if state.layout == head.to
+        && state.current != head.to
         && state.current != 0
         && state.want.is_none()
         && !matches!(aftermath, Aftermath::RollBack { .. })
@@ -281,6 +298,7 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         // goes that counts again.
         lay_out_again(state, state.current, effects);
     }
+    state.strays.clear();
     for slot in 0..state.slots.len() as u32 {
         stray(state, slot);
     }

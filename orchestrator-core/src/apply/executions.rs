@@ -47,10 +47,10 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
             state.members.index(state.seed, distinct);
             let mut kept = 0;
             let mut taken = BTreeSet::new();
-            for slot in 0..state.slots.len() as u32 {
-                if !state.slots[slot as usize].live {
-                    continue;
-                }
+            let live = (0..state.slots.len() as u32).filter(|&s| state.slots[s as usize].live);
+            let mut slots: Vec<(u8, u32)> = live.map(|slot| (rank(state, slot), slot)).collect();
+            slots.sort_unstable();
+            for (_, slot) in slots {
                 let node = state.slots[slot as usize].node;
                 let fits = state.unplaced.contains(&slot)
                     || state.members.presence(node) != Presence::Unmatched
@@ -76,8 +76,7 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
     }
 }
 
-/// Puts the placement of an earlier version in force again; how many replicas there are was last said by
-/// a person, and stays.
+/// Puts the placement of an earlier version in force again, with as many executions as it had last.
 pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<Effect>) {
     let Some(spec) = state.versions.get(&version).map(|v| v.spec.clone()) else {
         return;
@@ -87,13 +86,17 @@ pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<E
         state.members_due = true;
         effects.push(Effect::MembersNeeded);
     }
-    let placement = match (spec.placement, state.replicas) {
-        (Placement::Replicas { distinct, .. }, Some(count)) => {
-            Placement::Replicas { count, distinct }
-        }
-        (placement, _) => placement,
-    };
-    lay_out(state, version, placement);
+    lay_out(state, version, spec.placement);
+}
+
+/// Which executions stay when there are too many: those that can run, then those that cannot now, and last those
+/// that run nowhere.
+fn rank(state: &State, slot: u32) -> u8 {
+    if state.unplaced.contains(&slot) {
+        2
+    } else {
+        u8::from(!state.is_ready(slot))
+    }
 }
 
 /// A new execution on `node`, or on none yet; while a deployment goes on, its last target.
@@ -123,8 +126,14 @@ pub(super) fn add_slot(state: &mut State, node: u32) {
 }
 
 /// While a deployment goes on, an execution that it does not know becomes its last target.
+///
+/// What a rollback goes back to is run already by those that the bad version had left out.
 fn join(state: &mut State, slot: u32) {
-    if state.takes_joiners() && state.target_of(slot).is_none() {
+    let told = state.slots[slot as usize].told;
+    let there = state
+        .active()
+        .is_none_or(|r| !r.is_forward() && r.head.to == told);
+    if state.takes_joiners() && state.target_of(slot).is_none() && !there {
         let rollout = rollout(state);
         let target = rollout.push_target(slot);
         rollout.queue.push(target);
@@ -140,13 +149,16 @@ pub(super) fn adopt(state: &mut State, node: u32) {
     }
     let first = state.members.slots(node).next();
     match first {
-        Some(slot) => {
-            state.surplus.remove(&slot);
-            set_gone(state, slot, false);
-            join(state, slot);
-        }
+        Some(slot) => want(state, slot),
         None => add_slot(state, node),
     }
+}
+
+/// An execution that was to stop is wanted again.
+pub(super) fn want(state: &mut State, slot: u32) {
+    state.surplus.remove(&slot);
+    set_gone(state, slot, false);
+    join(state, slot);
 }
 
 /// Notes an execution that no wave reaches and that should be told something else.
@@ -158,6 +170,9 @@ pub(super) fn stray(state: &mut State, slot: u32) {
 
 /// Takes an execution away; answers the node that has to hear of it, if it runs there.
 pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
+    if !state.slots[slot as usize].live {
+        return None;
+    }
     leave(state, slot);
     set_gone(state, slot, true);
     let ran = at_work(state, slot);
@@ -174,12 +189,15 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
     if state.is_named(slot) {
         // It keeps its node, so that its target has a name as long as it is looked at.
         state.retired.insert(slot);
-        if node != NONE {
+        if placed {
             state.members.keep_name(node);
         }
     } else {
         state.slots[slot as usize].node = NONE;
         state.free.insert(slot);
+        if !placed && node != NONE {
+            state.members.release_name(node);
+        }
     }
     (placed && ran).then_some(node)
 }
@@ -214,10 +232,14 @@ pub(super) fn at_work(state: &State, slot: u32) -> bool {
 
 pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
     let have = state.replicas.replace(replicas).unwrap_or(0);
-    if let Some(version) = state.versions.get_mut(&state.layout)
-        && let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement
-    {
-        *count = replicas;
+    // Also of what a rollback would go back to: it was not the new version that said so.
+    for version in [state.layout, state.current] {
+        if let Some(version) = state.versions.get_mut(&version)
+            && let Placement::Replicas { count, .. } =
+                &mut Arc::make_mut(&mut version.spec).placement
+        {
+            *count = replicas;
+        }
     }
     let nodes: Runs = retired
         .iter()
@@ -245,6 +267,8 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 left.push(before);
             }
             review_leaving(state, before);
+        } else if before != NONE {
+            state.members.release_name(before);
         }
         state.members.attach(node, slot);
         if !done && (ran, version) != (0, 0) {
@@ -285,8 +309,7 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 t.reported = 0;
                 t.set_lost(false);
                 if t.state() == TargetState::Updated && gated {
-                    // Elsewhere it has shown nothing yet.
-                    t.streak = 1;
+                    t.set_unproven();
                 } else {
                     t.set_state(TargetState::Updating);
                     t.streak = 0;
@@ -294,10 +317,6 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
             });
         }
         // Only now is it known which of them are in flight: before, the dispatch would look done.
-        for target in again.iter() {
-            if rollout.targets[target as usize].is_suspect() {
-                rollout.suspect(target, clock, wall);
-            }
-        }
+        rollout.close(number);
     }
 }

@@ -10,11 +10,11 @@ use self::deployment::{
     begin, dispatched, done, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy,
 };
 use self::executions::{at_work, lay_out, placed, retire, scaled, tell};
-use self::nodes::{joined, node_changed};
+use self::nodes::{joined, node_changed, replace};
 use crate::effect::Effect;
 use crate::event::{DeploymentState, Entry, Event, Presence};
 use crate::packed::U48;
-use crate::rollout::{Rollout, TargetState};
+use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::runs::Runs;
 use crate::spec::JobSpec;
 use crate::state::{KEYS_KEPT, Moment, State, Version};
@@ -48,9 +48,9 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             // Executions of a replicated job stay until they have another node.
             let stop = *status == Presence::Draining && state.replicas.is_none();
             let left: Runs = nodes.iter().filter(|node| stop && runs(node)).collect();
-            for node in nodes.iter() {
-                node_changed(state, node, *status);
-            }
+            let missing = nodes.iter().map(|node| node_changed(state, node, *status));
+            let missing = missing.sum();
+            replace(state, missing);
             withdraw(left, effects);
         }
         Event::NodeRelabeled { node, zone, load } => state.members.relabel(*node, zone, *load),
@@ -58,11 +58,11 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Scaled { replicas, retired } => scaled(state, *replicas, retired, effects),
         Event::Placed { moves } => placed(state, moves, effects),
         Event::Retired { slots } => {
-            let nodes = slots
-                .iter()
-                .filter_map(|&slot| retire(state, slot))
-                .collect();
-            withdraw(nodes, effects);
+            // The youngest first: that is the order in which a node holds them.
+            let slots = slots.iter().rev();
+            let mut nodes: Vec<u32> = slots.filter_map(|&slot| retire(state, slot)).collect();
+            nodes.reverse();
+            withdraw(nodes.into_iter().collect(), effects);
         }
         Event::Requested(want) => state.want = Some(*want),
         Event::Started(started) => begin(state, started, effects),
@@ -78,8 +78,15 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Skipped { targets } => skip(state, targets),
         Event::Healthy { heard } => each_heard(state, heard, |target| {
             target.streak = 0;
-            if target.state() == TargetState::Updating {
-                target.set_state(TargetState::Observing);
+            let begins = if target.is_unproven() {
+                target.since == U48::from(STOPPED)
+            } else {
+                target.state() == TargetState::Updating
+            };
+            if begins {
+                if !target.is_unproven() {
+                    target.set_state(TargetState::Observing);
+                }
                 target.since = U48::from(elapsed);
             }
         }),

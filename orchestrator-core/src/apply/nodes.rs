@@ -1,6 +1,6 @@
 //! Nodes: what becomes of the executions there when a node comes, goes, or falls silent.
 
-use super::executions::{add_slot, adopt, retire, set_gone, stray, tell};
+use super::executions::{add_slot, adopt, retire, set_gone, stray, tell, want};
 use super::rollout;
 use crate::event::{Member, Presence};
 use crate::rollout::{Rollout, TargetState};
@@ -25,12 +25,18 @@ pub(super) fn joined(state: &mut State, nodes: &[Member]) {
     }
 }
 
-pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) {
+/// Answers how many executions of a replicated job it has cost.
+pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u32 {
     state.members.set_presence(node, status);
     let replicated = state.replicas.is_some();
-    if status.matches() && !replicated && state.version_max > 0 {
-        adopt(state, node);
+    if status.matches() && state.version_max > 0 {
+        if replicated {
+            adopt_for_unplaced(state, node);
+        } else {
+            adopt(state, node);
+        }
     }
+    let mut missing = 0;
     for slot in state.members.slots(node).collect::<Vec<_>>() {
         match status {
             Presence::Ready => back(state, slot),
@@ -46,7 +52,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) {
                 leave(state, slot);
                 set_gone(state, slot, true);
                 if state.surplus.insert(slot) && replicated {
-                    add_slot(state, NONE);
+                    missing += 1;
                 }
             }
             // It keeps its part in the deployment, and its zone, until it has another node.
@@ -66,6 +72,44 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) {
     }
     review_leaving(state, node);
     state.members.forget(node);
+    missing
+}
+
+/// So many executions of a replicated job are on nodes that match no longer: others take their place, first
+/// those that a canceled version had left out and that run where they should.
+pub(super) fn replace(state: &mut State, missing: u32) {
+    if missing == 0 {
+        return;
+    }
+    let there = |&slot: &u32| state.presence(slot).matches();
+    let mut again: Vec<u32> = state.surplus.iter().copied().filter(there).collect();
+    let base = state.base();
+    again.sort_by_key(|&slot| (state.slots[slot as usize].told != base, slot));
+    again.truncate(missing as usize);
+    for &slot in &again {
+        want(state, slot);
+        if state.is_ready(slot) {
+            back(state, slot);
+        }
+        review_leaving(state, state.slots[slot as usize].node);
+    }
+    for _ in again.len()..missing as usize {
+        add_slot(state, NONE);
+    }
+}
+
+/// A node matches (again): executions there are wanted rather than those that wait for a node, and run nothing.
+fn adopt_for_unplaced(state: &mut State, node: u32) {
+    let left_out = state.members.slots(node);
+    let left_out: Vec<u32> = left_out.filter(|s| state.surplus.contains(s)).collect();
+    for slot in left_out {
+        let waiting = state.unplaced.last().copied();
+        let Some(waiting) = waiting.filter(|&s| state.slots[s as usize].told == 0) else {
+            return;
+        };
+        retire(state, waiting);
+        want(state, slot);
+    }
 }
 
 /// Whether a node is to be left follows from how it is and what it holds; a wait that has begun goes on.
@@ -110,15 +154,9 @@ fn back_from_silence(state: &mut State, slot: u32) {
         return;
     };
     let at = state.moment.wall;
-    let elapsed = state.moment.elapsed;
     let rollout = rollout(state);
-    if !rollout.targets[target as usize].is_lost() {
-        return;
-    }
-    rollout.change(target, at, |t| t.set_lost(false));
-    if rollout.targets[target as usize].is_suspect() {
-        let clock = rollout.deadline_clock(elapsed);
-        rollout.suspect(target, clock, at);
+    if rollout.targets[target as usize].is_lost() {
+        rollout.change(target, at, |t| t.set_lost(false));
     }
 }
 
@@ -132,6 +170,9 @@ fn lost(state: &mut State, slot: u32) {
     let gated = rollout.head.spec.gate().is_some();
     rollout.change(target, at, |t| {
         t.set_lost(true);
+        if t.is_unproven() {
+            t.stop_clock();
+        }
         if t.state().is_in_flight() {
             // Without a health check there is no deadline to come back before.
             t.set_state(if gated {
@@ -164,12 +205,14 @@ pub(super) fn leave(state: &mut State, slot: u32) {
 /// its node.
 fn target_at_work(state: &State, slot: u32) -> Option<u32> {
     let done = state.slots[slot as usize].done;
-    state.target_of(slot).filter(|_| !done)
+    let target = state.target_of(slot)?;
+    let row = state.active()?.targets[target as usize];
+    (!done || row.state() != TargetState::Updated).then_some(target)
 }
 
 pub(super) fn uncanary(rollout: &mut Rollout, target: u32, at: Time) {
     if rollout.targets[target as usize].is_canary() && !rollout.head.promoted {
         rollout.change(target, at, |t| t.set_canary(false));
-        rollout.canaries.retain(|&t| t != target);
+        rollout.canaries.remove(&target);
     }
 }

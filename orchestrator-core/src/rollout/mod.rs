@@ -15,10 +15,12 @@ use crate::spec::RolloutSpec;
 use crate::time::{Span, Time};
 
 pub use target::TargetState;
-pub(crate) use target::{Tally, Target};
+pub(crate) use target::{STOPPED, Tally, Target};
 
 /// How long a target may take to start where health is not asked for.
 pub(crate) const START_WITHIN: Span = Span::from_secs(3600);
+/// How long an execution of a batch job may run where health is not asked for.
+pub(crate) const RUN_WITHIN: Span = Span::from_secs(365 * 24 * 3600);
 
 /// A deployment with its targets.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -32,7 +34,7 @@ pub(crate) struct Rollout {
     pub(crate) open: VecDeque<u32>,
     /// Updated targets that turned bad, with the deadline for turning good again.
     pub(crate) suspects: BTreeSet<(u64, u32)>,
-    pub(crate) canaries: Vec<u32>,
+    pub(crate) canaries: BTreeSet<u32>,
     pub(crate) failures: BTreeMap<u32, Failure>,
     /// Milliseconds of the job's time by which deadlines have moved on so far.
     pub(crate) held: u64,
@@ -52,6 +54,10 @@ pub(crate) struct Head {
     pub(crate) from: u32,
     pub(crate) to: u32,
     pub(crate) spec: RolloutSpec,
+    /// What an execution runs that no wave has reached; 0 = nothing. Of a version that is on its way.
+    pub(crate) base: u32,
+    /// Its targets are updated when they have done their work.
+    pub(crate) batch: bool,
     pub(crate) state: DeploymentState,
     pub(crate) revision: u64,
     pub(crate) created: Time,
@@ -146,23 +152,17 @@ impl Queue {
 impl Rollout {
     /// The only way to change a target: counts, open dispatches and progress follow.
     pub(crate) fn change(&mut self, target: u32, at: Time, change: impl FnOnce(&mut Target)) {
-        let deadline = self.deadline_millis();
+        if let Some(due) = self.suspect_due(target) {
+            self.suspects.remove(&(due, target));
+        }
         let slot = &mut self.targets[target as usize];
         let tally = &mut self.head.tally;
         tally.take(slot);
         if slot.state().is_in_flight() {
             self.dispatches[slot.dispatch as usize - 1].open -= 1;
         }
-        if slot.is_suspect() {
-            self.suspects
-                .remove(&(u64::from(slot.since) + deadline, target));
-        }
         let before = slot.dispatch;
         change(slot);
-        if slot.is_suspect() {
-            self.suspects
-                .insert((u64::from(slot.since) + deadline, target));
-        }
         tally.put(slot);
         if slot.state().is_in_flight() {
             self.dispatches[slot.dispatch as usize - 1].open += 1;
@@ -171,16 +171,48 @@ impl Rollout {
             self.updated_max = tally.updated;
             self.head.progress = Some(at);
         }
-        if before != 0 && self.dispatches[before as usize - 1].open == 0 {
-            self.dispatches[before as usize - 1].targets = Runs::default();
-            while self
-                .open
-                .front()
-                .is_some_and(|&d| self.dispatches[d as usize].open == 0)
-            {
-                self.open.pop_front();
-            }
+        if let Some(due) = self.suspect_due(target) {
+            self.suspects.insert((due, target));
         }
+        if before != 0 {
+            self.close(before);
+        }
+    }
+
+    /// Forgets a dispatch, by its number, of which nothing is in flight.
+    pub(crate) fn close(&mut self, number: u32) {
+        let done = |d: &Dispatch| d.open == 0;
+        if !done(&self.dispatches[number as usize - 1]) {
+            return;
+        }
+        self.dispatches[number as usize - 1].targets = Runs::default();
+        while let Some(&first) = self.open.front()
+            && done(&self.dispatches[first as usize])
+        {
+            self.open.pop_front();
+        }
+    }
+
+    /// When a suspect has to be good again: a deadline after it turned bad; one that moved, by the deadline of its
+    /// new place.
+    pub(crate) fn suspect_due(&self, target: u32) -> Option<u64> {
+        let target = &self.targets[target as usize];
+        if !target.is_suspect() {
+            return None;
+        }
+        Some(if target.is_unproven() {
+            self.dispatches[target.dispatch as usize - 1].due
+        } else {
+            u64::from(target.since) + self.deadline_millis()
+        })
+    }
+
+    /// Whether it brings a version that is not proven.
+    pub(crate) fn is_forward(&self) -> bool {
+        matches!(
+            self.head.kind,
+            DeploymentKind::Create | DeploymentKind::Update
+        )
     }
 
     pub(crate) fn push_target(&mut self, slot: u32) -> u32 {
@@ -271,10 +303,12 @@ impl Rollout {
 
     /// From assignment to updated, in milliseconds.
     pub(crate) fn deadline_millis(&self) -> u64 {
-        self.head
-            .spec
-            .gate()
-            .map_or(START_WITHIN, |gate| gate.deadline)
-            .as_millis()
+        let without = if self.head.batch {
+            RUN_WITHIN
+        } else {
+            START_WITHIN
+        };
+        let gate = self.head.spec.gate();
+        gate.map_or(without, |gate| gate.deadline).as_millis()
     }
 }

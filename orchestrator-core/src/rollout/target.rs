@@ -46,8 +46,8 @@ pub(crate) struct Target {
     pub(crate) dispatch: u32,
     /// The highest number of a report that became a fact.
     pub(crate) reported: u32,
-    /// Of an observing one, when its clock started, in the job's time; of a suspect, when it turned
-    /// bad, in the deadlines' time.
+    /// Of an observing or an unproven one, when its clock started, in the job's time; of another suspect, when it
+    /// turned bad, in the deadlines' time.
     pub(crate) since: U48,
     flags: u8,
     /// Bad intervals in a row.
@@ -61,7 +61,10 @@ const CANARY: u8 = 0b1000;
 const LOST: u8 = 0b1_0000;
 const BY_RATE: u8 = 0b10_0000;
 const FAILED_BEFORE: u8 = 0b100_0000;
-const GONE: u8 = 0b1000_0000;
+/// Of a skipped one: nobody waits for it. Of an updated one: it has moved and is to show its health anew.
+const GONE_OR_UNPROVEN: u8 = 0b1000_0000;
+/// The clock of an unproven target that does not run.
+pub(crate) const STOPPED: u64 = (1 << 48) - 1;
 
 impl Target {
     pub(crate) fn new(slot: u32) -> Self {
@@ -80,7 +83,7 @@ impl Target {
     }
 
     pub(crate) fn set_state(&mut self, state: TargetState) {
-        self.flags = self.flags & !STATE | state as u8;
+        self.flags = self.flags & !(STATE | GONE_OR_UNPROVEN) | state as u8;
     }
 
     pub(crate) fn is_canary(&self) -> bool {
@@ -118,18 +121,43 @@ impl Target {
         self.set(FAILED_BEFORE, on);
     }
 
-    /// Its execution was taken away, or its node belongs to the job no more: nobody waits for it.
+    /// Skipped, and its execution was taken away, or its node belongs to the job no more: nobody waits for it.
     pub(crate) fn is_gone(&self) -> bool {
-        self.flags & GONE != 0
+        self.state() == TargetState::Skipped && self.flags & GONE_OR_UNPROVEN != 0
     }
 
     pub(crate) fn set_gone(&mut self, on: bool) {
-        self.set(GONE, on);
+        if self.state() == TargetState::Skipped {
+            self.set(GONE_OR_UNPROVEN, on);
+        }
     }
 
-    /// Updated, but bad ever since its last telling interval; of a lost one nothing is known.
+    /// Updated, but it has moved since, and shown nothing at its new place.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.state() == TargetState::Updated && self.flags & GONE_OR_UNPROVEN != 0
+    }
+
+    /// Takes an updated target's proof back.
+    pub(crate) fn set_unproven(&mut self) {
+        debug_assert!(self.state() == TargetState::Updated);
+        self.flags |= GONE_OR_UNPROVEN;
+        self.streak = 0;
+        self.stop_clock();
+    }
+
+    /// From here on its health is not continuous.
+    pub(crate) fn stop_clock(&mut self) {
+        self.since = U48::from(STOPPED);
+    }
+
+    /// Updated, but bad ever since its last telling interval, or unproven: it has a deadline again.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.state() == TargetState::Updated && self.streak > 0 && !self.is_lost()
+        self.state() == TargetState::Updated && (self.streak > 0 || self.is_unproven())
+    }
+
+    /// Updated, and nothing speaks against it.
+    pub(crate) fn is_well(&self) -> bool {
+        self.state() == TargetState::Updated && !self.is_suspect() && !self.is_lost()
     }
 
     fn set(&mut self, flag: u8, on: bool) {
@@ -228,9 +256,7 @@ impl Tally {
             step(&mut self.canaries);
             match target.state() {
                 TargetState::Failed => step(&mut self.canaries_failed),
-                TargetState::Updated if target.streak == 0 && !target.is_lost() => {
-                    step(&mut self.canaries_well)
-                }
+                TargetState::Updated if target.is_well() => step(&mut self.canaries_well),
                 _ => {}
             }
         }

@@ -81,7 +81,7 @@ impl Run<'_> {
                 let all_ready = live.next() == Some(true) && live.all(|ready| ready);
                 !all_ready
             }
-            Some(WaitingOn::Health { .. } | WaitingOn::Resume) => false,
+            Some(WaitingOn::Health { .. } | WaitingOn::Resume | WaitingOn::Members) => false,
         }
     }
 
