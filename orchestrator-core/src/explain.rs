@@ -1,9 +1,9 @@
 //! From the log: why a deployment is where it is, as a short chain of causes in plain words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::event::{Bad, DeploymentKind, Entry, Event, Reason};
+use crate::event::{Bad, DeploymentKind, Entry, Event, Presence, Reason};
 use crate::id::{DeploymentId, JobId};
 use crate::job::{BrokenLog, Job};
 use crate::runs::Runs;
@@ -42,11 +42,7 @@ pub fn explain(
     log: impl IntoIterator<Item = Entry>,
     deployment: DeploymentId,
 ) -> Result<Option<Explanation>, BrokenLog> {
-    let mut chain = Chain {
-        job: Job::new(id, seed),
-        deployment,
-        ..Chain::new()
-    };
+    let mut chain = Chain::new(Job::new(id, seed), deployment);
     for entry in log {
         // Names are looked up before the entry that may free them, and after the one that gives them.
         let about = chain.is_about(&entry);
@@ -74,12 +70,10 @@ struct Chain {
 }
 
 impl Chain {
-    fn new() -> Self {
-        let nobody = JobId::new("default", "nobody").expect("a name like any other");
-        let nothing = DeploymentId::derive(0, 0, Time::from_millis(0));
+    fn new(job: Job, deployment: DeploymentId) -> Self {
         Self {
-            job: Job::new(nobody, 0),
-            deployment: nothing,
+            job,
+            deployment,
             number: None,
             rollback: None,
             links: Vec::new(),
@@ -109,12 +103,28 @@ impl Chain {
             }
             Event::Failed { targets, reason } => {
                 let mut text = format!("{} failed: {reason}", self.names(targets));
-                if let (Reason::Deadline, Some(bad)) =
-                    (reason, targets.iter().find_map(|t| self.bad.get(&t)))
+                // What was bad about one of several is not why the others failed.
+                let mut bad = targets.iter().map(|t| self.bad.get(&t));
+                if let (Reason::Deadline, Some(Some(bad)), None) = (reason, bad.next(), bad.next())
                 {
                     text += &format!("; bad at last by {bad}");
                 }
                 self.link(entry.at, text);
+            }
+            Event::Healthy { heard } | Event::Updated { heard } => {
+                heard.iter().for_each(|(t, _)| {
+                    self.bad.remove(t);
+                });
+            }
+            Event::Skipped { targets } => self.skipped(entry.at, targets),
+            Event::Dispatched { skipped, .. } if !skipped.is_empty() => {
+                self.skipped(entry.at, skipped);
+            }
+            Event::Scaled { replicas, .. } => {
+                self.link(entry.at, format!("scaled to {replicas} executions"));
+            }
+            Event::ClockSetBack => {
+                self.link(entry.at, "the driver's clock was set back".to_owned());
             }
             Event::Promoted { auto: true } => self.link(
                 entry.at,
@@ -124,13 +134,10 @@ impl Chain {
                 self.link(entry.at, "promoted by an operator".to_owned())
             }
             Event::Resumed => self.link(entry.at, "resumed by an operator".to_owned()),
-            Event::NodesChanged { status, nodes } if status.is_lost() => {
-                let names: Vec<&str> = nodes
-                    .iter()
-                    .take(NAMED_MAX)
-                    .map(|n| self.job.node_name(n))
-                    .collect();
-                let text = format!("{} fell silent", list(&names, nodes.count()));
+            Event::NodesChanged { status, nodes } => {
+                let names = nodes.iter().take(NAMED_MAX);
+                let names: Vec<&str> = names.map(|n| self.job.node_name(n)).collect();
+                let text = format!("{} {}", list(&names, nodes.count()), became(*status));
                 self.link(entry.at, text);
             }
             Event::Absent { millis } => {
@@ -150,6 +157,9 @@ impl Chain {
                 let how = match (&started.spec.strategy, started.kind) {
                     (_, DeploymentKind::Rollback) => "rollback, no gates".to_owned(),
                     (Strategy::Immediate { .. }, _) => "immediate".to_owned(),
+                    (Strategy::Rolling { .. }, _) if started.spec.max_parallel == 0 => {
+                        "rolling, all at once".to_owned()
+                    }
                     (Strategy::Rolling { .. }, _) => {
                         format!("rolling, {} at a time", started.spec.max_parallel)
                     }
@@ -172,6 +182,19 @@ impl Chain {
                 let who = if *canary { "canaries " } else { "" };
                 let text = format!("wave {wave} was sent to {who}{}", self.names(targets));
                 self.link(entry.at, text);
+            }
+            Event::Placed { moves } => {
+                let names = moves.iter().take(NAMED_MAX);
+                let names: Vec<&str> = names
+                    .map(|(_, node, _)| self.job.node_name(*node))
+                    .collect();
+                let (count, names) = (moves.len() as u32, list(&names, moves.len() as u32));
+                let executions = if count == 1 {
+                    "execution"
+                } else {
+                    "executions"
+                };
+                self.link(entry.at, format!("{count} {executions} went to {names}"));
             }
             Event::Paused { failure } => {
                 let head = self.job.state.rollout.as_ref().map(|r| &r.head);
@@ -229,6 +252,22 @@ impl Chain {
         })
     }
 
+    fn skipped(&mut self, at: Time, targets: &Runs) {
+        let away = |target| match self.job.presence(self.job.target_name(target)) {
+            None => "gone",
+            Some(Presence::Ready) => "without a node",
+            Some(Presence::Disconnected) => "silent",
+            Some(Presence::Down) => "down",
+            Some(Presence::Draining) => "draining",
+            Some(Presence::Unmatched) => "not matching",
+            Some(Presence::Gone) => "gone",
+        };
+        let why: BTreeSet<&str> = targets.iter().map(away).collect();
+        let why: Vec<&str> = why.into_iter().collect();
+        let text = format!("{} skipped: {}", self.names(targets), why.join(", "));
+        self.link(at, text);
+    }
+
     fn names(&self, targets: &Runs) -> String {
         let names: Vec<&str> = targets
             .iter()
@@ -236,6 +275,16 @@ impl Chain {
             .map(|t| self.job.target_name(t))
             .collect();
         list(&names, targets.count())
+    }
+}
+
+fn became(status: Presence) -> &'static str {
+    match status {
+        Presence::Ready => "back",
+        Presence::Disconnected | Presence::Down => "fell silent",
+        Presence::Draining => "drained",
+        Presence::Unmatched => "no longer matching",
+        Presence::Gone => "left",
     }
 }
 

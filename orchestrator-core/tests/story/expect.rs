@@ -1,9 +1,9 @@
 //! What has to be so now.
 
-use orchestrator_core::{Ignored, Record, Span, Time};
+use orchestrator_core::{Ignored, Record, Span, Time, explain};
 
 use super::words::{number, same, same_names, span, version, word};
-use super::{Line, Story};
+use super::{Line, SEED, Story};
 
 impl Story {
     pub(super) fn expect(&self, what: &str) -> Line {
@@ -83,6 +83,18 @@ impl Story {
         }
     }
 
+    /// Whether the reasons that the log gives have this among them.
+    fn explained(&self, record: &Record, wanted: &str, given: bool) -> Line {
+        let log = self.log.clone();
+        let chain = explain(self.job.id().clone(), SEED, log, record.id);
+        let chain = chain.map_err(|e| e.to_string())?;
+        let text = chain.map_or_else(String::new, |chain| chain.to_string());
+        if text.contains(wanted) == given {
+            return Ok(());
+        }
+        Err(format!("it is explained so:\n{text}"))
+    }
+
     /// What the record of a deployment says; `None` where the word is none of a record's.
     fn expect_record(&self, record: &Record, what: &str) -> Option<Line> {
         let status = &record.status;
@@ -99,6 +111,8 @@ impl Story {
             }
             "message" if !rest.is_empty() && status.message.contains(rest) => Ok(()),
             "message" => Err(format!("the message is {:?}", status.message)),
+            "explained" => self.explained(record, rest, true),
+            "unexplained" => self.explained(record, rest, false),
             "revision" => same(status.revision.to_string(), rest),
             "wave" => same(status.current_wave.to_string(), rest),
             "type" => same(word(record.kind), rest),
