@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::admit;
+use crate::draw::draw;
 use crate::event::{Entry, Event, Of};
 use crate::job::Job;
 use crate::state::State;
@@ -37,6 +38,9 @@ pub enum FormatError {
         /// As it was written.
         kind: String,
     },
+    /// Not what was written.
+    #[error("the snapshot is damaged: throw it away, and read the log from its beginning")]
+    Damaged,
     /// A version that this program does not read.
     #[error("{kind} is of version {found}, this program reads 1 to {known}: use a newer one")]
     OtherVersion {
@@ -183,10 +187,16 @@ impl Entry {
     }
 }
 
+/// The sum tells a snapshot that was damaged from one that was not: what is in it is taken for granted.
 #[derive(Serialize, Deserialize)]
 struct Snapshot<S> {
     v: u32,
+    sum: u64,
     state: S,
+}
+
+fn sum(state: &RawValue) -> u64 {
+    draw(0, "snapshot", state.get().as_bytes())
 }
 
 /// The forms of the small machines, [`fleet`](crate::fleet) and [`group`](crate::group): a version, and what
@@ -238,15 +248,17 @@ struct Version {
 impl Job {
     /// The whole state. Two jobs are in the same state when these are the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
+        let fits = "a state holds nothing that JSON cannot: keys are texts and numbers";
+        let state = serde_json::value::to_raw_value(&self.state).expect(fits);
         let snapshot = Snapshot {
             v: SNAPSHOT_VERSION,
-            state: &self.state,
+            sum: sum(&state),
+            state,
         };
-        serde_json::to_vec(&snapshot)
-            .expect("a state holds nothing that JSON cannot: keys are texts and numbers")
+        serde_json::to_vec(&snapshot).expect(fits)
     }
 
-    /// The job as it was; [`Job::catch_up`] takes in what came after.
+    /// The job as it was; [`Job::catch_up`] takes in what came after. Whose it is says [`Job::id`].
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
         let malformed = |source| FormatError::Malformed {
             what: "a snapshot of a job",
@@ -254,8 +266,11 @@ impl Job {
         };
         let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
         check_version("snapshot", v, SNAPSHOT_VERSION)?;
-        let snapshot: Snapshot<State> = serde_json::from_slice(bytes).map_err(malformed)?;
-        let mut state = snapshot.state;
+        let snapshot: Snapshot<&RawValue> = serde_json::from_slice(bytes).map_err(malformed)?;
+        if snapshot.sum != sum(snapshot.state) {
+            return Err(FormatError::Damaged);
+        }
+        let mut state: State = serde_json::from_str(snapshot.state.get()).map_err(malformed)?;
         if state.replicas.is_some() {
             let distinct = state.distinct();
             state.members.index(state.seed, distinct);

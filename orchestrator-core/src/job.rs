@@ -4,13 +4,14 @@ use crate::admit::{self, Admitted, Ignored, Rejection};
 use crate::apply::{apply, facts};
 use crate::decide::{decide, next_due};
 use crate::effect::Effect;
-use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Heard, Of, Presence};
+use crate::event::{
+    Aftermath, Answered, Cause, DeploymentState, Entry, Event, Heard, Of, Presence,
+};
 use crate::group::Outcome;
-use crate::id::{DeploymentId, JobId};
+use crate::id::{DeploymentId, JobId, is_name};
 use crate::input::{Input, Request};
 use crate::rollout::{Target, TargetState};
-use crate::runs::Runs;
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, REPLICAS_MAX};
 use crate::state::{Moment, NONE, Slot, State};
 use crate::time::Time;
 
@@ -142,7 +143,7 @@ impl Job {
                 });
             }
             if !fits(&self.state, &entry) {
-                return Err(BrokenLog::OtherJob { seq: entry.seq });
+                return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }
             apply(&mut self.state, &entry, &mut effects);
             effects.clear();
@@ -498,64 +499,104 @@ pub enum BrokenLog {
         found: u64,
     },
     /// An entry speaks of what is not there. The job holds what came before it.
-    #[error("entry {seq} of the log is another job's, or was made with another seed")]
-    OtherJob {
+    #[error(
+        "entry {seq} of the log does not fit what comes before it: it is another job's, was made with another seed, or is damaged"
+    )]
+    DoesNotFit {
         /// Its position.
         seq: u64,
     },
 }
 
+/// More than clocks that jump to the year 9999 and back can add up to, and so little that sums of a few do not
+/// overflow.
+const TIME_MAX: u64 = u64::MAX / 16;
+
 /// Whether an entry speaks of nothing but what is there: what [`apply`] takes for granted.
 fn fits(state: &State, entry: &Entry) -> bool {
-    let nodes = |nodes: &Runs| nodes.iter().all(|n| n < state.members.len());
-    let slot = |&slot: &u32| (slot as usize) < state.slots.len();
-    let rows = state.rollout.as_ref().map_or(&[][..], |r| &r.targets);
+    fits_in_time(state, entry) && fits_in_state(state, entry)
+}
+
+/// The job's time only grows, by no more than there is time, and a deployment's revisions by one.
+fn fits_in_time(state: &State, entry: &Entry) -> bool {
+    let elapsed = state.moment.elapsed..=TIME_MAX;
+    let revision = match (&entry.event, &entry.of, &state.rollout) {
+        (Event::Started(_), Some(of), _) => of.revision == 1,
+        (_, Some(of), Some(r)) => {
+            of.deployment == r.head.number && of.revision == r.head.revision + 1
+        }
+        (_, of, _) => of.is_none(),
+    };
+    elapsed.contains(&entry.elapsed) && revision
+}
+
+fn fits_in_state(state: &State, entry: &Entry) -> bool {
+    let node = |node: u32| node < state.members.len();
+    let slot = |&slot: &u32| state.slots.get(slot as usize).is_some_and(|s| s.live);
+    let version = |version: u32| version == 0 || state.versions.contains_key(&version);
+    let rows = state.active().map_or(&[][..], |r| &r.targets);
     let target = |t: u32| (t as usize) < rows.len();
-    let sent = |&(t, _): &Heard| rows.get(t as usize).is_some_and(|row| row.dispatch > 0);
+    let sent = |t: u32| rows.get(t as usize).is_some_and(|row| row.dispatch > 0);
+    let heard = |heard: &[Heard]| heard.iter().all(|&(t, _)| sent(t));
+    let active = state.active().is_some();
     match &entry.event {
         Event::Registered { version, spec } => {
-            spec.id == state.id && *version == state.version_max + 1
+            spec.id == state.id && *version == state.version_max + 1 && spec.check().is_ok()
         }
-        Event::NodesChanged { nodes: changed, .. } => nodes(changed),
-        Event::NodeRelabeled { node, .. } => *node < state.members.len(),
-        Event::Scaled { retired, .. } => {
-            retired.len() <= state.replicas.unwrap_or(0) as usize && retired.iter().all(slot)
+        Event::NodesJoined { nodes } => nodes.iter().all(|member| is_name(&member.name)),
+        Event::NodesChanged { nodes, .. } => nodes.iter().all(node),
+        Event::NodeRelabeled { node: n, .. } => node(*n),
+        Event::Scaled { replicas, retired } => {
+            *replicas <= REPLICAS_MAX && state.replicas.is_some() && retired.iter().all(slot)
         }
-        Event::Placed { moves } => moves
-            .iter()
-            .all(|(s, node, _)| slot(s) && *node < state.members.len()),
+        Event::Placed { moves } => moves.iter().all(|&(s, n, v)| {
+            let somewhere = || state.unplaced.contains(&s) || state.slots[s as usize].node != NONE;
+            state.replicas.is_some() && slot(&s) && somewhere() && node(n) && version(v)
+        }),
         Event::Retired { slots } => slots.iter().all(slot),
+        Event::Requested(want) => version(want.to),
         Event::Started(started) => {
+            let distinct = |slots: &[u32]| {
+                let set: std::collections::BTreeSet<_> = slots.iter().collect();
+                set.len() == slots.len()
+            };
             started.id == DeploymentId::derive(state.seed, started.number, entry.at)
                 && started.number == state.deployments + 1
+                && !active
+                && version(started.from)
+                && version(started.to)
                 && started.order.iter().all(slot)
+                && distinct(&started.order)
+                && started
+                    .spec
+                    .gate()
+                    .is_none_or(|gate| (1..=TIME_MAX).contains(&gate.deadline.as_millis()))
         }
         Event::Dispatched {
-            targets: dispatched,
-            skipped,
-            ..
-        } => dispatched.iter().chain(skipped.iter()).all(target),
-        Event::Skipped { targets: skipped } => skipped.iter().all(target),
-        Event::Failed {
-            targets: failed, ..
-        } => failed.iter().all(target),
-        Event::Healthy { heard }
-        | Event::Unhealthy { heard, .. }
-        | Event::Restarted { heard }
-        | Event::Updated { heard } => heard.iter().all(sent),
-        Event::Promoted { .. }
-        | Event::Paused { .. }
-        | Event::Resumed
-        | Event::Ended { .. }
-        | Event::RolledBackBy { .. } => state.rollout.is_some(),
-        Event::Converged { slots, .. } => slots.iter().all(|s| slot(&s)),
-        Event::NodesJoined { .. }
-        | Event::MembersListed
-        | Event::Requested(_)
-        | Event::ClockSetBack
-        | Event::Absent { .. }
-        | Event::Answered(_)
-        | Event::Forgot { .. } => true,
+            targets, skipped, ..
+        } => targets.iter().chain(skipped.iter()).all(target),
+        Event::Skipped { targets } => targets.iter().all(target),
+        Event::Failed { targets, .. } => targets.iter().all(sent),
+        Event::Healthy { heard: told }
+        | Event::Unhealthy { heard: told, .. }
+        | Event::Restarted { heard: told }
+        | Event::Updated { heard: told } => heard(told),
+        Event::Promoted { .. } | Event::Resumed | Event::Ended { .. } => active,
+        Event::Paused { failure } => {
+            active
+                && match failure {
+                    Some(Cause::CanaryFailed { target: t }) => target(*t),
+                    _ => true,
+                }
+        }
+        Event::RolledBackBy { .. } => state.rollout.is_some(),
+        Event::Converged { version: v, slots } => version(*v) && slots.iter().all(|s| slot(&s)),
+        Event::Absent { millis } => *millis <= entry.elapsed,
+        Event::Forgot { version } => {
+            let told = state.versions.get(version).map_or(0, |v| v.told);
+            told == 0 && *version != state.layout && *version != state.current
+        }
+        Event::MembersListed | Event::ClockSetBack | Event::Answered(_) => true,
     }
 }
 
@@ -600,7 +641,11 @@ impl<'a> Log<'a> {
         let set_back = now.as_millis() + JITTER_MILLIS < wall.as_millis();
         let passed = now.as_millis().saturating_sub(wall.as_millis());
         // The very first entry has nothing that time could have passed since.
-        let elapsed = if state.seq == 0 { 0 } else { elapsed + passed };
+        let elapsed = if state.seq == 0 {
+            0
+        } else {
+            elapsed.saturating_add(passed).min(TIME_MAX)
+        };
         let now = Moment {
             wall: if set_back { now } else { now.max(wall) },
             elapsed,

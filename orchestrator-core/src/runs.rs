@@ -4,8 +4,30 @@ use serde::{Deserialize, Serialize};
 
 /// Runs of consecutive numbers, in the order in which they were pushed.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<(u32, u32)>", into = "Vec<(u32, u32)>")]
 pub struct Runs(Vec<(u32, u32)>);
+
+impl TryFrom<Vec<(u32, u32)>> for Runs {
+    type Error = &'static str;
+
+    fn try_from(runs: Vec<(u32, u32)>) -> Result<Self, Self::Error> {
+        let mut count = 0_u32;
+        for &(start, len) in &runs {
+            let sound = len > 0 && start.checked_add(len).is_some();
+            count = count
+                .checked_add(len)
+                .filter(|_| sound)
+                .ok_or("a run that is empty, or longer than numbers go")?;
+        }
+        Ok(Self(runs))
+    }
+}
+
+impl From<Runs> for Vec<(u32, u32)> {
+    fn from(runs: Runs) -> Self {
+        runs.0
+    }
+}
 
 impl Runs {
     /// Appends a number; it joins the last run where it can.
@@ -56,5 +78,10 @@ mod tests {
         assert_eq!(runs.count(), 7);
         assert!(runs.iter().eq(numbers));
         assert!(Runs::default().is_empty());
+        let read = |text| serde_json::from_str::<Runs>(text);
+        assert_eq!(read("[[3,3],[9,1],[1,2],[2,1]]").unwrap(), runs);
+        for bad in ["[[0,0]]", "[[1,4294967295]]", "[[0,4294967295],[0,5]]"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -8,8 +8,20 @@ use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, as the driver's clock says. Shown as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(transparent)]
+#[serde(from = "u64", into = "u64")]
 pub struct Time(u64);
+
+impl From<u64> for Time {
+    fn from(millis: u64) -> Self {
+        Self::from_millis(millis)
+    }
+}
+
+impl From<Time> for u64 {
+    fn from(time: Time) -> Self {
+        time.0
+    }
+}
 
 impl Time {
     /// The last instant that RFC 3339 can write: the end of the year 9999.

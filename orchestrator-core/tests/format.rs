@@ -473,11 +473,14 @@ fn another_jobs_log_is_refused() {
     };
     let other = Job::recover("api".parse().expect("a name"), SEED, entries());
     assert!(
-        matches!(other, Err(BrokenLog::OtherJob { .. })),
+        matches!(other, Err(BrokenLog::DoesNotFit { .. })),
         "{other:?}"
     );
     let seed = Job::recover("web".parse().expect("a name"), SEED + 1, entries());
-    assert!(matches!(seed, Err(BrokenLog::OtherJob { .. })), "{seed:?}");
+    assert!(
+        matches!(seed, Err(BrokenLog::DoesNotFit { .. })),
+        "{seed:?}"
+    );
     // Entries that fit by their number, and speak of what is not there.
     for skipped in 0..entries().len() {
         let mut rest: Vec<_> = entries().split_off(skipped);
@@ -502,5 +505,81 @@ proptest! {
         }
         bytes.truncate(at);
         prop_assert!(Entry::decode(&String::from_utf8_lossy(&bytes)).is_err());
+    }
+}
+
+/// Every number in `value`, set to some other one in turn.
+fn disturbed(value: &Value) -> Vec<Value> {
+    fn numbers(value: &Value, at: String, found: &mut Vec<String>) {
+        match value {
+            Value::Number(_) => found.push(at),
+            Value::Array(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    numbers(item, format!("{at}/{n}"), found);
+                }
+            }
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    numbers(field, format!("{at}/{name}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    numbers(value, String::new(), &mut found);
+    let others = [0, 1, 3, 7, u64::from(u32::MAX), u64::MAX];
+    let each = found.iter().flat_map(|at| others.map(|n| (at, n)));
+    each.filter_map(|(at, number)| {
+        let mut other = value.clone();
+        *other.pointer_mut(at)? = number.into();
+        (other != *value).then_some(other)
+    })
+    .collect()
+}
+
+#[test]
+fn a_damaged_log_is_refused_or_read_and_never_a_panic() {
+    let log = read("log.v1.jsonl");
+    let entries: Vec<Entry> = log
+        .lines()
+        .map(|line| Entry::decode(line).expect("it was written"))
+        .collect();
+    let (mut refused, mut taken) = (0, 0);
+    for (at, line) in log.lines().enumerate() {
+        let id = || "web".parse::<JobId>().expect("a name");
+        let before = Job::recover(id(), SEED, entries[..at].to_vec()).expect("it is whole");
+        let value: Value = serde_json::from_str(line).expect("it is JSON");
+        for other in disturbed(&value) {
+            let Ok(entry) = Entry::decode(&other.to_string()) else {
+                continue;
+            };
+            let mut job = before.clone();
+            match job.catch_up([entry]) {
+                Err(_) => refused += 1,
+                Ok(()) => {
+                    taken += 1;
+                    // What follows may fit no more; and whatever came of it can be shown.
+                    let _ = job.catch_up(entries[at + 1..].to_vec());
+                    view(&job);
+                }
+            }
+        }
+    }
+    assert!(
+        refused > 500 && taken > 500,
+        "{refused} refused, {taken} taken"
+    );
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let text = read("snapshot.v1.json");
+    let value: Value = serde_json::from_str(&text).expect("it is JSON");
+    let others = disturbed(&value);
+    assert!(others.len() > 1000);
+    for other in others {
+        let why = Job::from_snapshot(other.to_string().as_bytes());
+        why.expect_err("it is not what was written");
     }
 }

@@ -24,6 +24,16 @@ pub const SPEC_BYTES_MAX: usize = 1 << 20;
 pub const REPLICAS_MAX: u32 = 1_000_000;
 /// A log entry nests a carried field deeper still, and serde_json reads no more than 127 levels.
 const DEPTH_MAX: usize = 64;
+/// What a spec says by itself.
+const RESERVED: [&str; 7] = [
+    "namespace",
+    "job_id",
+    "job_type",
+    "selector",
+    "placement",
+    "lost_after",
+    "rollout",
+];
 const DAY: Span = Span::from_secs(24 * 60 * 60);
 const MONTH: Span = Span::from_secs(30 * 24 * 60 * 60);
 
@@ -55,6 +65,13 @@ impl JobSpec {
             errors.add("lost_after".into(), self.lost_after.to_string(), allowed);
         }
         for (name, value) in &self.workload {
+            if RESERVED.contains(&name.as_str()) {
+                errors.add(
+                    name.clone(),
+                    found(value),
+                    "no part of a workload: the spec has it already".to_owned(),
+                );
+            }
             if let Some(allowed) = unreadable(value, DEPTH_MAX) {
                 errors.add(name.clone(), found(value), allowed);
             }

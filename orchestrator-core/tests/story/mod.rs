@@ -14,6 +14,7 @@ use orchestrator_core::{
     Observation, Plan, Presence, Report, Request, Time,
 };
 
+use orchestrator_core::spec::JobType;
 use words::{options, range, remark_free, span};
 
 pub(crate) const SEED: u64 = 7;
@@ -433,9 +434,14 @@ impl Story {
                 .collect()
         };
         // What has done its work is not listed any more, and nobody has to hear of that.
+        let now = self.log.iter().rev();
+        let mut now = now.take_while(|entry| entry.seq > before.seq());
+        let ends = now.any(|entry| entry.event.kind() == "updated");
         let done = |&(slot, version, generation): &(u32, u32, u64)| {
             let told = self.job.assignment(slot);
-            (told.version, told.generation) == (version, generation)
+            let spec = self.job.spec(version);
+            let batch = spec.is_some_and(|spec| spec.job_type == JobType::Batch);
+            (told.version, told.generation) == (version, generation) || batch && ends
         };
         let another = |node: &&str| {
             let now = runs(&self.job, node);
