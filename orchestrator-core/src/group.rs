@@ -145,6 +145,7 @@ impl Group {
                 MemberState::RollingBack => Some(Effect::RollBackJob(job)),
                 MemberState::Waiting
                 | MemberState::Completed
+                | MemberState::Unchanged
                 | MemberState::Failed
                 | MemberState::RolledBack
                 | MemberState::Canceled
@@ -237,6 +238,8 @@ pub enum Input {
 pub enum Outcome {
     /// Well.
     Completed,
+    /// It ran already what the group wants: nothing was done, so nothing is to be taken back.
+    Unchanged,
     /// Badly, and the job's own rollback failed or there was none.
     Failed,
     /// Badly, and the job went back by itself.
@@ -359,10 +362,12 @@ pub enum Event {
 /// What has to be done, by the driver.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
-    /// Start the job's deployment, report with [`Input::Finished`]. A group is started once: its name,
+    /// Start the job's deployment, report with [`Input::Finished`]; as [unchanged](Outcome::Unchanged) where the
+    /// answer says so. A group is started once: its name,
     /// [when it was made](State::created_at) and the job's name make an idempotency key.
     StartJob(JobId),
-    /// Roll the job back to its stable version, report with [`Input::RollbackFinished`].
+    /// Roll the job back to the version that its deployment began [from](crate::Record::from_version), by that
+    /// number, or stop it where that is none; report with [`Input::RollbackFinished`].
     RollBackJob(JobId),
     /// Cancel the job's deployment, report with [`Input::Finished`].
     CancelJob(JobId),
@@ -394,6 +399,8 @@ pub enum MemberState {
     Running,
     /// Well, and it stays, unless its part of the group is taken back.
     Completed,
+    /// It was so already, and stays in any case.
+    Unchanged,
     /// Badly; the group leaves it as it is, as its own machine did.
     Failed,
     /// Badly, and it went back by itself.
@@ -615,6 +622,7 @@ fn apply(state: &mut State, entry: &Entry) {
             member.outcome = Some(*outcome);
             member.state = match outcome {
                 Outcome::Completed => MemberState::Completed,
+                Outcome::Unchanged => MemberState::Unchanged,
                 Outcome::Failed => MemberState::Failed,
                 Outcome::RolledBack => MemberState::RolledBack,
                 Outcome::Canceled
@@ -734,7 +742,7 @@ fn block(state: &State, order: &Order) -> Option<Event> {
 
 /// All that is ready starts.
 fn start(state: &State, order: &Order) -> Option<Event> {
-    let completed = |at: &usize| state.members[*at].state == MemberState::Completed;
+    let completed = |at: &usize| is_well(&state.members[*at].state);
     let jobs = chosen(state, |at, member| {
         member.state == MemberState::Waiting && order.after[at].iter().all(completed)
     });
@@ -747,12 +755,22 @@ fn roll_back(state: &State, order: &Order) -> Option<Event> {
     if parts.is_empty() {
         return None;
     }
-    // Looking at the direct dependents is enough: one is settled only after its own are.
-    let settled = |at: &usize| is_settled(&state.members[*at].state);
+    // Looking at the direct dependents is enough: one is settled only after its own are. That has to be seen to
+    // only for those that were not changed, which come from the last to the first.
+    let mut settled: Vec<bool> = (state.members.iter())
+        .map(|member| is_settled(&member.state))
+        .collect();
+    let mut last_first: Vec<usize> = (0..settled.len()).collect();
+    last_first.sort_unstable_by_key(|&at| std::cmp::Reverse(order.depth[at]));
+    for at in last_first {
+        if state.members[at].state == MemberState::Unchanged {
+            settled[at] = order.before[at].iter().all(|&dependent| settled[dependent]);
+        }
+    }
     let jobs = chosen(state, |at, member| {
         matches!(member.state, MemberState::Completed | MemberState::Stopped)
             && parts.contains(&order.part[at])
-            && order.before[at].iter().all(settled)
+            && order.before[at].iter().all(|&dependent| settled[dependent])
     });
     (!jobs.is_empty()).then_some(Event::RollbacksStarted { jobs })
 }
@@ -768,7 +786,7 @@ fn end(state: &State) -> Option<Event> {
     if state.members.iter().any(under_way) {
         return None;
     }
-    let completed = |member: &MemberStatus| member.state == MemberState::Completed;
+    let completed = |member: &MemberStatus| is_well(&member.state);
     let ended = if state.canceled {
         GroupState::Canceled
     } else if state.members.iter().all(completed) {
@@ -777,6 +795,11 @@ fn end(state: &State) -> Option<Event> {
         GroupState::Failed
     };
     Some(Event::Ended { state: ended })
+}
+
+/// It is as the group wants it.
+fn is_well(state: &MemberState) -> bool {
+    matches!(state, MemberState::Completed | MemberState::Unchanged)
 }
 
 /// A bad end that has consequences for others.
@@ -799,6 +822,7 @@ fn is_settled(state: &MemberState) -> bool {
         MemberState::Waiting
         | MemberState::Running
         | MemberState::Completed
+        | MemberState::Unchanged
         | MemberState::Canceling
         | MemberState::Stopped
         | MemberState::RollingBack => false,
@@ -845,6 +869,7 @@ fn words(state: &MemberState) -> String {
         MemberState::Waiting => "waiting",
         MemberState::Running => "running",
         MemberState::Completed => "completed",
+        MemberState::Unchanged => "unchanged",
         MemberState::Failed => "failed",
         MemberState::RolledBack => "rolled back by itself",
         MemberState::Canceled => "canceled",
@@ -861,6 +886,7 @@ fn words(state: &MemberState) -> String {
 fn outcome_words(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Completed => "completed",
+        Outcome::Unchanged => "unchanged",
         Outcome::Failed => "failed",
         Outcome::RolledBack => "rolled back by itself",
         Outcome::Canceled => "canceled",

@@ -443,11 +443,13 @@ impl Story {
             let batch = spec.is_some_and(|spec| spec.job_type == JobType::Batch);
             (told.version, told.generation) == (version, generation) || batch && ends
         };
-        let another = |node: &&str| {
+        let there = |node: &&str| self.job.presence(node).is_some();
+        let differs = |node: &&str| runs(before, node) != runs(&self.job, node);
+        let has_to_hear = |node: &&str| {
             let now = runs(&self.job, node);
             let mut then = runs(before, node);
             then.retain(|run| now.contains(run) || !done(run));
-            self.job.presence(node).is_some() && then != now
+            then != now
         };
         // A silent node can be told nothing: it hears all of it when it is back.
         let silent = |node: &str| {
@@ -455,7 +457,7 @@ impl Story {
             matches!(presence, Some(Presence::Disconnected | Presence::Down))
         };
         let everyone = before.nodes().chain(self.job.nodes());
-        let changed: BTreeSet<&str> = everyone.filter(another).collect();
+        let changed: BTreeSet<&str> = everyone.filter(there).filter(differs).collect();
         let named: BTreeSet<&str> = effects
             .iter()
             .flat_map(|effect| match effect {
@@ -471,7 +473,7 @@ impl Story {
         let waited: BTreeSet<&str> = self.job.outstanding().map(|a| a.node).collect();
         let due = |node: &&str| changed.contains(node) || waited.contains(node);
         let told = |node: &&str| named.contains(node) || silent(node);
-        if changed.iter().all(told) && named.iter().all(due) {
+        if changed.iter().filter(|&n| has_to_hear(n)).all(told) && named.iter().all(due) {
             return Ok(());
         }
         Err(format!(
