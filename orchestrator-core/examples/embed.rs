@@ -2,56 +2,60 @@
 //!
 //! What a real driver has and this one plays is marked: a clock, a log on disk, nodes over a network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
     Command, Effect, Entry, Input, Interval, Job, Member, NodeChange, Observation, Report, Span,
-    Time,
 };
 
 /// The driver: it owns the clock and the log. The job owns every decision.
 struct Scheduler {
     job: Job,
-    now: Time,
-    log: Vec<Entry>,
-    /// What each node runs, and how often it has reported about it.
-    nodes: BTreeMap<String, (u32, u32)>,
+    now: orchestrator_core::Time,
+    log: Vec<String>,
+    nodes: BTreeMap<String, Vec<(u32, u32)>>, // executions there, and their versions
+    reported: BTreeMap<(u32, u64), u32>,      // how often about each assignment
 }
 
 impl Scheduler {
     /// The one road: step, make the entries safe, and only then act.
     fn drive(&mut self, input: Input<'_>) -> Result<(), Box<dyn Error>> {
-        let step = self.job.step(self.now, input)?;
-        let (entries, sealed) = step.split();
-        self.log.extend(entries); // A real driver writes and syncs here.
-        let committed = sealed.committed();
-        for effect in &committed.effects {
-            let Effect::Assign { version, slots, .. } = effect else {
-                continue;
-            };
-            for slot in slots.iter() {
-                let node = self.job.assignment(slot).node.to_owned();
-                println!("{}  {node}: run version {version}", self.now);
-                self.nodes.insert(node, (*version, 0)); // A real driver sends it.
+        let (entries, sealed) = self.job.step(self.now, input)?.split();
+        self.log.extend(entries.iter().map(Entry::encode)); // A real driver writes and syncs here.
+        let mut hear = BTreeSet::new();
+        let of = |slot| self.job.assignment(slot).node.to_owned();
+        let name = |node| self.job.node_name(node).to_owned();
+        for effect in sealed.committed().effects {
+            match effect {
+                Effect::Assign { slots, .. } => hear.extend(slots.iter().map(of)),
+                Effect::Withdraw { nodes } => hear.extend(nodes.iter().map(name)),
+                Effect::MembersNeeded => unreachable!("every version here runs everywhere"),
             }
+        }
+        for node in hear {
+            let runs = self.job.desired(&node);
+            let runs: Vec<_> = runs.iter().map(|a| (a.slot, a.version)).collect();
+            println!("{}  {node}: run {runs:?}", self.now);
+            self.nodes.insert(node, runs); // A real driver sends it, and again whenever the node is back.
         }
         Ok(())
     }
 
-    /// Every node reports one interval of every assignment that is waited for.
+    /// Every node reports an interval of all that is watched, also of what is updated: it may turn bad.
     fn interval(&mut self, bad_version: u32) -> Result<(), Box<dyn Error>> {
         let mut reports = Vec::new();
-        for assignment in self.job.outstanding() {
-            let (version, sent) = self.nodes.get_mut(assignment.node).ok_or("it was told")?;
-            *sent += 1;
+        for watched in self.job.watched() {
+            let about = (watched.slot, watched.generation);
+            let number = self.reported.entry(about).or_default();
+            *number += 1;
             let mut interval = Interval::PASSING;
-            interval.checks = Some(*version != bad_version);
+            interval.checks = Some(watched.version != bad_version);
             reports.push(Report {
-                target: assignment.target.ok_or("it is outstanding")?,
-                generation: assignment.generation,
-                number: *sent,
+                target: watched.target.ok_or("it is watched")?,
+                generation: watched.generation,
+                number: *number,
                 what: Observation::Interval(interval),
             });
         }
@@ -61,12 +65,12 @@ impl Scheduler {
     /// Lets time pass until the deployment under way needs a person, or is over.
     fn run(&mut self, bad_version: u32) -> Result<(), Box<dyn Error>> {
         while self.job.outstanding().next().is_some() {
-            self.now = self.now.after(Span::from_secs(10)); // A real driver sleeps till then, or job.wake().
+            let interval = self.now.after(Span::from_secs(10));
+            self.now = self.job.wake().map_or(interval, |wake| wake.min(interval)); // It sleeps till then.
             self.interval(bad_version)?;
         }
-        if let Some(record) = self.job.deployment() {
-            println!("{}  = {}", self.now, record.status.message);
-        }
+        let record = self.job.deployment().ok_or("nothing was rolled out")?;
+        println!("{}  = {}", self.now, record.status.message);
         Ok(())
     }
 }
@@ -74,14 +78,11 @@ impl Scheduler {
 fn release(image: &str) -> Result<Command, Box<dyn Error>> {
     let spec = serde_json::json!({
         "job_id": "web", "driver": "docker", "config": { "image": image },
-        "rollout": {
-            "strategy": "canary", "canary_count": 1, "max_parallel": 2,
-            "health_check": { "deadline": "2m", "min_healthy_time": "20s" }
-        }
+        "rollout": { "strategy": "canary", "canary_count": 1, "max_parallel": 2,
+                     "health_check": { "deadline": "2m", "min_healthy_time": "20s" } }
     });
-    let spec = Box::new(JobSpec::parse(&spec.to_string())?);
     Ok(Command::Register {
-        spec,
+        spec: Box::new(JobSpec::parse(&spec.to_string())?),
         members: None,
         again: false,
     })
@@ -93,9 +94,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         now: "2026-01-01T00:00:00Z".parse()?,
         log: Vec::new(),
         nodes: BTreeMap::new(),
+        reported: BTreeMap::new(),
     };
-    let joins = |n| NodeChange::Seen(Member::new(format!("node-{n}")));
-    let fleet: Vec<_> = (1..=5).map(joins).collect();
+    let fleet = [1, 2, 3, 4, 5].map(|n| NodeChange::Seen(Member::new(format!("node-{n}"))));
     scheduler.drive(Input::Nodes(&fleet))?;
 
     // The first version: a canary, a promotion by hand, then the rest two at a time.
@@ -110,9 +111,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     scheduler.run(2)?;
 
     // The process dies; the log is all that is needed to go on.
-    scheduler.job = Job::recover("web".parse()?, 42, scheduler.log.clone())?;
-    assert!(scheduler.nodes.values().all(|(version, _)| *version == 1));
-    let entries = scheduler.log.len();
-    println!("recovered from {entries} entries; every node runs version 1");
+    let log: Result<Vec<Entry>, _> = scheduler.log.iter().map(|l| Entry::decode(l)).collect();
+    scheduler.job = Job::recover("web".parse()?, 42, log?)?;
+    assert_eq!(scheduler.job.current(), 1);
+    println!("recovered from {} entries", scheduler.log.len());
     Ok(())
 }

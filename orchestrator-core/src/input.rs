@@ -27,8 +27,9 @@ pub enum Input<'a> {
     Members(&'a [Member]),
     /// What a person, or a program for one, wants.
     Command(Request),
-    /// Nobody listened for so long: deadlines, and the waiting for lost nodes, move on by it. The first step
-    /// after a restart of the driver; after any other step there is nothing left to move.
+    /// Nobody listened for so long: deadlines, and the waiting for lost nodes, move on by it. To be said once, as
+    /// the first step after a restart of the driver: time that has passed since the last entry counts as nobody's,
+    /// also if somebody listened in vain.
     Absent {
         /// Milliseconds; no more than have passed since the last entry are taken.
         millis: u64,
@@ -116,6 +117,10 @@ pub enum Command {
 }
 
 /// What an agent says of one execution.
+///
+/// It names a target and not a node: that the agent which sends it is the one that the execution was
+/// [assigned](crate::Job::assignment) to is for the driver to see to, who knows the agents; and a report about
+/// an assignment elsewhere, or an earlier one, names another generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// As the assignment said.

@@ -55,6 +55,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A node that is back after a silence may run what it was told long ago: it is sent [`Job::desired`] too, whether
+//! or not an effect names it.
+//!
 //! `examples/embed.rs` is a whole scheduler in this shape.
 //!
 //! # Who owns time
