@@ -220,3 +220,37 @@ fn a_snapshot_does_not_grow_with_age() {
     let (early, late) = (sizes[1].1, sizes[3].1);
     assert!(late < early + early / 10, "{sizes:?}");
 }
+
+#[test]
+fn versions_are_numbers_and_not_texts() {
+    use orchestrator_core::{Observation, Report};
+    let mut story = Story::new();
+    play(&mut story, "nodes n1");
+    let (mut job, now) = (story.job.clone(), story.now);
+    let mut step = |input: Input<'_>| {
+        let _ = job.step(now, input).expect("it fits").split();
+        let report = |a: orchestrator_core::Assignment<'_>| Report {
+            target: a.target.expect("it is waited for"),
+            generation: a.generation,
+            number: 1,
+            what: Observation::Started,
+        };
+        let reports: Vec<Report> = job.outstanding().map(report).collect();
+        let _ = job
+            .step(now, Input::Reports(&reports))
+            .expect("it fits")
+            .split();
+        (job.version(), job.current())
+    };
+    for number in 1..=257 {
+        let register = story
+            .registration(&format!("v{number}"))
+            .expect("it is one");
+        assert_eq!(step(register.into()), (number, number));
+    }
+    let back = || Command::RollBack { to: None }.into();
+    assert_eq!(step(back()), (257, 256));
+    assert_eq!(step(back()), (257, 255));
+    let register = story.registration("w").expect("it is one");
+    assert_eq!(step(register.into()), (258, 258));
+}

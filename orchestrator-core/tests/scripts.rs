@@ -47,3 +47,30 @@ fn every_story_holds() {
         broken.join("\n")
     );
 }
+
+/// Every story and test that the list of others' bugs names is there.
+#[test]
+fn the_lessons_are_held() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let text =
+        std::fs::read_to_string(folder.join("LESSONS.md")).expect("it is beside the stories");
+    let mut names = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let held = row.split('|').nth(3).unwrap_or("");
+        let quoted = held.split('`').skip(1).step_by(2);
+        let mut file = String::new();
+        for name in quoted {
+            names += 1;
+            let path = match name.strip_suffix(".rs") {
+                Some(_) => folder.join(name),
+                None => folder.join(format!("{name}.txt")),
+            };
+            if path.exists() {
+                file = std::fs::read_to_string(path).expect("it is text");
+            } else {
+                assert!(file.contains(name), "{name} is not there");
+            }
+        }
+    }
+    assert!(names > 50, "{names}");
+}
