@@ -5,10 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
-use orchestrator_core::spec::JobSpec;
-use orchestrator_core::{
-    Command, Effect, Entry, Input, Interval, Job, Member, NodeChange, Observation, Report, Span,
-};
+use orchestrator_core::{Command, Effect, Entry, Input, Interval, Job, Member, NodeChange};
+use orchestrator_core::{Observation, Report, Span, spec::JobSpec};
 
 /// The driver: it owns the clock and the log. The job owns every decision.
 struct Scheduler {
@@ -32,6 +30,7 @@ impl Scheduler {
                 Effect::Assign { slots, .. } => hear.extend(slots.iter().map(of)),
                 Effect::Withdraw { nodes } => hear.extend(nodes.iter().map(name)),
                 Effect::MembersNeeded => unreachable!("every version here runs everywhere"),
+                Effect::PutAside(_) => {} // To be kept where old deployments' targets are shown.
             }
         }
         for node in hear {

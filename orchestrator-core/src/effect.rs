@@ -1,5 +1,6 @@
 //! What must be done, once the entries that led to it are safe. Data only.
 
+use crate::put_aside::PutAside;
 use crate::runs::Runs;
 
 /// An order to the driver. Carrying it out twice does no harm. The orders of one step name each execution once, with
@@ -24,4 +25,7 @@ pub enum Effect {
     /// Until then no node is told to stop because it does not match; see
     /// [`Job::members_due`](crate::Job::members_due).
     MembersNeeded,
+    /// These are the targets of a deployment that gave way to another. To be kept by those who want to show them
+    /// later: the job does not remember them. One that is not carried out is not ordered again.
+    PutAside(Box<PutAside>),
 }

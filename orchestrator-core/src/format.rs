@@ -1,7 +1,7 @@
 //! The form in which entries and snapshots are kept: JSON, versioned, read for ever.
 //!
-//! Entries are the truth and are never rewritten: a later form of one is upgraded when it is read. A
-//! snapshot is a cache: one of another version is refused, and the log is read from its beginning.
+//! Neither is ever rewritten: a later form is made of an earlier one when that is read. Entries are the truth, and
+//! a snapshot is what they amount to; a driver that throws old entries away keeps the snapshot in their place.
 
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess};

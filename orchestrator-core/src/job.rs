@@ -623,7 +623,7 @@ fn settle(state: &State, effects: &mut Vec<Effect>) {
             }
             !nodes.is_empty()
         }
-        Effect::MembersNeeded => true,
+        Effect::MembersNeeded | Effect::PutAside(_) => true,
     });
 }
 

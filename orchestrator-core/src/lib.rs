@@ -116,6 +116,7 @@ mod order;
 mod packed;
 mod placement;
 mod plan;
+mod put_aside;
 mod record;
 mod rollout;
 mod room;
@@ -143,6 +144,7 @@ pub use input::{
 };
 pub use job::{Answer, Assignment, BrokenLog, Committed, Job, Sealed, Step, VersionView};
 pub use plan::{Plan, PlannedWave};
+pub use put_aside::PutAside;
 pub use record::{Record, Status, TargetView};
 pub use rollout::TargetState;
 pub use runs::Runs;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::event::{DeploymentKind, DeploymentState};
 use crate::id::DeploymentId;
 use crate::job::Job;
-use crate::rollout::{Head, Rollout, TargetState};
+use crate::rollout::{Head, Rollout, Target, TargetState};
 use crate::spec::JobType;
 use crate::time::Time;
 use crate::waiting_on::{message, waiting_on, wall};
@@ -130,6 +130,27 @@ pub struct TargetView {
     pub reason: Option<String>,
 }
 
+impl TargetView {
+    pub(crate) fn of(
+        target: &Target,
+        node: &str,
+        wave: Option<u32>,
+        deadline: Option<Time>,
+        reason: Option<String>,
+    ) -> Self {
+        Self {
+            node: node.to_owned(),
+            state: target.state(),
+            wave: wave.unwrap_or(0),
+            canary: target.is_canary(),
+            bad_intervals: target.streak,
+            lost: target.is_lost(),
+            deadline,
+            reason,
+        }
+    }
+}
+
 impl Job {
     /// The active deployment, or the last one.
     pub fn deployment(&self) -> Option<Record> {
@@ -177,18 +198,17 @@ impl Job {
                     .checked_sub(1)
                     .map(|d| &rollout.dispatches[d as usize]);
                 let in_flight = target.state().is_in_flight();
-                TargetView {
-                    node: self.target_name(number).to_owned(),
-                    state: target.state(),
-                    wave: dispatch.map_or(0, |d| d.wave),
-                    canary: target.is_canary(),
-                    bad_intervals: target.streak,
-                    lost: target.is_lost(),
-                    deadline: dispatch
-                        .filter(|_| in_flight && runs)
-                        .map(|d| wall(&self.state, rollout, d.due)),
-                    reason: rollout.failures.get(&number).map(|f| f.reason.to_string()),
-                }
+                let deadline = dispatch
+                    .filter(|_| in_flight && runs)
+                    .map(|d| wall(&self.state, rollout, d.due));
+                let reason = rollout.failures.get(&number).map(|f| f.reason.to_string());
+                TargetView::of(
+                    target,
+                    self.target_name(number),
+                    dispatch.map(|d| d.wave),
+                    deadline,
+                    reason,
+                )
             })
         })
     }

@@ -9,6 +9,7 @@ use crate::effect::Effect;
 use crate::event::{
     Aftermath, Bad, Cause, DeploymentKind, DeploymentState, Heard, Reason, Started, Want,
 };
+use crate::put_aside::PutAside;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
 use crate::runs::Runs;
 use crate::spec::JobType;
@@ -31,7 +32,9 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         if state.history.len() == HISTORY_KEPT {
             state.history.pop_front();
         }
-        state.history.push_back(old.head);
+        let (head, aside) = PutAside::new(state, old);
+        effects.push(Effect::PutAside(Box::new(aside)));
+        state.history.push_back(head);
     }
     // Nothing names the old targets any more: their slots and nodes are free.
     for &slot in &state.retired {

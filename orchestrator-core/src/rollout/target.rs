@@ -38,7 +38,7 @@ impl TargetState {
     }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(from = "TargetRow", into = "TargetRow")]
 pub(crate) struct Target {
     pub(crate) slot: u32,

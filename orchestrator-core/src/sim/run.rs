@@ -377,6 +377,7 @@ impl<'a> Run<'a> {
                 }
                 // The fleet is told of again, as after a start.
                 Effect::MembersNeeded => self.died = true,
+                Effect::PutAside(_) => {}
             }
         }
         Ok(())

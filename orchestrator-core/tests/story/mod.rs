@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::{
     Answer, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, NodeChange,
-    Observation, Plan, Presence, Report, Request, Time,
+    Observation, Plan, Presence, PutAside, Report, Request, TargetState, TargetView, Time,
 };
 
-use orchestrator_core::spec::JobType;
+use orchestrator_core::spec::{JobType, Placement};
 use words::{options, range, remark_free, span};
 
 pub(crate) const SEED: u64 = 7;
@@ -411,6 +411,9 @@ impl Story {
         self.came.answer = after.answer;
         self.effects_name_who_has_to_hear(&before, &after.effects)?;
         for effect in after.effects {
+            if let Effect::PutAside(aside) = &effect {
+                put_aside_as_it_was(&before, &self.job, aside)?;
+            }
             let Effect::Assign { slots, .. } = effect else {
                 continue;
             };
@@ -466,7 +469,7 @@ impl Story {
                     .map(|s| self.job.assignment(s).node)
                     .collect::<Vec<_>>(),
                 Effect::Withdraw { nodes } => nodes.iter().map(|n| self.job.node_name(n)).collect(),
-                Effect::MembersNeeded => Vec::new(),
+                Effect::MembersNeeded | Effect::PutAside(_) => Vec::new(),
             })
             .collect();
         // Whoever is told to stop once more hears of it, though there is nothing that it should run.
@@ -508,4 +511,52 @@ impl Story {
         self.job = Job::from_snapshot(&again.snapshot()).map_err(|e| e.to_string())?;
         Ok(())
     }
+}
+
+/// What is put aside is what the deployment's record counts, of the very same targets as before, in their order.
+fn put_aside_as_it_was(before: &Job, after: &Job, aside: &PutAside) -> Line {
+    let id = aside.deployment();
+    let Some(record) = after.record(id) else {
+        return Err(format!("{id} is put aside, and its record is gone"));
+    };
+    let count = |state| aside.targets().filter(|t| t.state == state).count() as u32;
+    let status = &record.status;
+    let counts = [
+        (TargetState::Updated, status.updated_nodes),
+        (TargetState::Failed, status.failed_nodes),
+        (TargetState::Pending, status.pending_nodes),
+        (TargetState::Skipped, status.skipped_nodes),
+    ];
+    for (state, counted) in counts {
+        if count(state) != counted {
+            return Err(format!(
+                "{counted} {state:?} are counted, {} are put aside",
+                count(state)
+            ));
+        }
+    }
+    if aside.targets().count() as u32 != status.total_nodes {
+        return Err(format!("not all targets of {id} are put aside"));
+    }
+    let failed = |t: &TargetView| t.reason.is_some() == (t.state == TargetState::Failed);
+    if !aside.targets().all(|t| failed(&t)) {
+        return Err(format!(
+            "{id} is put aside with reasons that are not those of what failed"
+        ));
+    }
+    // One that was over before is put aside as it was; only executions that are placed may have moved meanwhile.
+    let over = |job: &Job| job.record(id).is_some_and(|r| r.status.state.is_final());
+    let placed = |job: &Job| {
+        let placement = job.membership().map(|spec| spec.placement);
+        matches!(placement, Some(Placement::Replicas { .. }))
+    };
+    let moved = placed(before) || placed(after);
+    let same = |(a, b): (TargetView, TargetView)| {
+        (a.node == b.node || moved) && a.wave == b.wave && a.state == b.state
+    };
+    let seen = before.targets().zip(aside.targets());
+    if over(before) && !seen.map(same).all(|same| same) {
+        return Err(format!("{id} is put aside otherwise than it was"));
+    }
+    Ok(())
 }
