@@ -12,13 +12,13 @@ use crate::event::{
 use crate::health::{Verdict, judge};
 use crate::id::{DeploymentId, JobId, is_name};
 use crate::input::{
-    Command, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
+    Command, Done, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
     TEXT_BYTES_MAX,
 };
 use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::selector::LABEL_BYTES_MAX;
-use crate::spec::{JobSpec, Placement, REPLICAS_MAX, SpecErrors};
-use crate::state::{Moment, State};
+use crate::spec::{JobSpec, JobType, Placement, REPLICAS_MAX, SpecErrors};
+use crate::state::{Moment, Slot, State};
 
 /// Why an input was refused. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -124,6 +124,11 @@ pub enum Rejection {
     /// The job runs nowhere.
     #[error("the job runs nowhere: register a version first")]
     NothingRuns,
+    /// Not every node runs the version that is in force, and none is on its way there.
+    #[error(
+        "the last deployment did not complete, and nodes run what it left: roll back, or register a version, before a restart"
+    )]
+    Unsettled,
     /// There is no such version.
     #[error("there is no version {0}")]
     NoSuchVersion(u32),
@@ -181,6 +186,9 @@ pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Reje
             return Err(Rejection::KeyReused(known.key.clone()));
         }
         return Ok(Admitted::Again(known.clone()));
+    }
+    if let Some(id) = request.command.deployment() {
+        active(state, id)?;
     }
     if let Some(expected) = request.expected {
         let found = match request.command {
@@ -343,38 +351,51 @@ pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Even
             Bad::Restart,
             gate.failure_threshold,
         )),
-        (Observation::Restarted, Some(_)) if target.state() == TargetState::Observing => {
-            Ok(Event::Restarted { heard })
-        }
+        // Also where no clock runs: a good report that was written before and comes after it starts none.
+        (Observation::Restarted, Some(_)) if !batch => Ok(Event::Restarted { heard }),
         (Observation::Started | Observation::Restarted | Observation::Interval(_), None)
             if !updated && !batch =>
         {
             passed(heard)
         }
-        (Observation::Interval(interval), Some(gate)) if !batch => {
+        (Observation::Interval(interval), Some(gate)) => {
             let by_rate = target.streak > 0 && target.bad_by_rate();
             match judge(*interval, gate, by_rate) {
                 Verdict::Nothing => Err(Ignored::NothingNew),
                 Verdict::Bad(cause) => {
                     Ok(unhealthy(rollout, report, cause, gate.failure_threshold))
                 }
+                // Of work that ends, health ends a row of bad intervals, and proves nothing.
+                Verdict::Good if batch && target.streak == 0 => Err(Ignored::NothingNew),
+                Verdict::Good if batch && target.is_lost() => Err(Ignored::Lost),
+                Verdict::Good if batch => Ok(Event::Healthy { heard }),
                 Verdict::Good => good(target, heard, now, gate.min_healthy_time.as_millis()),
             }
         }
-        (
-            Observation::Interval(Interval {
-                checks: Some(false),
-                ..
-            }),
-            Some(gate),
-        ) if !updated => Ok(unhealthy(
-            rollout,
-            report,
-            Bad::Check,
-            gate.failure_threshold,
-        )),
         _ => Err(Ignored::NothingNew),
     }
+}
+
+/// What the end of an execution amounts to that no deployment waits for.
+pub(crate) fn done(state: &State, done: Done) -> Result<Event, Ignored> {
+    let Done { slot, generation } = done;
+    let known = state.slots.get(slot as usize).filter(|s| s.live);
+    let known = known.ok_or(Ignored::UnknownTarget)?;
+    if generation > state.seq {
+        return Err(Ignored::Impossible);
+    }
+    if u64::from(known.generation) != generation {
+        return Err(Ignored::Stale);
+    }
+    if known.done {
+        return Err(Ignored::Duplicate);
+    }
+    let version = state.versions.get(&known.told);
+    let batch = version.is_some_and(|v| v.spec.job_type == JobType::Batch);
+    if !batch || state.is_waited_for(slot) {
+        return Err(Ignored::NothingNew);
+    }
+    Ok(Event::Done { slots: vec![slot] })
 }
 
 fn good(
@@ -664,8 +685,16 @@ fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
                 std::cmp::Reverse(slot),
             )
         });
-        slots.truncate((now - replicas) as usize);
-        retired = slots;
+        // Canaries that wait for a promotion stay by their share, and one of them at least: neither is a version to
+        // run on more nodes than before, nor are all of the proven one to go.
+        let (canaries, others): (Vec<u32>, Vec<u32>) =
+            slots.into_iter().partition(|&slot| state.is_canary(slot));
+        let (all, keep) = ((canaries.len() + others.len()).max(1), replicas as usize);
+        let share = (canaries.len() * keep / all).max(1).min(keep);
+        let spare = canaries.len().saturating_sub(share);
+        let less = (now - replicas) as usize - spare;
+        retired = canaries.into_iter().take(spare).collect();
+        retired.extend(others.into_iter().take(less));
     }
     Some(Event::Scaled { replicas, retired })
 }
@@ -673,6 +702,16 @@ fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
 fn restart(state: &State) -> Result<Event, Rejection> {
     if let Some(rollout) = state.active() {
         return Err(Rejection::Busy(rollout.head.id));
+    }
+    if state.told_other_than(0) == 0 {
+        return Err(Rejection::NothingRuns);
+    }
+    // Those that run another version would have to go on with it, or change it outside of a wave.
+    let other = |(slot, s): (u32, &Slot)| {
+        s.live && !state.surplus.contains(&slot) && s.told != 0 && s.told != state.current
+    };
+    if state.current == 0 || !state.settled && (0..).zip(&state.slots).any(other) {
+        return Err(Rejection::Unsettled);
     }
     let told = state.versions.get(&state.current).map_or(0, |v| v.told);
     if told == 0 {
@@ -704,7 +743,7 @@ fn stop(state: &State) -> Result<Event, Rejection> {
 
 fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
     let last = state.rollout.as_ref();
-    let leaving = last.map_or(0, |r| r.head.to);
+    let leaving = state.leaving_version();
     let to = match to {
         Some(to) => {
             let version = state

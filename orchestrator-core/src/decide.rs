@@ -5,7 +5,7 @@
 
 use crate::draw::draw;
 use crate::event::{
-    Aftermath, Cause, DeploymentKind, DeploymentState, Event, Reason, Started, Want,
+    Aftermath, Cause, DeploymentKind, DeploymentState, Event, Presence, Reason, Started, Want,
 };
 use crate::id::DeploymentId;
 use crate::order::order;
@@ -28,7 +28,13 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
         return retire_surplus(state)
             .or_else(|| find_places(state, now))
             .or_else(|| start(state, now))
-            .or_else(|| converge(state))
+            .or_else(|| {
+                if state.members_due {
+                    None
+                } else {
+                    converge(state)
+                }
+            })
             .or_else(|| forget_version(state));
     };
     supersede(state, rollout)
@@ -133,10 +139,15 @@ pub(crate) fn over_limits(rollout: &Rollout) -> Option<Cause> {
             .find(failed)
             .map(|&target| Cause::CanaryFailed { target });
     }
-    let failed = rollout.failed_counting();
-    if failed <= rollout.forgiven {
+    if rollout.head.failed_counting() <= rollout.forgiven {
         return None;
     }
+    too_many_failed(head)
+}
+
+/// Which limit the failed targets have passed by their number alone.
+pub(crate) fn too_many_failed(head: &Head) -> Option<Cause> {
+    let failed = head.failed_counting();
     if failed > head.spec.max_failed_nodes {
         return Some(Cause::TooManyFailed {
             failed,
@@ -162,6 +173,10 @@ pub(crate) fn aftermath(state: &State, rollout: &Rollout) -> Aftermath {
     }
     if head.spec.no_auto_rollback || head.spec.on_failure == OnFailure::Fail {
         return Aftermath::RollbackOff;
+    }
+    // What was stopped before stays stopped: a person did that.
+    if head.from == 0 && state.stable_before(head.to).is_some() {
+        return Aftermath::WasStopped;
     }
     // What ran before, if it was ever proven; else the newest that was.
     let before = state
@@ -346,7 +361,7 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
             failed: head.tally.failed,
         };
         // Once a person saw that and went on, there is nothing left to go on with.
-        let unseen = rollout.failed_counting() > rollout.forgiven;
+        let unseen = rollout.head.failed_counting() > rollout.forgiven;
         return hopeless.then(|| {
             if unseen && pauses(head) {
                 return Event::Paused {
@@ -378,12 +393,18 @@ fn converge(state: &State) -> Option<Event> {
     (!slots.is_empty()).then_some(Event::Converged { version, slots })
 }
 
-/// Executions of an earlier version's selector or placement, once the later one is in place.
+/// Executions of an earlier version's selector or placement, once the later one is in place. Where it never came to
+/// be, those that run what is in force, on nodes that match no longer.
 fn retire_surplus(state: &State) -> Option<Event> {
-    let known = state.settled && state.want.is_none() && !state.members_due;
-    (known && !state.surplus.is_empty()).then(|| Event::Retired {
-        slots: state.surplus.iter().copied().collect(),
-    })
+    if state.want.is_some() || state.members_due {
+        return None;
+    }
+    let left = |&slot: &u32| {
+        let in_force = state.slots[slot as usize].told == state.current;
+        state.settled || in_force && state.presence(slot) == Presence::Unmatched
+    };
+    let slots: Vec<u32> = state.surplus.iter().copied().filter(left).collect();
+    (!slots.is_empty()).then_some(Event::Retired { slots })
 }
 
 fn forget_version(state: &State) -> Option<Event> {
@@ -420,7 +441,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
     }
     let seed = draw(state.seed, "deployment", &number.to_le_bytes());
     let from = match kind {
-        DeploymentKind::Rollback => last.map_or(state.current, |r| r.head.to),
+        DeploymentKind::Rollback => state.leaving_version(),
         _ => state.current,
     };
     let kind = if kind == DeploymentKind::Update && from == 0 {

@@ -146,6 +146,11 @@ pub enum Event {
         /// Which.
         heard: Vec<Heard>,
     },
+    /// Executions of a batch job that no deployment waits for did their work.
+    Done {
+        /// Which slots.
+        slots: Vec<u32>,
+    },
     /// Targets failed.
     Failed {
         /// Which.
@@ -453,6 +458,8 @@ pub enum Aftermath {
     SameVersion,
     /// No rollback: no node was touched.
     NothingTouched,
+    /// No rollback: before it the job was stopped, and nothing is started again that a person stopped.
+    WasStopped,
 }
 
 impl Event {
@@ -475,6 +482,7 @@ impl Event {
             Self::Unhealthy { .. } => "unhealthy",
             Self::Restarted { .. } => "restarted",
             Self::Updated { .. } => "updated",
+            Self::Done { .. } => "done",
             Self::Failed { .. } => "failed",
             Self::Promoted { .. } => "promoted",
             Self::Paused { .. } => "paused",
@@ -506,6 +514,7 @@ impl Event {
             (Self::Healthy { .. }, Self::Healthy { .. })
             | (Self::Updated { .. }, Self::Updated { .. })
             | (Self::Restarted { .. }, Self::Restarted { .. })
+            | (Self::Done { .. }, Self::Done { .. })
             | (Self::NodesJoined { .. }, Self::NodesJoined { .. }) => true,
             (Self::Unhealthy { cause, .. }, Self::Unhealthy { cause: other, .. }) => cause == other,
             (Self::Failed { reason, .. }, Self::Failed { reason: other, .. }) => reason == other,
@@ -530,6 +539,7 @@ impl Event {
                 more.iter().for_each(|number| all.push(number));
             }
             (Self::NodesJoined { nodes }, Self::NodesJoined { nodes: more }) => nodes.extend(more),
+            (Self::Done { slots }, Self::Done { slots: more }) => slots.extend(more),
             (a, b) => debug_assert!(false, "{} does not merge with {}", a.kind(), b.kind()),
         }
     }

@@ -19,6 +19,9 @@ pub enum Input<'a> {
     /// What agents say of their workloads. Stale ones are left out, see
     /// [`Committed::ignored`](crate::Committed::ignored).
     Reports(&'a [Report]),
+    /// Executions of a batch job that nobody waits for have done their work: they are not run again. Those that are
+    /// left out are in [`Committed::ignored`](crate::Committed::ignored).
+    Done(&'a [Done]),
     /// What the fleet says of its nodes.
     Nodes(&'a [NodeChange]),
     /// All nodes that match [the selector in force](crate::Job::membership), whatever their status: the answer to
@@ -116,6 +119,21 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The deployment that it is about; `None` where it is about the job.
+    pub(crate) fn deployment(&self) -> Option<DeploymentId> {
+        match *self {
+            Self::Promote(id) | Self::Pause(id) | Self::Resume(id) | Self::Cancel(id) => Some(id),
+            Self::Fail { deployment, .. } => Some(deployment),
+            Self::Register { .. }
+            | Self::Restart
+            | Self::Stop
+            | Self::RollBack { .. }
+            | Self::Scale { .. } => None,
+        }
+    }
+}
+
 /// What an agent says of one execution.
 ///
 /// It names a target and not a node: that the agent which sends it is the one that the execution was
@@ -131,6 +149,16 @@ pub struct Report {
     pub number: u32,
     /// What there is to say.
     pub what: Observation,
+}
+
+/// An execution of a batch job that ended with 0, where its [assignment](crate::Job::assignment) names no target to
+/// report on: it was told what to run outside of a wave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Done {
+    /// As the assignment said.
+    pub slot: u32,
+    /// As the assignment said.
+    pub generation: u64,
 }
 
 /// What an agent can observe.

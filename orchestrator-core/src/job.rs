@@ -40,7 +40,7 @@ pub struct Step {
 pub struct Committed {
     /// What is to be done.
     pub effects: Vec<Effect>,
-    /// The reports that changed nothing, by their position in the input, and why.
+    /// The reports, or the ends of work, that changed nothing, by their position in the input, and why.
     pub ignored: Vec<(u32, Ignored)>,
     /// What a command led to.
     pub answer: Option<Answer>,
@@ -165,7 +165,7 @@ impl Job {
                 None
             }
             Input::Members(members) => Some(Admitted::Facts(admit::listed(&self.state, members)?)),
-            Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
+            Input::Tick | Input::Reports(_) | Input::Done(_) | Input::Absent { .. } => None,
         };
         let mut log = Log::open(&mut self.state, now);
         let mut ignored = Vec::new();
@@ -175,6 +175,14 @@ impl Job {
             Input::Reports(reports) => {
                 for (position, report) in (0..).zip(*reports) {
                     match admit::report(log.state, log.now, report) {
+                        Ok(event) => log.push(event),
+                        Err(why) => ignored.push((position, why)),
+                    }
+                }
+            }
+            Input::Done(done) => {
+                for (position, &done) in (0..).zip(*done) {
+                    match admit::done(log.state, done) {
                         Ok(event) => log.push(event),
                         Err(why) => ignored.push((position, why)),
                     }
@@ -392,18 +400,12 @@ impl Job {
                 target: None,
             };
         };
-        let generation = u64::from(generation);
-        let target = self.state.active().filter(|r| {
-            let row = r.targets.get(target as usize).filter(|t| t.slot == slot);
-            row.is_some_and(|t| r.generation(t) == generation)
-        });
-        let target = target.map(|_| self.state.slots[slot as usize].target);
         Assignment {
             slot,
             node: self.state.members.name(node),
             version: told,
-            generation,
-            target,
+            generation: generation.into(),
+            target: self.state.is_waited_for(slot).then_some(target),
         }
     }
 
@@ -553,7 +555,7 @@ fn fits_in_state(state: &State, entry: &Entry) -> bool {
             let somewhere = || state.unplaced.contains(&s) || state.slots[s as usize].node != NONE;
             state.replicas.is_some() && slot(&s) && somewhere() && node(n) && version(v)
         }),
-        Event::Retired { slots } => slots.iter().all(slot),
+        Event::Retired { slots } | Event::Done { slots } => slots.iter().all(slot),
         Event::Requested(want) => version(want.to),
         Event::Started(started) => {
             let distinct = |slots: &[u32]| {

@@ -81,7 +81,8 @@
 //! first good one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
 //! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline.
 //!
-//! A batch job is run until it was reported to have ended with 0, and not again after that: an execution whose
+//! A batch job is run until it was reported to have ended with 0 (with [`Input::Done`] where no deployment waits for
+//! it), and not again after that: an execution whose
 //! node goes away before the report arrives is run once more, so its work should bear that.
 //!
 //! # What can be left out
@@ -139,8 +140,8 @@ pub use explain::{Explanation, explain};
 pub use format::FormatError;
 pub use id::{DeploymentId, InvalidName, JobId, NAME_BYTES_MAX, is_name};
 pub use input::{
-    Command, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
-    TEXT_BYTES_MAX,
+    Command, Done, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report,
+    Request, TEXT_BYTES_MAX,
 };
 pub use job::{Answer, Assignment, BrokenLog, Committed, Job, Sealed, Step, VersionView};
 pub use plan::{Plan, PlannedWave};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Answered, DeploymentKind, Presence, Want};
+use crate::event::{Answered, DeploymentKind, DeploymentState, Presence, Want};
 use crate::id::JobId;
 use crate::members::Members;
 use crate::packed::U48;
@@ -45,7 +45,7 @@ pub(crate) struct State {
     pub(crate) want: Option<Want>,
     pub(crate) members: Members,
     pub(crate) slots: Vec<Slot>,
-    /// Slots that are none of the newest version's: they stop when its deployment is over.
+    /// Slots that are none of the newest version's: they stop when its deployment completes.
     pub(crate) surplus: BTreeSet<u32>,
     /// Slots of no use until the next deployment makes them free.
     pub(crate) retired: BTreeSet<u32>,
@@ -257,6 +257,19 @@ impl State {
         }
     }
 
+    /// What a rollback goes back from: where the last deployment goes or went. One that is itself a rollback and has
+    /// not got there leaves what it takes back.
+    pub(crate) fn leaving_version(&self) -> u32 {
+        self.rollout.as_ref().map_or(self.current, |r| {
+            let back = r.head.kind == DeploymentKind::Rollback;
+            if back && r.head.state != DeploymentState::Completed {
+                r.head.from
+            } else {
+                r.head.to
+            }
+        })
+    }
+
     /// Whether a version that is not proven is on its way.
     pub(crate) fn is_forward(&self) -> bool {
         self.active().is_some_and(Rollout::is_forward)
@@ -299,6 +312,24 @@ impl State {
         let target = self.slots[slot as usize].target;
         let row = self.active()?.targets.get(target as usize);
         row.filter(|t| t.slot == slot).map(|_| target)
+    }
+
+    /// Whether the active deployment waits to hear of what a slot was last told.
+    pub(crate) fn is_waited_for(&self, slot: u32) -> bool {
+        let Slot {
+            target, generation, ..
+        } = self.slots[slot as usize];
+        self.active().is_some_and(|r| {
+            let row = r.targets.get(target as usize).filter(|t| t.slot == slot);
+            row.is_some_and(|t| r.generation(t) == u64::from(generation))
+        })
+    }
+
+    /// Whether a slot is a canary that the others wait for.
+    pub(crate) fn is_canary(&self, slot: u32) -> bool {
+        let gated = self.active().filter(|r| r.is_gated());
+        let target = gated.and_then(|r| Some(r.targets[self.target_of(slot)? as usize]));
+        target.is_some_and(|t| t.is_canary())
     }
 
     /// Whether a slot is a target of a deployment that is looked at: the active one, or the last.

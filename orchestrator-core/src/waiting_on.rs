@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::decide::has_room;
+use crate::decide::{has_room, too_many_failed};
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
 use crate::job::Job;
 use crate::rollout::{Head, Rollout};
@@ -149,7 +149,11 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 _ => format!("completed: {done}"),
             };
             if head.tally.failed > 0 {
-                text += &format!(", {} failed within the limits", head.tally.failed);
+                // A person went on with more than that, or a rollback found them failed.
+                let all_count = head.tally.failed_before == 0;
+                let within = all_count && too_many_failed(head).is_none();
+                let limits = if within { " within the limits" } else { "" };
+                text += &format!(", {} failed{limits}", head.tally.failed);
             }
             let away = head.tally.skipped - head.tally.gone;
             if away > 0 {
@@ -283,6 +287,7 @@ pub(crate) fn aftermath(head: &Head) -> String {
         }
         Aftermath::SameVersion => "no rollback: the version is the one that ran before".to_owned(),
         Aftermath::NothingTouched => "no rollback: no node was touched".to_owned(),
+        Aftermath::WasStopped => "no rollback: the job was stopped before".to_owned(),
     }
 }
 

@@ -5,8 +5,8 @@ mod story;
 
 use orchestrator_core::spec::{JobSpec, Placement, Strategy};
 use orchestrator_core::{
-    Command, Ignored, Input, Interval, Job, Member, NodeChange, Observation, Presence, Rejection,
-    Report, Request, Span,
+    Command, Done, Ignored, Input, Interval, Job, Member, NodeChange, Observation, Presence,
+    Rejection, Report, Request, Span,
 };
 use story::Story;
 
@@ -447,4 +447,54 @@ fn what_is_not_there_has_no_name() {
         (nothing.node, nothing.version, nothing.target),
         ("", 0, None)
     );
+}
+
+#[test]
+fn the_end_of_work_that_nobody_did_is_left_out() {
+    let mut story = Story::new();
+    let play = "nodes n1..n3\ndeploy v1 batch\nn1 n2 exit 0";
+    story.play(play).unwrap_or_else(|why| panic!("{why}"));
+    let told = |story: &Story, node: &str| {
+        let told = story.job.desired(node);
+        told.first().map(|a| (a.slot, a.generation))
+    };
+    let (slot, generation) = told(&story, "n3").expect("n3 was told to run it");
+    let done = |slot, generation| Done { slot, generation };
+    let all = [
+        done(99, generation),
+        done(slot, generation - 1),
+        done(slot, generation + 99),
+        done(slot, generation),
+    ];
+    let before = story.job.snapshot();
+    let step = story.job.step(story.now, Input::Done(&all));
+    let (entries, sealed) = step.expect("ends are never refused").split();
+    let ignored: Vec<_> = sealed.committed().ignored.into_iter().collect();
+    assert_eq!(
+        ignored,
+        [
+            (0, Ignored::UnknownTarget),
+            (1, Ignored::Stale),
+            (2, Ignored::Impossible),
+            // A deployment waits for it: that is a report's to say.
+            (3, Ignored::NothingNew),
+        ]
+    );
+    assert!(entries.is_empty());
+    assert_eq!(story.job.snapshot(), before);
+}
+
+#[test]
+fn a_command_to_a_deployment_that_is_over_is_told_so_whatever_it_expects() {
+    let mut story = Story::new();
+    let play = "nodes n1 n2\ndeploy v1\neveryone started\ndeploy v2 rolling 1";
+    story.play(play).unwrap_or_else(|why| panic!("{why}"));
+    let first = story.job.record_by_number(1).expect("it is remembered");
+    let request = Request {
+        command: Command::Pause(first.id),
+        key: None,
+        expected: Some(first.status.revision),
+    };
+    let why = refused(&mut story, request.into());
+    assert!(matches!(why, Rejection::Over { .. }), "{why}");
 }

@@ -255,7 +255,7 @@ pub(super) fn resumed(state: &mut State) {
     rollout.head.state = DeploymentState::InProgress;
     if rollout.head.cause.take().is_some() {
         // A person saw these failures and went on; failed canaries are replaced.
-        rollout.forgiven = rollout.failed_counting();
+        rollout.forgiven = rollout.head.failed_counting();
         let failed = |r: &Rollout, t: u32| r.targets[t as usize].state() == TargetState::Failed;
         for target in rollout.canaries.clone() {
             if failed(rollout, target) {
@@ -279,8 +279,10 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     let canary_nodes = rollout.canaries.iter().map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
-    // A restart changes nothing about what is to run where.
-    state.settled = completed || state.settled && head.kind == DeploymentKind::Restart;
+    // A restart changes nothing about what is to run where, and a stop is meant for those too that it did not reach.
+    state.settled = completed
+        || state.settled && head.kind == DeploymentKind::Restart
+        || head.kind == DeploymentKind::Stop && head.state == DeploymentState::Failed;
     if completed {
         state.current = head.to;
         let proven = head.tally.updated > 0 && head.kind != DeploymentKind::Stop;

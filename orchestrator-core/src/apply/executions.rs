@@ -241,11 +241,20 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
             *count = replicas;
         }
     }
+    let canaries = retired
+        .iter()
+        .filter(|&&slot| state.is_canary(slot))
+        .count() as u32;
     let nodes: Runs = retired
         .iter()
         .filter_map(|&slot| retire(state, slot))
         .collect();
     withdraw(nodes, effects);
+    if canaries > 0 {
+        // Others are not to take their place.
+        let wanted = &mut rollout(state).head.canaries_wanted;
+        *wanted = wanted.saturating_sub(canaries).max(1);
+    }
     for _ in have..replicas {
         add_slot(state, NONE);
     }
@@ -254,8 +263,12 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
     let mut left = Runs::default();
     let mut told: BTreeMap<u32, Runs> = BTreeMap::new();
-    let mut again = Runs::default();
+    // By how long they have where they go; `None` is a whole deadline.
+    let mut again: BTreeMap<Option<u64>, Runs> = BTreeMap::new();
     for &(slot, node, version) in moves {
+        // Only a node that gives it up costs it no time: a version that kills its nodes is not to go on from one to
+        // the next.
+        let drained = state.presence(slot) == Presence::Draining;
         let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
         let Slot {
             told: ran, done, ..
@@ -281,7 +294,8 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 target.state().is_in_flight() || target.state() == TargetState::Updated
             });
             if let Some(target) = moved {
-                again.push(target);
+                let due = rollout(state).due_of(target).filter(|_| !drained);
+                again.entry(due).or_default().push(target);
             }
         }
         state.strays.remove(&slot);
@@ -295,14 +309,14 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         });
     }
     withdraw(left, effects);
-    if !again.is_empty() {
+    for (due, again) in again {
         let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
         let rollout = rollout(state);
         let (clock, deadline) = (rollout.deadline_clock(elapsed), rollout.deadline_millis());
         let number = rollout.dispatches.len() as u32 + 1;
         let wave = rollout.head.wave;
         let gated = rollout.head.spec.gate().is_some();
-        rollout.dispatch(seq, clock + deadline, wave, again.clone());
+        rollout.dispatch(seq, due.unwrap_or(clock + deadline), wave, again.clone());
         for target in again.iter() {
             rollout.change(target, wall, |t| {
                 t.dispatch = number;

@@ -103,6 +103,12 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             });
             done(state, heard);
         }
+        Event::Done { slots } => {
+            for slot in slots {
+                state.slots[*slot as usize].done = true;
+                state.strays.remove(slot);
+            }
+        }
         Event::Failed { targets, reason } => failed(state, targets, reason),
         Event::Promoted { .. } => {
             let rollout = rollout(state);

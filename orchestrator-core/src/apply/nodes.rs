@@ -40,7 +40,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
     for slot in state.members.slots(node).collect::<Vec<_>>() {
         match status {
             Presence::Ready => back(state, slot),
-            Presence::Disconnected | Presence::Down => lost(state, slot),
+            Presence::Disconnected | Presence::Down => lost(state, slot, status),
             Presence::Draining if replicated => back_from_silence(state, slot),
             Presence::Draining => {
                 leave(state, slot);
@@ -57,7 +57,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
             }
             // It keeps its part in the deployment, and its zone, until it has another node.
             Presence::Gone if replicated && !state.surplus.contains(&slot) => {
-                lost(state, slot);
+                lost(state, slot, status);
                 state.members.detach(node, slot);
                 state.members.keep_name(node);
                 state.unplaced.insert(slot);
@@ -161,7 +161,7 @@ fn back_from_silence(state: &mut State, slot: u32) {
 }
 
 /// The node of an execution fell silent: what it had shown so far is no longer continuous.
-fn lost(state: &mut State, slot: u32) {
+fn lost(state: &mut State, slot: u32, status: Presence) {
     let Some(target) = target_at_work(state, slot) else {
         return;
     };
@@ -174,8 +174,9 @@ fn lost(state: &mut State, slot: u32) {
             t.stop_clock();
         }
         if t.state().is_in_flight() {
-            // Without a health check there is no deadline to come back before.
-            t.set_state(if gated {
+            // Without a health check there is no deadline to come back before that is worth waiting for; and yet
+            // what only blinks is not to be started from the beginning.
+            t.set_state(if gated || status == Presence::Disconnected {
                 TargetState::Updating
             } else {
                 TargetState::Skipped

@@ -81,6 +81,13 @@ pub(crate) struct Head {
     pub(crate) culprit: Option<String>,
 }
 
+impl Head {
+    /// Failed targets that count against the limits: those that a rollback found failed do not.
+    pub(crate) fn failed_counting(&self) -> u32 {
+        self.tally.failed - self.tally.failed_before
+    }
+}
+
 /// One wave as it was sent out, or the part of it that had to be sent to other nodes.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Dispatch {
@@ -193,6 +200,14 @@ impl Rollout {
         }
     }
 
+    /// Until when a target has to be proven, where its clock runs: one in flight, or one that has moved since it was
+    /// updated.
+    pub(crate) fn due_of(&self, target: u32) -> Option<u64> {
+        let target = &self.targets[target as usize];
+        let runs = target.state().is_in_flight() || target.is_unproven();
+        runs.then(|| self.dispatches[target.dispatch as usize - 1].due)
+    }
+
     /// When a suspect has to be good again: a deadline after it turned bad; one that moved, by the deadline of its
     /// new place.
     pub(crate) fn suspect_due(&self, target: u32) -> Option<u64> {
@@ -232,7 +247,11 @@ impl Rollout {
             targets,
         };
         room::push(&mut self.dispatches, new);
-        self.open.push_back(self.dispatches.len() as u32 - 1);
+        // Nearly always the last: only what moved off a lost node keeps a deadline that was set before.
+        let later = |&d: &u32| self.dispatches[d as usize].due > due;
+        let after = self.open.iter().rev().take_while(|d| later(d)).count();
+        let number = self.dispatches.len() as u32 - 1;
+        self.open.insert(self.open.len() - after, number);
     }
 
     /// The deadlines' time: the job's, less what it was held.
@@ -264,11 +283,6 @@ impl Rollout {
             0 => 0,
             d => self.dispatches[d as usize - 1].generation,
         }
-    }
-
-    /// Failed targets that count against the limits: those that a rollback found failed do not.
-    pub(crate) fn failed_counting(&self) -> u32 {
-        self.head.tally.failed - self.head.tally.failed_before
     }
 
     /// Canaries are asked for and the rest still waits for them.

@@ -10,7 +10,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::{
-    Answer, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, NodeChange,
+    Answer, Done, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, NodeChange,
     Observation, Plan, Presence, PutAside, Report, Request, TargetState, TargetView, Time,
 };
 
@@ -307,6 +307,17 @@ impl Story {
                 self.said.insert(name.clone(), said);
             }
         }
+        if reports.is_empty() && *what == (Observation::Exited { code: 0 }) {
+            let desired = names.iter().flat_map(|name| self.job.desired(name));
+            let done = desired.filter(|a| a.target.is_none()).map(|a| Done {
+                slot: a.slot,
+                generation: a.generation,
+            });
+            let done: Vec<Done> = done.collect();
+            if !done.is_empty() {
+                return self.step(Input::Done(&done));
+            }
+        }
         if reports.is_empty() {
             return Err("nobody waits for that: it cannot be said now".to_owned());
         }
@@ -554,8 +565,8 @@ fn put_aside_as_it_was(before: &Job, after: &Job, aside: &PutAside) -> Line {
     let same = |(a, b): (TargetView, TargetView)| {
         (a.node == b.node || moved) && a.wave == b.wave && a.state == b.state
     };
-    let seen = before.targets().zip(aside.targets());
-    if over(before) && !seen.map(same).all(|same| same) {
+    let mut seen = before.targets().zip(aside.targets());
+    if over(before) && !seen.all(same) {
         return Err(format!("{id} is put aside otherwise than it was"));
     }
     Ok(())
