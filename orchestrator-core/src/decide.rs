@@ -29,11 +29,12 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
             .or_else(|| find_places(state, now))
             .or_else(|| start(state, now))
             .or_else(|| {
-                if state.members_due {
-                    None
-                } else {
-                    converge(state)
+                // Before it is known which nodes match nothing starts; what is to stop stops.
+                let starts = state.current != 0;
+                if state.members_due && starts {
+                    return None;
                 }
+                converge(state)
             })
             .or_else(|| forget_version(state));
     };
