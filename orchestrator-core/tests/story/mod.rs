@@ -395,10 +395,11 @@ impl Story {
     }
 
     pub(crate) fn step(&mut self, input: Input<'_>) -> Line {
-        if let Input::Reports(reports) = input {
-            self.came.reports += reports.len();
-            self.delivered.extend_from_slice(reports);
-        }
+        let reports = match input {
+            Input::Reports(reports) => reports.to_vec(),
+            _ => Vec::new(),
+        };
+        self.came.reports += reports.len();
         let before = self.job.clone();
         let step = match self.job.step(self.now, input) {
             Ok(step) => step,
@@ -419,6 +420,14 @@ impl Story {
         self.came
             .ignored
             .extend(after.ignored.iter().map(|&(_, why)| why));
+        // What is not believed of a silent node has not been heard: said again when it is back, it is news.
+        let unheard = |position: usize| {
+            let mut ignored = after.ignored.iter();
+            ignored.any(|&(at, why)| at as usize == position && why == Ignored::Lost)
+        };
+        let heard = reports.into_iter().enumerate();
+        self.delivered
+            .extend(heard.filter(|&(at, _)| !unheard(at)).map(|(_, r)| r));
         self.came.answer = after.answer;
         self.effects_name_who_has_to_hear(&before, &after.effects)?;
         for effect in after.effects {
