@@ -278,7 +278,7 @@ fn promote(rollout: &Rollout) -> Option<Event> {
     let done = rollout.is_gated() && rollout.head.tally.in_flight() == 0 && rollout.canaries_well();
     // Fewer canaries than asked for are enough only when there are no more to be had.
     let all = rollout.head.tally.canaries >= rollout.head.canaries_wanted
-        || rollout.queue.first().is_none();
+        || rollout.head.tally.pending == 0;
     (done && all).then_some(Event::Promoted { auto: true })
 }
 
@@ -295,7 +295,8 @@ fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
         head.spec.max_parallel
     };
     let mut end = u32::MAX;
-    if rollout.queue.next < head.failed_first {
+    let pending = |&t: &u32| rollout.targets[t as usize].state() == TargetState::Pending;
+    if rollout.queue.iter().find(pending)? < head.failed_first {
         // What had failed is taken back first, and all at once.
         (room, end) = (u32::MAX, head.failed_first);
     }

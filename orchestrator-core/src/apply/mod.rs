@@ -26,6 +26,10 @@ pub(crate) fn apply(state: &mut State, entry: &Entry, effects: &mut Vec<Effect>)
         wall: entry.at,
         elapsed: entry.elapsed,
     };
+    // Before and not after: facts that one entry says together are taken in as if they had come one by one.
+    if let Some(rollout) = &mut state.rollout {
+        rollout.trim_queue();
+    }
     facts(state, &entry.event, effects);
     if let (Some(of), Some(rollout)) = (entry.of, &mut state.rollout) {
         rollout.head.revision = of.revision;
@@ -168,9 +172,6 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             }
             state.keys.push_back(answered.clone());
         }
-    }
-    if let Some(rollout) = &mut state.rollout {
-        rollout.trim_queue();
     }
 }
 
