@@ -48,6 +48,32 @@ pub struct Answered {
     pub deployment: Option<DeploymentId>,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// Where the deployment stood when the command came.
+    #[serde(default, skip_serializing_if = "Standing::is_new")]
+    pub standing: Standing,
+}
+
+/// Where the deployment of an answer stood when the command came.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nowhere: the command began it.
+    #[default]
+    New,
+    /// It was under way, and is what comes of the command, or what it is about.
+    UnderWay,
+    /// It was over, or there is none.
+    Over,
+}
+
+impl Standing {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks for a reference"
+    )]
+    fn is_new(&self) -> bool {
+        *self == Self::New
+    }
 }
 
 /// A target and the number of the report that this is known from.

@@ -4,21 +4,36 @@
 //! down when it stays so. What happened is logged; that a node was heard of is not: leases live in
 //! memory only, and after [`Fleet::recover`] every node gets a full one from the first step. Time
 //! is counted by the steps: a clock that jumps back stops nobody's lease and ends nobody's.
+//!
+//! # What a driver owes the jobs
+//!
+//! After each step, once its entries are safe, every job hears of the nodes that [they name](Event::nodes), as
+//! [`Fleet::change`] puts it, with [`Input::Nodes`](crate::Input::Nodes).
+//!
+//! The fleet does not know what reached the jobs. An entry may be safe and the driver gone before a job was told:
+//! so after a restart every job is told of all its nodes again, with
+//! [`Input::Members`](crate::Input::Members) and [`Fleet::members`]. That costs no entry where nothing is new.
+//! [`group`](crate::group) shows a restart with all three machines.
 
+mod fits;
 mod leases;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 
+use self::fits::fits;
 use self::leases::Leases;
 use crate::event::{Member, Presence};
-use crate::format::{FormatError, decode_small, encode_small};
-use crate::id::is_name;
+use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
+use crate::id::{InvalidName, is_name};
 use crate::input::NodeChange;
+use crate::job::BrokenLog;
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
-use crate::spec::JobSpec;
+use crate::spec::parse::{Errors, Part, from_value, parse};
+use crate::spec::{JobSpec, SpecErrors};
 use crate::time::{Span, Time};
 
 /// The most nodes that a fleet may have.
@@ -53,29 +68,43 @@ impl Fleet {
     }
 
     /// The fleet that wrote these entries, all of them from the first.
-    pub fn recover<'a>(
+    pub fn recover(
         settings: FleetSettings,
-        entries: impl IntoIterator<Item = &'a Entry>,
-    ) -> Result<Self, Gap> {
-        Self::recover_from(settings, State::default(), entries)
+        log: impl IntoIterator<Item = Entry>,
+    ) -> Result<Self, BrokenLog> {
+        let mut fleet = Self::new(settings);
+        fleet.catch_up(log)?;
+        Ok(fleet)
     }
 
-    /// The same from a snapshot and the entries after it.
-    pub fn recover_from<'a>(
-        settings: FleetSettings,
-        mut snapshot: State,
-        entries: impl IntoIterator<Item = &'a Entry>,
-    ) -> Result<Self, Gap> {
-        for entry in entries {
-            if entry.seq != snapshot.seq + 1 {
-                return Err(Gap {
-                    expected: snapshot.seq + 1,
+    /// Takes in entries that follow what it has: after a snapshot, or on a replica.
+    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+        for entry in log {
+            let expected = self.state.seq + 1;
+            if entry.seq != expected {
+                return Err(BrokenLog::Gap {
+                    expected,
                     found: entry.seq,
                 });
             }
-            apply(&mut snapshot, entry);
+            if !fits(&self.state, &entry.event) {
+                return Err(BrokenLog::DoesNotFit { seq: entry.seq });
+            }
+            apply(&mut self.state, &entry);
+            self.leases.follow(&entry.event);
         }
-        Ok(Self::restore(settings, snapshot))
+        Ok(())
+    }
+
+    /// All that is logged. Two fleets have logged the same when these are the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        write_snapshot(&self.state)
+    }
+
+    /// The fleet as it was; [`Fleet::catch_up`] takes in what came after.
+    pub fn from_snapshot(settings: FleetSettings, bytes: &[u8]) -> Result<Self, FormatError> {
+        let state = read_snapshot(bytes, "a snapshot of the fleet")?;
+        Ok(Self::restore(settings, state))
     }
 
     fn restore(settings: FleetSettings, state: State) -> Self {
@@ -102,7 +131,6 @@ impl Fleet {
             Input::Join { name, .. } | Input::Heartbeat { name } => self.leases.hear(name),
             Input::HeartbeatMany { names } => names.iter().for_each(|name| self.leases.hear(name)),
             Input::Tick
-            | Input::Disconnect { .. }
             | Input::Drain { .. }
             | Input::Enable { .. }
             | Input::Remove { .. }
@@ -176,9 +204,9 @@ impl Fleet {
         }
     }
 
-    /// All that is logged, to compare or to keep as a snapshot.
-    pub fn state(&self) -> &State {
-        &self.state
+    /// The number of the last entry; 0 before the first.
+    pub fn seq(&self) -> u64 {
+        self.state.seq
     }
 
     fn record(&mut self, now: Time, event: Event) -> Entry {
@@ -187,20 +215,63 @@ impl Fleet {
             at: now,
             event,
         };
+        debug_assert!(fits(&self.state, &entry.event), "{entry:?}");
         apply(&mut self.state, &entry);
         self.leases.follow(&entry.event);
         entry
     }
 }
 
-/// How patient the fleet is.
+/// How patient the fleet is. Written as `{"lease": "30s", "down_after": "5m"}`; that is also what is taken where
+/// something is left out.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(try_from = "Value", into = "Value")]
 pub struct FleetSettings {
+    lease: Span,
+    down_after: Span,
+}
+
+/// Nodes that are given less are lost before they can say a word.
+const PATIENCE_MIN: Span = Span::from_secs(1);
+const PATIENCE_MAX: Span = Span::from_secs(30 * 24 * 60 * 60);
+
+impl FleetSettings {
+    /// Each from one second to thirty days.
+    pub fn new(lease: Span, down_after: Span) -> Result<Self, SpecErrors> {
+        Self::from_value(&Self { lease, down_after }.into())
+    }
+
+    /// Reads what people write.
+    pub fn parse(json: &str) -> Result<Self, SpecErrors> {
+        parse(json, settings)
+    }
+
+    /// Reads the same when it was read as JSON before; its repeated keys are gone unnoticed.
+    pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
+        from_value(value, settings)
+    }
+
     /// Silence for longer than this disconnects a node.
-    pub lease: Span,
-    /// Being disconnected for longer than this makes it down.
-    pub down_after: Span,
+    pub fn lease(self) -> Span {
+        self.lease
+    }
+
+    /// Being disconnected for longer than this makes a node down.
+    pub fn down_after(self) -> Span {
+        self.down_after
+    }
+}
+
+fn settings(errors: &mut Errors, path: String, value: &Value) -> Option<FleetSettings> {
+    let mut part = Part::open(errors, path, value, &["lease", "down_after"])?;
+    let default = FleetSettings::default();
+    let lease = part.span("lease", Some(default.lease), PATIENCE_MIN, PATIENCE_MAX);
+    let down_after = Some(default.down_after);
+    let down_after = part.span("down_after", down_after, PATIENCE_MIN, PATIENCE_MAX);
+    Some(FleetSettings {
+        lease: lease?,
+        down_after: down_after?,
+    })
 }
 
 impl Default for FleetSettings {
@@ -209,6 +280,20 @@ impl Default for FleetSettings {
             lease: Span::from_secs(30),
             down_after: Span::from_secs(300),
         }
+    }
+}
+
+impl TryFrom<Value> for FleetSettings {
+    type Error = SpecErrors;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        Self::from_value(&value)
+    }
+}
+
+impl From<FleetSettings> for Value {
+    fn from(FleetSettings { lease, down_after }: FleetSettings) -> Self {
+        json!({ "lease": lease.to_string(), "down_after": down_after.to_string() })
     }
 }
 
@@ -317,11 +402,6 @@ pub enum Input {
         /// Their names.
         names: Vec<NodeName>,
     },
-    /// A node's connection was seen to close. Its lease runs on: most come back within it.
-    Disconnect {
-        /// Its name.
-        name: NodeName,
-    },
     /// Let nothing new start on a node.
     Drain {
         /// Its name.
@@ -345,26 +425,26 @@ pub enum Input {
 }
 
 /// One fact, in its place in the log.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Counts from 1, without gaps.
     pub seq: u64,
     /// What the driver's clock said.
     pub at: Time,
     /// What happened.
-    #[serde(flatten)]
     pub event: Event,
 }
 
 impl Entry {
     /// One line of JSON, with the version of its form.
     pub fn encode(&self) -> String {
-        encode_small(self)
+        encode_small(self.seq, self.at, &self.event)
     }
 
     /// Reads what [`Entry::encode`] wrote, today or by any released version.
     pub fn decode(line: &str) -> Result<Self, FormatError> {
-        decode_small(line, "an entry of the fleet's log")
+        let (seq, at, event) = decode_small(line, "an entry of the fleet's log")?;
+        Ok(Self { seq, at, event })
     }
 }
 
@@ -461,7 +541,7 @@ pub enum Rejection {
     },
     /// See [`is_name`].
     #[error(transparent)]
-    InvalidName(#[from] crate::id::InvalidName),
+    InvalidName(#[from] InvalidName),
     /// See [`check_labels`].
     #[error(transparent)]
     InvalidLabels(#[from] InvalidLabels),
@@ -480,41 +560,12 @@ pub enum Rejection {
     TooManyNodes,
 }
 
-/// The entries to recover from are not all there, or not in order.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "the fleet's log has entry {found} where entry {expected} belongs; read it again from there"
-)]
-pub struct Gap {
-    /// The number that belongs here.
-    pub expected: u64,
-    /// The number that came.
-    pub found: u64,
-}
-
 /// All that is logged: what replaying gives again.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct State {
+struct State {
     seq: u64,
     #[serde(serialize_with = "as_list", deserialize_with = "from_list")]
     nodes: BTreeMap<NodeName, Node>,
-}
-
-impl State {
-    /// JSON, with the version of its form: a snapshot.
-    pub fn encode(&self) -> String {
-        encode_small(self)
-    }
-
-    /// Reads what [`State::encode`] wrote, today or by any released version.
-    pub fn decode(text: &str) -> Result<Self, FormatError> {
-        decode_small(text, "a snapshot of the fleet")
-    }
-
-    /// The number of the last entry; 0 before the first.
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
 }
 
 /// All checking. Costs a look-up for each node named, never a scan.
@@ -541,10 +592,6 @@ fn admit(state: &State, input: &Input) -> Result<Vec<Event>, Rejection> {
             } else {
                 vec![Event::Reconnected { nodes }]
             }
-        }
-        Input::Disconnect { name } => {
-            known(state, name)?;
-            Vec::new()
         }
         Input::Drain { name } => {
             let drained = Event::Drained { name: name.clone() };
@@ -586,19 +633,10 @@ fn admit_join(
     facts: &Facts,
 ) -> Result<Vec<Event>, Rejection> {
     if !is_name(name) {
-        return Err(crate::id::InvalidName(name.chars().take(80).collect()).into());
+        return Err(InvalidName(name.chars().take(80).collect()).into());
     }
     check_labels(labels)?;
-    let bytes = facts
-        .iter()
-        .map(|(key, value)| key.len() + value.len())
-        .sum();
-    if facts.len() > FACTS_MAX || bytes > FACTS_BYTES_MAX {
-        return Err(Rejection::TooManyFacts {
-            count: facts.len(),
-            bytes,
-        });
-    }
+    check_facts(facts)?;
     let Some(node) = state.nodes.get(name) else {
         if state.nodes.len() >= FLEET_NODES_MAX {
             return Err(Rejection::TooManyNodes);
@@ -628,8 +666,17 @@ fn admit_join(
     Ok(events)
 }
 
-/// The only mutator. Total: an entry about a node that is not there changes nothing, and `admit`
-/// lets none through.
+fn check_facts(facts: &Facts) -> Result<(), Rejection> {
+    let told = facts.iter().map(|(key, value)| key.len() + value.len());
+    let (count, bytes) = (facts.len(), told.sum());
+    if count > FACTS_MAX || bytes > FACTS_BYTES_MAX {
+        return Err(Rejection::TooManyFacts { count, bytes });
+    }
+    Ok(())
+}
+
+/// The only mutator. Total: an entry about a node that is not there changes nothing, and neither `admit`
+/// nor `fits` lets one through.
 fn apply(state: &mut State, entry: &Entry) {
     let Entry { seq, at, event } = entry;
     state.seq = *seq;

@@ -4,7 +4,7 @@
 //! a snapshot is what they amount to; a driver that throws old entries away keeps the snapshot in their place.
 
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
-use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess};
+use serde::de::{DeserializeSeed, Error, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -123,6 +123,25 @@ impl<'a> MapAccess<'a> for What<'a> {
     }
 }
 
+/// What happened, of a kind and its body.
+fn read_event<'a, E: Deserialize<'a>>(
+    kind: &'a str,
+    body: Option<&'a RawValue>,
+    what: &'static str,
+) -> Result<E, FormatError> {
+    let mut read = What {
+        kind: Some(kind),
+        body,
+        known: false,
+    };
+    let event = E::deserialize(MapAccessDeserializer::new(&mut read));
+    if !read.known && event.is_err() {
+        let kind = admit::clip(kind);
+        return Err(FormatError::UnknownKind { kind });
+    }
+    event.map_err(|source| FormatError::Malformed { what, source })
+}
+
 impl Entry {
     /// One line of JSON: `{"seq":…,"at":…,"elapsed":…,"deployment":…,"revision":…,"v":1,"kind":…,"body":…}`.
     pub fn encode(&self) -> String {
@@ -147,10 +166,7 @@ impl Entry {
 
     /// Reads what [`Entry::encode`] wrote, today or by any released version.
     pub fn decode(line: &str) -> Result<Self, FormatError> {
-        let malformed = |source| FormatError::Malformed {
-            what: "an entry of a job's log",
-            source,
-        };
+        let what = "an entry of a job's log";
         let Read {
             seq,
             at,
@@ -160,19 +176,10 @@ impl Entry {
             v,
             kind,
             body,
-        } = serde_json::from_str(line).map_err(malformed)?;
+        } = serde_json::from_str(line).map_err(|source| FormatError::Malformed { what, source })?;
         check_version(kind, v, ENTRY_VERSION)?;
         // Older versions of a kind are turned into today's here, by (kind, v).
-        let mut what = What {
-            kind: Some(kind),
-            body,
-            known: false,
-        };
-        let event = Event::deserialize(MapAccessDeserializer::new(&mut what));
-        if !what.known && event.is_err() {
-            let kind = admit::clip(kind);
-            return Err(FormatError::UnknownKind { kind });
-        }
+        let event = read_event(kind, body, what)?;
         let of = deployment.zip(revision).map(|(deployment, revision)| Of {
             deployment,
             revision,
@@ -182,50 +189,100 @@ impl Entry {
             at: Time::from_millis(at),
             elapsed,
             of,
-            event: event.map_err(malformed)?,
+            event,
         })
     }
 }
 
-/// The sum tells a snapshot that was damaged from one that was not: what is in it is taken for granted.
-#[derive(Serialize, Deserialize)]
-struct Snapshot<S> {
+/// An entry of the small machines, [`fleet`](crate::fleet) and [`group`](crate::group): no time but the driver's, and
+/// no deployment.
+#[derive(Serialize)]
+struct SmallWritten<'a, E> {
     v: u32,
-    sum: u64,
-    state: S,
-}
-
-fn sum(state: &RawValue) -> u64 {
-    draw(0, "snapshot", state.get().as_bytes())
-}
-
-/// The forms of the small machines, [`fleet`](crate::fleet) and [`group`](crate::group): a version, and what
-/// serde makes of the rest.
-const SMALL_VERSION: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-struct Versioned<T> {
-    v: u32,
+    seq: u64,
+    at: u64,
     #[serde(flatten)]
-    what: T,
+    event: &'a E,
 }
 
-pub(crate) fn encode_small<T: Serialize>(what: &T) -> String {
-    let v = SMALL_VERSION;
-    serde_json::to_string(&Versioned { v, what })
-        .expect("these hold nothing that JSON cannot: keys are texts")
+#[derive(Deserialize)]
+struct SmallRead<'a> {
+    v: u32,
+    seq: u64,
+    at: u64,
+    kind: &'a str,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
 }
 
-pub(crate) fn decode_small<T: DeserializeOwned>(
-    text: &str,
+pub(crate) fn encode_small<E: Serialize>(seq: u64, at: Time, event: &E) -> String {
+    let written = SmallWritten {
+        v: ENTRY_VERSION,
+        seq,
+        at: at.as_millis(),
+        event,
+    };
+    serde_json::to_string(&written).expect("these hold nothing that JSON cannot: keys are texts")
+}
+
+pub(crate) fn decode_small<'a, E: Deserialize<'a>>(
+    line: &'a str,
     what: &'static str,
-) -> Result<T, FormatError> {
+) -> Result<(u64, Time, E), FormatError> {
+    let SmallRead {
+        v,
+        seq,
+        at,
+        kind,
+        body,
+    } = serde_json::from_str(line).map_err(|source| FormatError::Malformed { what, source })?;
+    check_version(kind, v, ENTRY_VERSION)?;
+    // Older versions of a kind are turned into today's here, by (what, kind, v).
+    let event = read_event(kind, body, what)?;
+    Ok((seq, Time::from_millis(at), event))
+}
+
+/// The snapshot of any of the machines; of another version only the version is known. The sum tells one that was
+/// damaged from one that was not: what is in it is taken for granted.
+#[derive(Deserialize)]
+struct Snapshot<'a> {
+    v: u32,
+    sum: Option<u64>,
+    #[serde(borrow)]
+    state: Option<&'a RawValue>,
+}
+
+fn sum(state: &str) -> u64 {
+    draw(0, "snapshot", state.as_bytes())
+}
+
+pub(crate) fn write_snapshot<S: Serialize>(state: &S) -> Vec<u8> {
+    let state = serde_json::to_string(state)
+        .expect("a state holds nothing that JSON cannot: keys are texts and numbers");
+    let sum = sum(&state);
+    let head = format!(r#"{{"v":{SNAPSHOT_VERSION},"sum":{sum},"state":"#);
+    // Put together by hand: it may be hundreds of megabytes, and is copied but once.
+    [head.as_bytes(), state.as_bytes(), b"}"].concat()
+}
+
+pub(crate) fn read_snapshot<'a, S: Deserialize<'a>>(
+    bytes: &'a [u8],
+    what: &'static str,
+) -> Result<S, FormatError> {
     let malformed = |source| FormatError::Malformed { what, source };
-    let Version { v } = serde_json::from_str(text).map_err(malformed)?;
-    check_version(what, v, SMALL_VERSION)?;
-    // Older forms are turned into today's here, by `what` and `v`.
-    let Versioned { what, .. } = serde_json::from_str(text).map_err(malformed)?;
-    Ok(what)
+    let Snapshot {
+        v,
+        sum: found,
+        state,
+    } = serde_json::from_slice(bytes).map_err(malformed)?;
+    check_version("snapshot", v, SNAPSHOT_VERSION)?;
+    let missing = |field| malformed(serde_json::Error::missing_field(field));
+    let found = found.ok_or_else(|| missing("sum"))?;
+    let state = state.ok_or_else(|| missing("state"))?;
+    if found != sum(state.get()) {
+        return Err(FormatError::Damaged);
+    }
+    serde_json::from_str(state.get()).map_err(malformed)
 }
 
 fn check_version(kind: &str, found: u32, known: u32) -> Result<(), FormatError> {
@@ -239,38 +296,15 @@ fn check_version(kind: &str, found: u32, known: u32) -> Result<(), FormatError> 
     })
 }
 
-/// All that is read before it is known whether the rest can be.
-#[derive(Deserialize)]
-struct Version {
-    v: u32,
-}
-
 impl Job {
     /// The whole state. Two jobs are in the same state when these are the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
-        let fits = "a state holds nothing that JSON cannot: keys are texts and numbers";
-        let state = serde_json::value::to_raw_value(&self.state).expect(fits);
-        let snapshot = Snapshot {
-            v: SNAPSHOT_VERSION,
-            sum: sum(&state),
-            state,
-        };
-        serde_json::to_vec(&snapshot).expect(fits)
+        write_snapshot(&self.state)
     }
 
     /// The job as it was; [`Job::catch_up`] takes in what came after. Whose it is says [`Job::id`].
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
-        let malformed = |source| FormatError::Malformed {
-            what: "a snapshot of a job",
-            source,
-        };
-        let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
-        check_version("snapshot", v, SNAPSHOT_VERSION)?;
-        let snapshot: Snapshot<&RawValue> = serde_json::from_slice(bytes).map_err(malformed)?;
-        if snapshot.sum != sum(snapshot.state) {
-            return Err(FormatError::Damaged);
-        }
-        let mut state: State = serde_json::from_str(snapshot.state.get()).map_err(malformed)?;
+        let mut state: State = read_snapshot(bytes, "a snapshot of a job")?;
         if state.replicas.is_some() {
             let distinct = state.distinct();
             state.members.index(state.seed, distinct);

@@ -3,18 +3,119 @@
 //! A job starts when everything it is `after` has completed; independent ones run side by side.
 //! When one ends badly, whatever depends on it never starts, and all that is connected with it is
 //! taken back in the reverse order; what is not connected goes on. The group runs no rollout: its
-//! effects are orders to jobs, and the driver reports how each ended.
+//! effects are orders to jobs, and the driver carries them out and reports what came of them.
+//!
+//! # Only what the group changed
+//!
+//! A job that runs already what the group wants is [`Unchanged`](MemberState::Unchanged), and is never taken back.
+//! One that is on its way there, because somebody else began that, is [`Awaited`](MemberState::Awaited): nothing
+//! that depends on it starts before that deployment completed, and when it ends badly that is a bad end like any
+//! other. But it is somebody else's: the group neither cancels it nor rolls it back. When its part of the group is
+//! taken back, the group waits for its end, and leaves it; when the operator cancels the group, it is left at once.
+//! A number of replicas that a start changed by the way is not taken back either.
+//!
+//! # What a driver does
+//!
+//! [`Group::duty`] says it, from where the group and the member's job are. It is asked after every step of the group,
+//! for the jobs that the [effects](Entry::effects) name, and after every step of a member's job; until it has
+//! nothing to say. What it remembers is in the two logs, so a restart is no case of its own: it is asked for every
+//! member. Nothing has to be sent twice to learn what came of it:
+//!
+//! - Commands carry idempotency keys of this group's start, roll back or cancel. A job that was told before the
+//!   crash knows its [answer](Job::answered), and is not told again.
+//! - The answer enters the group's log, and with it the deployment that the start led to, and the version to go
+//!   back to.
+//! - A command that the job refuses is reported by [`Group::refused`]: a start that is refused has failed, a roll back
+//!   to where the job is already is done, and any other is one that a person has to look at. The group goes on with
+//!   the rest.
+//!
+//! A driver that has no hold of the job, because it lives elsewhere, makes the same inputs there: of an answer
+//! with [`LedTo::of`], of an end with [`Job::outcome`].
+//!
+//! # After a restart, with all three machines
+//!
+//! ```
+//! use orchestrator_core::fleet::{self, Fleet, FleetSettings};
+//! use orchestrator_core::group::{self, Duty, Group, GroupSpec};
+//! use orchestrator_core::spec::JobSpec;
+//! use orchestrator_core::{Command, Entry, Input, Job, JobId, Request, Time};
+//!
+//! /// Does for one member what is to be done now. Each `extend` stands for a log that is safe before it goes on.
+//! fn serve(
+//!     group: &mut Group, group_log: &mut Vec<group::Entry>, job: &mut Job, job_log: &mut Vec<Entry>,
+//!     wanted: &JobSpec, fleet: &Fleet, now: Time,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     while let Some(duty) = group.duty(job) {
+//!         let request = match duty {
+//!             Duty::Tell(input) => {
+//!                 group_log.extend(group.step(now, input)?);
+//!                 continue;
+//!             }
+//!             Duty::Command(request) => request,
+//!             Duty::Start { key } => {
+//!                 let members = fleet.members(wanted, |node| job.desired(node).len() as u32);
+//!                 let spec = Box::new(wanted.clone());
+//!                 let command = Command::Register { spec, members: Some(members), again: false };
+//!                 Request { command, key: Some(key), expected: None }
+//!             }
+//!         };
+//!         match job.step(now, request.into()) {
+//!             Ok(step) => job_log.extend(step.split().0),
+//!             Err(why) => group_log.extend(group.step(now, group.refused(job, &why))?),
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let now: Time = "2026-01-01T00:00:00Z".parse()?;
+//! let wanted = JobSpec::parse(r#"{"job_id": "db", "driver": "exec", "config": {}}"#)?;
+//! let mut fleet = Fleet::new(FleetSettings::default());
+//! let (name, labels, facts) = ("n1".into(), Default::default(), Default::default());
+//! let fleet_log = fleet.step(now, fleet::Input::Join { name, labels, facts })?;
+//! let mut job_log: Vec<Entry> = Vec::new();
+//! let spec = GroupSpec::parse(r#"{"name": "release", "members": [{"job": "db"}]}"#)?;
+//! let (mut group, first) = Group::new(now, spec)?;
+//! let mut group_log = vec![first];
+//! group_log.extend(group.step(now, group::Input::Start)?);
+//!
+//! // The driver dies here: no job was told anything. Then each machine is what its log says,
+//! let fleet = Fleet::recover(FleetSettings::default(), fleet_log)?;
+//! let id: JobId = "db".parse()?;
+//! let mut job = Job::recover(id, 7, job_log.clone())?;
+//! let mut group = Group::recover(group_log.clone())?;
+//! group_log.extend(group.step(now, group::Input::Tick)?);
+//! // what the fleet logged may not have reached the job,
+//! if let Some(spec) = job.membership() {
+//!     let members = fleet.members(spec, |node| job.desired(node).len() as u32);
+//!     job_log.extend(job.step(now, Input::Members(&members))?.split().0);
+//! }
+//! // and what the group ordered may not have either.
+//! serve(&mut group, &mut group_log, &mut job, &mut job_log, &wanted, &fleet, now)?;
+//!
+//! assert_eq!(job.desired("n1")[0].version, 1);
+//! let begun = group.state().member(job.id()).and_then(|member| member.deployment);
+//! assert_eq!(begun, job.deployment().map(|record| record.id));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod duty;
+mod fits;
 mod spec;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::duty::{Duty, LedTo};
+use self::fits::fits;
 use self::spec::Order;
-pub use self::spec::{GroupError, GroupErrors, GroupSpec, Member, OnFailure};
-use crate::format::{FormatError, decode_small, encode_small};
-use crate::id::JobId;
+pub use self::spec::{GroupSpec, Member, OnFailure};
+use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
+use crate::id::{DeploymentId, JobId};
+use crate::job::BrokenLog;
+#[cfg(doc)]
+use crate::job::Job;
+use crate::spec::SpecErrors;
 use crate::time::Time;
 
 /// The most jobs that a group may have.
@@ -29,7 +130,7 @@ pub struct Group {
 
 impl Group {
     /// A group that waits for [`Input::Start`], and the first entry of its log.
-    pub fn new(now: Time, spec: GroupSpec) -> Result<(Self, Entry), GroupErrors> {
+    pub fn new(now: Time, spec: GroupSpec) -> Result<(Self, Entry), SpecErrors> {
         let group = Self::created(now, spec)?;
         let event = Event::Created {
             spec: group.state.spec.clone(),
@@ -45,41 +146,58 @@ impl Group {
     }
 
     /// The group that wrote these entries, all of them from the first.
-    pub fn recover<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<Self, RecoverError> {
-        let mut entries = entries.into_iter();
-        let Some(Entry {
-            seq: 1,
-            at,
-            event: Event::Created { spec },
-        }) = entries.next()
-        else {
-            return Err(RecoverError::NoBeginning);
+    ///
+    /// Step it with a [`Tick`](Input::Tick) then: a crash may have kept half a step.
+    pub fn recover(log: impl IntoIterator<Item = Entry>) -> Result<Self, BrokenLog> {
+        let mut log = log.into_iter();
+        let Entry { seq, at, event } = log.next().ok_or(BrokenLog::NoBeginning)?;
+        if seq != 1 {
+            let (expected, found) = (1, seq);
+            return Err(BrokenLog::Gap { expected, found });
+        }
+        let Event::Created { spec } = event else {
+            return Err(BrokenLog::DoesNotFit { seq });
         };
-        Self::created(*at, spec.clone())?.replay(entries)
+        let mut group = Self::created(at, spec).map_err(|_| BrokenLog::DoesNotFit { seq })?;
+        group.catch_up(log)?;
+        Ok(group)
     }
 
-    /// The same from a snapshot and the entries after it.
-    pub fn recover_from<'a>(
-        snapshot: State,
-        entries: impl IntoIterator<Item = &'a Entry>,
-    ) -> Result<Self, RecoverError> {
-        let order = snapshot.spec.check()?;
-        if !snapshot
-            .members
-            .iter()
-            .map(|member| &member.job)
-            .eq(&order.jobs)
-        {
-            return Err(RecoverError::NotOfItsSpec);
+    /// Takes in entries that follow what it has: after a snapshot, or on a replica.
+    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+        for entry in log {
+            let expected = self.state.seq + 1;
+            if entry.seq != expected {
+                return Err(BrokenLog::Gap {
+                    expected,
+                    found: entry.seq,
+                });
+            }
+            if !fits(&self.state, &entry.event) {
+                return Err(BrokenLog::DoesNotFit { seq: entry.seq });
+            }
+            apply(&mut self.state, &entry);
         }
-        Self {
-            state: snapshot,
-            order,
-        }
-        .replay(entries)
+        Ok(())
     }
 
-    fn created(now: Time, spec: GroupSpec) -> Result<Self, GroupErrors> {
+    /// All that is logged. Two groups are in the same state when these are the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        write_snapshot(&self.state)
+    }
+
+    /// The group as it was; [`Group::catch_up`] takes in what came after.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
+        let state: State = read_snapshot(bytes, "a snapshot of a group")?;
+        let order = state.spec.check().map_err(|_| FormatError::Damaged)?;
+        let members = state.members.iter().map(|member| &member.job);
+        if !members.eq(&order.jobs) {
+            return Err(FormatError::Damaged);
+        }
+        Ok(Self { state, order })
+    }
+
+    fn created(now: Time, spec: GroupSpec) -> Result<Self, SpecErrors> {
         let order = spec.check()?;
         let members = order.jobs.iter().map(MemberStatus::new).collect();
         let state = State {
@@ -94,27 +212,10 @@ impl Group {
         Ok(Self { state, order })
     }
 
-    fn replay<'a>(
-        mut self,
-        entries: impl IntoIterator<Item = &'a Entry>,
-    ) -> Result<Self, RecoverError> {
-        for entry in entries {
-            let expected = self.state.seq + 1;
-            if entry.seq != expected {
-                return Err(RecoverError::Gap {
-                    expected,
-                    found: entry.seq,
-                });
-            }
-            apply(&mut self.state, entry);
-        }
-        Ok(self)
-    }
-
     /// Takes one input and decides until there is nothing left to decide.
     ///
-    /// A refused input changes nothing, and one that was taken before adds nothing. Carry out the
-    /// entries' [effects](Entry::effects) once they are persisted.
+    /// A refused input changes nothing, and one that was taken before adds nothing. The entries'
+    /// [effects](Entry::effects) name the jobs that have something to do once they are persisted.
     pub fn step(&mut self, now: Time, input: Input) -> Result<Vec<Entry>, Rejection> {
         let mut entries = Vec::new();
         let admitted = admit(&self.state, input)?;
@@ -125,6 +226,7 @@ impl Group {
                 at: now,
                 event,
             };
+            debug_assert!(fits(&self.state, &entry.event), "{entry:?}");
             apply(&mut self.state, &entry);
             entries.push(entry);
             next = decide(&self.state, &self.order);
@@ -132,10 +234,7 @@ impl Group {
         Ok(entries)
     }
 
-    /// What was ordered and has not been reported as done: to be ordered again after a recovery.
-    ///
-    /// Carry them out so that twice does no harm. A job to cancel that never got its start is
-    /// reported as canceled.
+    /// What was ordered and has not come to its end. How far it is says [`Group::duty`]: it may be under way.
     pub fn outstanding(&self) -> Vec<Effect> {
         let effect = |member: &MemberStatus| {
             let job = member.job.clone();
@@ -144,6 +243,7 @@ impl Group {
                 MemberState::Canceling => Some(Effect::CancelJob(job)),
                 MemberState::RollingBack => Some(Effect::RollBackJob(job)),
                 MemberState::Waiting
+                | MemberState::Awaited
                 | MemberState::Completed
                 | MemberState::Unchanged
                 | MemberState::Failed
@@ -180,6 +280,7 @@ impl Group {
         }
         let phrases = [
             (MemberState::Running, "to complete"),
+            (MemberState::Awaited, "to complete what others began"),
             (MemberState::Canceling, "to be canceled"),
             (MemberState::RollingBack, "to be rolled back"),
         ];
@@ -201,7 +302,7 @@ impl Group {
         Some(parts.collect::<Vec<_>>().join("; "))
     }
 
-    /// All that is logged, to show, to compare or to keep as a snapshot.
+    /// Where it is, to show.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -214,7 +315,15 @@ pub enum Input {
     Tick,
     /// Begin.
     Start,
-    /// A job's deployment has ended, its own automatic rollback included.
+    /// A job was told to start, or to roll back, and this is what its [answer](crate::Answer) means.
+    Answered {
+        /// Which.
+        job: JobId,
+        /// Only [`LedTo::of`] makes it.
+        led_to: LedTo,
+    },
+    /// A job's deployment, which the group was told of, has ended, its own automatic rollback included. A start that
+    /// the job refused is one that failed.
     Finished {
         /// Which.
         job: JobId,
@@ -238,8 +347,6 @@ pub enum Input {
 pub enum Outcome {
     /// Well.
     Completed,
-    /// It ran already what the group wants: nothing was done, so nothing is to be taken back.
-    Unchanged,
     /// Badly, and the job's own rollback failed or there was none.
     Failed,
     /// Badly, and the job went back by itself.
@@ -249,26 +356,26 @@ pub enum Outcome {
 }
 
 /// One fact, in its place in the log.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Counts from 1, without gaps.
     pub seq: u64,
     /// What the driver's clock said.
     pub at: Time,
     /// What happened.
-    #[serde(flatten)]
     pub event: Event,
 }
 
 impl Entry {
     /// One line of JSON, with the version of its form.
     pub fn encode(&self) -> String {
-        encode_small(self)
+        encode_small(self.seq, self.at, &self.event)
     }
 
     /// Reads what [`Entry::encode`] wrote, today or by any released version.
     pub fn decode(line: &str) -> Result<Self, FormatError> {
-        decode_small(line, "an entry of a group's log")
+        let (seq, at, event) = decode_small(line, "an entry of a group's log")?;
+        Ok(Self { seq, at, event })
     }
 
     /// What has to be done once the entry is persisted.
@@ -288,6 +395,7 @@ impl Entry {
             }
             Event::Created { .. }
             | Event::Started
+            | Event::JobAnswered { .. }
             | Event::JobEnded { .. }
             | Event::DependentsBlocked { .. }
             | Event::RollbackEnded { .. }
@@ -311,6 +419,13 @@ pub enum Event {
     JobsStarted {
         /// In the order of their names.
         jobs: Vec<JobId>,
+    },
+    /// A job answered the order to start, or to roll back.
+    JobAnswered {
+        /// Which.
+        job: JobId,
+        /// What came of it.
+        led_to: LedTo,
     },
     /// A job's deployment ended.
     JobEnded {
@@ -359,18 +474,24 @@ pub enum Event {
     },
 }
 
-/// What has to be done, by the driver.
+/// What has to be done by the driver, as far as it has not been done: [`Group::duty`] says how.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
-    /// Start the job's deployment, report with [`Input::Finished`]; as [unchanged](Outcome::Unchanged) where the
-    /// answer says so. A group is started once: its name,
-    /// [when it was made](State::created_at) and the job's name make an idempotency key.
+    /// Bring the job to what the group wants of it.
     StartJob(JobId),
-    /// Roll the job back to the version that its deployment began [from](crate::Record::from_version), by that
-    /// number, or stop it where that is none; report with [`Input::RollbackFinished`].
+    /// Take the job back to the version that its deployment began from.
     RollBackJob(JobId),
-    /// Cancel the job's deployment, report with [`Input::Finished`].
+    /// Cancel the job's deployment.
     CancelJob(JobId),
+}
+
+impl Effect {
+    /// The job that has something to do.
+    pub fn job(&self) -> &JobId {
+        match self {
+            Self::StartJob(job) | Self::RollBackJob(job) | Self::CancelJob(job) => job,
+        }
+    }
 }
 
 /// Where a group is.
@@ -395,17 +516,19 @@ pub enum GroupState {
 pub enum MemberState {
     /// For its dependencies, or for the start.
     Waiting,
-    /// Its deployment was started.
+    /// It was told to start, and has not come to an end.
     Running,
+    /// It was on its way already, and the end of that is waited for: nothing of it is the group's.
+    Awaited,
     /// Well, and it stays, unless its part of the group is taken back.
     Completed,
-    /// It was so already, and stays in any case.
+    /// It was so already, or others brought it there; it stays in any case.
     Unchanged,
     /// Badly; the group leaves it as it is, as its own machine did.
     Failed,
     /// Badly, and it went back by itself.
     RolledBack,
-    /// Someone canceled it, or the operator canceled the group; it stays as it is.
+    /// Someone canceled it, or the operator canceled the group; it stays as it is, and what others began goes on.
     Canceled,
     /// It was running, and the group told it to cancel.
     Canceling,
@@ -431,6 +554,15 @@ pub struct MemberStatus {
     pub job: JobId,
     /// Where it is.
     pub state: MemberState,
+    /// The deployment that its start led to, or that was on its way there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentId>,
+    /// The version that it began from, to go back to; 0 = nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u32>,
+    /// The deployment that takes it back for the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<DeploymentId>,
     /// How its deployment ended, also when it was rolled back later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -441,6 +573,9 @@ impl MemberStatus {
         Self {
             job: job.clone(),
             state: MemberState::Waiting,
+            deployment: None,
+            from: None,
+            rollback: None,
             outcome: None,
         }
     }
@@ -462,16 +597,6 @@ pub struct State {
 }
 
 impl State {
-    /// JSON, with the version of its form: a snapshot.
-    pub fn encode(&self) -> String {
-        encode_small(self)
-    }
-
-    /// Reads what [`State::encode`] wrote, today or by any released version.
-    pub fn decode(text: &str) -> Result<Self, FormatError> {
-        decode_small(text, "a snapshot of a group")
-    }
-
     /// The number of the last entry.
     pub fn seq(&self) -> u64 {
         self.seq
@@ -528,33 +653,17 @@ pub enum Rejection {
         /// What was said about it.
         report: &'static str,
     },
+    /// It is not known yet what the job was told to do: [`Input::Answered`] comes first.
+    #[error("job {job} cannot be reported {report} before its answer to the start is reported")]
+    NotAnswered {
+        /// Which.
+        job: JobId,
+        /// What was said about it.
+        report: &'static str,
+    },
     /// Nothing more can be done.
     #[error("the group is {} already; create a new one", group_words(*.0))]
     Ended(GroupState),
-}
-
-/// Why there is no group in these entries.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum RecoverError {
-    /// The first entry is another one.
-    #[error("the group's log does not begin with its creation; read it from its first entry")]
-    NoBeginning,
-    /// The entries are not all there, or not in order.
-    #[error(
-        "the group's log has entry {found} where entry {expected} belongs; read it again from there"
-    )]
-    Gap {
-        /// The number that belongs here.
-        expected: u64,
-        /// The number that came.
-        found: u64,
-    },
-    /// The snapshot contradicts itself.
-    #[error("the group's snapshot has other members than its spec; recover from the log")]
-    NotOfItsSpec,
-    /// No group was ever created so.
-    #[error("the group's log has a spec that is not valid: {0}")]
-    InvalidSpec(#[from] GroupErrors),
 }
 
 /// All checking. `None`: it was said before, and nothing is to be done.
@@ -577,12 +686,41 @@ fn admit(state: &State, input: Input) -> Result<Option<Event>, Rejection> {
                 Err(Rejection::Ended(ended))
             }
         },
+        Input::Answered { job, led_to } => {
+            let Some(member) = state.member(&job) else {
+                return Err(Rejection::NotAMember(job));
+            };
+            match (&member.state, led_to) {
+                (MemberState::Running | MemberState::Canceling, _)
+                    if member.deployment.is_none() =>
+                {
+                    Ok(Some(Event::JobAnswered { job, led_to }))
+                }
+                (MemberState::RollingBack, LedTo::Unchanged) => {
+                    Ok(Some(Event::RollbackEnded { job, ok: true }))
+                }
+                (MemberState::RollingBack, _) if member.rollback.is_none() => {
+                    Ok(Some(Event::JobAnswered { job, led_to }))
+                }
+                (MemberState::Unchanged, LedTo::Unchanged) => Ok(None),
+                _ if [member.deployment, member.rollback].contains(&led_to.deployment())
+                    && led_to != LedTo::Unchanged =>
+                {
+                    Ok(None)
+                }
+                _ => Err(does_not_fit(member, "answered")),
+            }
+        }
         Input::Finished { job, outcome } => {
             let Some(member) = state.member(&job) else {
                 return Err(Rejection::NotAMember(job));
             };
             match member.state {
-                MemberState::Running | MemberState::Canceling => {
+                MemberState::Running | MemberState::Awaited | MemberState::Canceling => {
+                    if needs_deployment(outcome) && member.deployment.is_none() {
+                        let report = outcome_words(outcome);
+                        return Err(Rejection::NotAnswered { job, report });
+                    }
                     Ok(Some(Event::JobEnded { job, outcome }))
                 }
                 _ if member.outcome == Some(outcome) => Ok(None),
@@ -603,8 +741,16 @@ fn admit(state: &State, input: Input) -> Result<Option<Event>, Rejection> {
     }
 }
 
-/// The only mutator. Total: an entry about a job that is not there changes nothing, and `admit`
-/// lets none through.
+/// Only a deployment can come to such an end; the others are also those of a start that was refused, or never made.
+fn needs_deployment(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Completed | Outcome::RolledBack => true,
+        Outcome::Failed | Outcome::Canceled => false,
+    }
+}
+
+/// The only mutator. Total: an entry about a job that is not there changes nothing, and neither `admit` nor `fits`
+/// lets one through.
 fn apply(state: &mut State, entry: &Entry) {
     let Entry { seq, at: _, event } = entry;
     state.seq = *seq;
@@ -613,6 +759,27 @@ fn apply(state: &mut State, entry: &Entry) {
         Event::Created { .. } => {}
         Event::Started => state.state = GroupState::Running,
         Event::JobsStarted { jobs } => put(state, jobs, &MemberState::Running),
+        Event::JobAnswered { job, led_to } => {
+            let canceled_by_operator = state.canceled;
+            let Some(at) = state.position(job) else {
+                return;
+            };
+            let member = &mut state.members[at];
+            if member.state == MemberState::RollingBack {
+                member.rollback = led_to.deployment();
+                return;
+            }
+            member.deployment = led_to.deployment();
+            match *led_to {
+                LedTo::Began { from, .. } => member.from = from,
+                // What others began is not the group's to cancel, also if that was on its way.
+                LedTo::Awaited { .. } if canceled_by_operator => {
+                    member.state = MemberState::Canceled;
+                }
+                LedTo::Awaited { .. } => member.state = MemberState::Awaited,
+                LedTo::Unchanged => member.state = MemberState::Unchanged,
+            }
+        }
         Event::JobEnded { job, outcome } => {
             let canceled_by_operator = state.canceled;
             let Some(at) = state.position(job) else {
@@ -621,8 +788,10 @@ fn apply(state: &mut State, entry: &Entry) {
             let member = &mut state.members[at];
             member.outcome = Some(*outcome);
             member.state = match outcome {
+                Outcome::Completed if member.state == MemberState::Awaited => {
+                    MemberState::Unchanged
+                }
                 Outcome::Completed => MemberState::Completed,
-                Outcome::Unchanged => MemberState::Unchanged,
                 Outcome::Failed => MemberState::Failed,
                 Outcome::RolledBack => MemberState::RolledBack,
                 Outcome::Canceled
@@ -670,7 +839,10 @@ fn apply(state: &mut State, entry: &Entry) {
             state.canceled = true;
             put(state, canceling, &MemberState::Canceling);
             for member in &mut state.members {
-                if matches!(member.state, MemberState::Waiting | MemberState::Stopped) {
+                if matches!(
+                    member.state,
+                    MemberState::Waiting | MemberState::Awaited | MemberState::Stopped
+                ) {
                     member.state = MemberState::Canceled;
                 }
             }
@@ -777,13 +949,11 @@ fn roll_back(state: &State, order: &Order) -> Option<Event> {
 
 /// Nothing is under way, and no rule before this one has begun anything.
 fn end(state: &State) -> Option<Event> {
-    let under_way = |member: &MemberStatus| {
-        matches!(
-            member.state,
-            MemberState::Running | MemberState::Canceling | MemberState::RollingBack
-        )
-    };
-    if state.members.iter().any(under_way) {
+    if state
+        .members
+        .iter()
+        .any(|member| is_under_way(&member.state))
+    {
         return None;
     }
     let completed = |member: &MemberStatus| is_well(&member.state);
@@ -795,6 +965,16 @@ fn end(state: &State) -> Option<Event> {
         GroupState::Failed
     };
     Some(Event::Ended { state: ended })
+}
+
+fn is_under_way(state: &MemberState) -> bool {
+    matches!(
+        state,
+        MemberState::Running
+            | MemberState::Awaited
+            | MemberState::Canceling
+            | MemberState::RollingBack
+    )
 }
 
 /// It is as the group wants it.
@@ -821,6 +1001,7 @@ fn is_settled(state: &MemberState) -> bool {
         | MemberState::Blocked { .. } => true,
         MemberState::Waiting
         | MemberState::Running
+        | MemberState::Awaited
         | MemberState::Completed
         | MemberState::Unchanged
         | MemberState::Canceling
@@ -868,6 +1049,7 @@ fn words(state: &MemberState) -> String {
     let words = match state {
         MemberState::Waiting => "waiting",
         MemberState::Running => "running",
+        MemberState::Awaited => "waited for as others began it",
         MemberState::Completed => "completed",
         MemberState::Unchanged => "unchanged",
         MemberState::Failed => "failed",
@@ -886,7 +1068,6 @@ fn words(state: &MemberState) -> String {
 fn outcome_words(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Completed => "completed",
-        Outcome::Unchanged => "unchanged",
         Outcome::Failed => "failed",
         Outcome::RolledBack => "rolled back by itself",
         Outcome::Canceled => "canceled",

@@ -5,7 +5,7 @@ use crate::apply::{apply, facts};
 use crate::decide::{decide, next_due};
 use crate::effect::Effect;
 use crate::event::{
-    Aftermath, Answered, Cause, DeploymentState, Entry, Event, Heard, Of, Presence,
+    Aftermath, Answered, Cause, DeploymentState, Entry, Event, Heard, Of, Presence, Standing,
 };
 use crate::group::Outcome;
 use crate::id::{DeploymentId, JobId, is_name};
@@ -56,6 +56,20 @@ pub struct Answer {
     /// False where there was nothing to do. A command that comes again with its key is answered as the first
     /// time, and then the [step](Step::entries) has no entries.
     pub changed: bool,
+    /// Whether the command began the deployment, or met it: where there was nothing to do because it is being
+    /// done, the deployment is to be waited for.
+    pub standing: Standing,
+}
+
+impl From<&Answered> for Answer {
+    fn from(answered: &Answered) -> Self {
+        Self {
+            version: answered.version,
+            deployment: answered.deployment,
+            changed: answered.changed,
+            standing: answered.standing,
+        }
+    }
 }
 
 impl Step {
@@ -167,6 +181,8 @@ impl Job {
             Input::Members(members) => Some(Admitted::Facts(admit::listed(&self.state, members)?)),
             Input::Tick | Input::Reports(_) | Input::Done(_) | Input::Absent { .. } => None,
         };
+        let met = self.state.rollout.as_ref();
+        let met = met.map(|r| (r.head.id, r.head.state.is_final()));
         let mut log = Log::open(&mut self.state, now);
         let mut ignored = Vec::new();
         let mut answer = None;
@@ -207,11 +223,15 @@ impl Job {
             }
         }
         let mut changed = false;
+        let (mut begins, mut leaves_it) = (false, false);
         let mut again = None;
         match admitted {
             Some(Admitted::Facts(facts)) => {
                 // What it says of nodes by the way is nothing that was asked for.
                 changed = facts.iter().any(|fact| !fact.is_of_nodes());
+                begins = facts.iter().any(|f| matches!(f, Event::Requested(_)));
+                let scales = |fact: &Event| matches!(fact, Event::Scaled { .. });
+                leaves_it = facts.iter().all(|f| f.is_of_nodes() || scales(f));
                 facts.into_iter().for_each(|fact| log.push(fact));
             }
             Some(Admitted::Again(known)) => again = Some(known),
@@ -219,29 +239,31 @@ impl Job {
         }
         log.conclude();
         if let Input::Command(Request { command, key, .. }) = input {
+            let last = log.state.rollout.as_ref().map(|r| r.head.id);
             let mut now = Answer {
                 version: log.state.version_max,
-                deployment: log.state.rollout.as_ref().map(|r| r.head.id),
+                // What it met may have come to its end by now, and another one taken it back.
+                deployment: if leaves_it {
+                    met.map(|(id, _)| id)
+                } else {
+                    last
+                },
                 changed,
+                standing: match met {
+                    _ if begins => Standing::New,
+                    Some((_, false)) => Standing::UnderWay,
+                    Some((_, true)) | None => Standing::Over,
+                },
             };
-            if let Some(Answered {
-                version,
-                deployment,
-                changed,
-                ..
-            }) = again
-            {
-                now = Answer {
-                    version,
-                    deployment,
-                    changed,
-                };
+            if let Some(known) = again {
+                now = Answer::from(&known);
             } else if let Some(key) = key {
                 let digest = admit::digest(&command);
                 let Answer {
                     version,
                     deployment,
                     changed,
+                    standing,
                 } = now;
                 log.push(Event::Answered(Answered {
                     key,
@@ -249,6 +271,7 @@ impl Job {
                     version,
                     deployment,
                     changed,
+                    standing,
                 }));
             }
             answer = Some(now);
@@ -316,6 +339,19 @@ impl Job {
             (DeploymentState::Failed, _) => Some(Outcome::Failed),
             _ => None,
         }
+    }
+
+    /// Whether it knows the deployment: of those that are over it keeps the last few.
+    pub(crate) fn remembers(&self, deployment: DeploymentId) -> bool {
+        let heads = self.state.rollout.iter().map(|r| &r.head);
+        let mut heads = heads.chain(&self.state.history);
+        heads.any(|head| head.id == deployment)
+    }
+
+    /// How a command with this idempotency key was answered; `None` where none was carried out, or too long ago.
+    pub fn answered(&self, key: &str) -> Option<Answer> {
+        let known = self.state.keys.iter().find(|known| known.key == key);
+        known.map(Answer::from)
     }
 
     /// Whose job it is.
@@ -489,7 +525,7 @@ pub struct VersionView {
     pub executions: u32,
 }
 
-/// A log that does not go on where the job is.
+/// A log that does not go on where the machine is: a job, the fleet or a group.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BrokenLog {
     /// Entries are missing, or come twice.
@@ -500,9 +536,12 @@ pub enum BrokenLog {
         /// What came.
         found: u64,
     },
-    /// An entry speaks of what is not there. The job holds what came before it.
+    /// There is not one entry, and a group begins with one.
+    #[error("the log is empty: a group's begins with how it was made")]
+    NoBeginning,
+    /// An entry speaks of what is not there. The machine holds what came before it.
     #[error(
-        "entry {seq} of the log does not fit what comes before it: it is another job's, was made with another seed, or is damaged"
+        "entry {seq} of the log does not fit what comes before it: it is another one's, was made with another seed, or is damaged"
     )]
     DoesNotFit {
         /// Its position.

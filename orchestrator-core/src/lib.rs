@@ -134,7 +134,7 @@ pub use admit::{Ignored, Rejection};
 pub use effect::Effect;
 pub use event::{
     Aftermath, Answered, Bad, Cause, DeploymentKind, DeploymentState, Entry, Event, Heard, Member,
-    Of, Presence, Reason, Started, Want,
+    Of, Presence, Reason, Standing, Started, Want,
 };
 pub use explain::{Explanation, explain};
 pub use format::FormatError;

@@ -8,8 +8,10 @@ mod story;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
-    BrokenLog, Entry, Event, FormatError, Job, JobId, Span, Time, fleet, group,
+    BrokenLog, Command, Entry, Event, FormatError, Input, Job, JobId, Member, NodeChange,
+    Observation, Report, Request, Span, Time, fleet, group,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -280,9 +282,9 @@ fn fleet_log() -> Vec<fleet::Entry> {
 
 /// Every kind of entry of the logs of groups.
 fn group_logs() -> Vec<Vec<group::Entry>> {
-    use group::{Group, GroupSpec, Input as Say, Outcome};
+    use group::{Group, GroupSpec};
     let spec = || -> GroupSpec {
-        serde_json::from_value(json!({
+        GroupSpec::from_value(&json!({
             "name": "shop",
             "members": [
                 { "job": "default/db" },
@@ -293,36 +295,107 @@ fn group_logs() -> Vec<Vec<group::Entry>> {
         .expect("it is a group")
     };
     let job = |name: &str| -> JobId { name.parse().expect("a name") };
-    let finished = |name: &str, outcome| Say::Finished {
-        job: job(name),
-        outcome,
+    let wanted = |name: &str| -> JobSpec {
+        let document = format!(r#"{{"job_id": "{name}", "driver": "exec", "config": {{}}}}"#);
+        JobSpec::parse(&document).expect("it is a spec")
     };
+    let cannot = Observation::CannotStart {
+        detail: String::new(),
+    };
+    // What the group is told, and what befalls the nodes of a job in between.
+    enum Then {
+        Start,
+        Cancel,
+        Nodes(&'static str, Observation),
+    }
     let taken_back = vec![
-        Say::Start,
-        finished("db", Outcome::Completed),
-        finished("api", Outcome::RolledBack),
-        Say::RollbackFinished {
-            job: job("db"),
-            ok: true,
-        },
+        Then::Start,
+        Then::Nodes("db", Observation::Started),
+        Then::Nodes("api", cannot.clone()),
+        Then::Nodes("db", Observation::Stopped),
     ];
-    let canceled = vec![Say::Start, Say::Cancel, finished("db", Outcome::Canceled)];
+    let canceled = vec![Then::Start, Then::Cancel];
     let mut stops = spec();
     stops.on_failure = group::OnFailure::Stop;
-    let stopped = vec![Say::Start, finished("db", Outcome::Failed)];
+    let stopped = vec![Then::Start, Then::Nodes("db", cannot)];
     [(spec(), taken_back), (spec(), canceled), (stops, stopped)]
         .into_iter()
         .map(|(spec, steps)| {
             let mut now = Time::from_millis(1_767_225_600_000);
             let (mut group, first) = Group::new(now, spec).expect("it is in order");
             let mut log = vec![first];
-            for say in steps {
+            let mut jobs = ["api", "db", "web"].map(|name| {
+                let mut job = Job::new(job(name), SEED);
+                let nodes = [NodeChange::Seen(Member::new("n1"))];
+                let _ = job.step(now, Input::Nodes(&nodes)).expect("it fits");
+                job
+            });
+            for then in steps {
                 now = now.after(Span::from_secs(1));
-                log.extend(group.step(now, say).expect("it fits"));
+                let said = match then {
+                    Then::Start => Some(group::Input::Start),
+                    Then::Cancel => Some(group::Input::Cancel),
+                    Then::Nodes(name, what) => {
+                        let of = jobs.iter_mut().find(|job| job.id().name() == name);
+                        report(of.expect("it is a member"), now, &what);
+                        None
+                    }
+                };
+                if let Some(said) = said {
+                    log.extend(group.step(now, said).expect("it fits"));
+                }
+                serve(&mut group, &mut log, &mut jobs, now, wanted);
             }
             log
         })
         .collect()
+}
+
+/// The nodes of a job say this of all that is waited for.
+fn report(job: &mut Job, now: Time, what: &Observation) {
+    let report = |a: orchestrator_core::Assignment<'_>| Report {
+        target: a.target.expect("it is waited for"),
+        generation: a.generation,
+        number: 1,
+        what: what.clone(),
+    };
+    let reports: Vec<Report> = job.outstanding().map(report).collect();
+    let _ = job.step(now, Input::Reports(&reports)).expect("it fits");
+}
+
+/// Does all that is to be done for the members of a group.
+fn serve(
+    group: &mut group::Group,
+    log: &mut Vec<group::Entry>,
+    jobs: &mut [Job],
+    now: Time,
+    wanted: impl Fn(&str) -> JobSpec,
+) {
+    let mut quiet = false;
+    while !std::mem::replace(&mut quiet, true) {
+        for job in &mut *jobs {
+            while let Some(duty) = group.duty(job) {
+                quiet = false;
+                let request = match duty {
+                    group::Duty::Tell(said) => {
+                        log.extend(group.step(now, said).expect("it fits"));
+                        continue;
+                    }
+                    group::Duty::Command(request) => request,
+                    group::Duty::Start { key } => Request {
+                        command: Command::Register {
+                            spec: Box::new(wanted(job.id().name())),
+                            members: None,
+                            again: false,
+                        },
+                        key: Some(key),
+                        expected: None,
+                    },
+                };
+                let _ = job.step(now, request.into()).expect("it fits");
+            }
+        }
+    }
 }
 
 /// The word that an entry is called by in its line.
@@ -334,31 +407,41 @@ fn kind(line: &str) -> String {
         .to_owned()
 }
 
+fn fleet_entries(log: &str) -> Vec<fleet::Entry> {
+    let read = |line| fleet::Entry::decode(line).expect("it was written");
+    log.lines().map(read).collect()
+}
+
+fn group_entries(log: &str) -> Vec<group::Entry> {
+    let read = |line| group::Entry::decode(line).expect("it was written");
+    log.lines().map(read).collect()
+}
+
+fn text(snapshot: Vec<u8>) -> String {
+    String::from_utf8(snapshot).expect("it is JSON")
+}
+
 #[test]
 fn a_fleets_log_is_read_for_ever() {
     let settings = fleet::FleetSettings::default();
     let log = fleet_log();
-    let text: String = log.iter().map(|e| e.encode() + "\n").collect();
-    let fleet = fleet::Fleet::recover(settings, &log).expect("the log is whole");
-    bless("fleet.v1.jsonl", &text);
-    bless("fleet-snapshot.v1.json", &fleet.state().encode());
+    let lines: String = log.iter().map(|e| e.encode() + "\n").collect();
+    let fleet = fleet::Fleet::recover(settings, log).expect("the log is whole");
+    bless("fleet.v1.jsonl", &lines);
+    bless("fleet-snapshot.v1.json", &text(fleet.snapshot()));
 
     let log = read("fleet.v1.jsonl");
-    let entries: Vec<_> = log
-        .lines()
-        .map(|l| fleet::Entry::decode(l).expect("it was written"))
-        .collect();
-    let fleet = fleet::Fleet::recover(settings, &entries).expect("the log is whole");
+    let entries = fleet_entries(&log);
+    let fleet = fleet::Fleet::recover(settings, entries.clone()).expect("the log is whole");
     let snapshot = read("fleet-snapshot.v1.json");
     assert_eq!(
-        fleet.state().encode(),
+        text(fleet.snapshot()),
         snapshot,
         "an old log means something else now"
     );
-    assert_eq!(
-        &fleet::State::decode(&snapshot).expect("it was written"),
-        fleet.state()
-    );
+    let from_snapshot =
+        fleet::Fleet::from_snapshot(settings, snapshot.as_bytes()).expect("it was written");
+    assert_eq!(text(from_snapshot.snapshot()), snapshot);
     for (line, entry) in log.lines().zip(&entries) {
         assert_eq!(
             entry.encode(),
@@ -399,27 +482,23 @@ fn a_groups_log_is_read_for_ever() {
             format!("group{number}.v1.jsonl"),
             format!("group{number}-snapshot.v1.json"),
         );
-        let text: String = log.iter().map(|e| e.encode() + "\n").collect();
-        let group = group::Group::recover(&log).expect("the log is whole");
-        bless(&log_file, &text);
-        bless(&snapshot_file, &group.state().encode());
+        let lines: String = log.iter().map(|e| e.encode() + "\n").collect();
+        let group = group::Group::recover(log).expect("the log is whole");
+        bless(&log_file, &lines);
+        bless(&snapshot_file, &text(group.snapshot()));
 
         let log = read(&log_file);
-        let entries: Vec<_> = log
-            .lines()
-            .map(|l| group::Entry::decode(l).expect("it was written"))
-            .collect();
-        let group = group::Group::recover(&entries).expect("the log is whole");
+        let entries = group_entries(&log);
+        let group = group::Group::recover(entries.clone()).expect("the log is whole");
         let snapshot = read(&snapshot_file);
         assert_eq!(
-            group.state().encode(),
+            text(group.snapshot()),
             snapshot,
             "an old log means something else now"
         );
-        assert_eq!(
-            &group::State::decode(&snapshot).expect("it was written"),
-            group.state()
-        );
+        let from_snapshot =
+            group::Group::from_snapshot(snapshot.as_bytes()).expect("it was written");
+        assert_eq!(text(from_snapshot.snapshot()), snapshot);
         for (line, entry) in log.lines().zip(&entries) {
             assert_eq!(
                 entry.encode(),
@@ -433,6 +512,7 @@ fn a_groups_log_is_read_for_ever() {
         "created",
         "started",
         "jobs_started",
+        "job_answered",
         "job_ended",
         "take_back_began",
         "dependents_blocked",
@@ -508,6 +588,81 @@ proptest! {
     }
 }
 
+/// `value` with every number, word and flag in it set to some other one in turn, and every list shortened.
+fn disturbed_all(value: &Value) -> Vec<Value> {
+    fn places(value: &Value, at: String, found: &mut Vec<String>) {
+        found.push(at.clone());
+        match value {
+            Value::Array(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    places(item, format!("{at}/{n}"), found);
+                }
+            }
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    let name = name.replace('~', "~0").replace('/', "~1");
+                    places(field, format!("{at}/{name}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    places(value, String::new(), &mut found);
+    let words = [
+        "",
+        "x",
+        "n1",
+        "n2",
+        "default/db",
+        "default/web",
+        "default/x",
+        "completed",
+        "failed",
+        "canceled",
+        "running",
+        "waiting",
+        "connected",
+        "down",
+        "unchanged",
+        "joined",
+        "ended",
+        "started",
+        "job_ended",
+        "removed",
+        "drained",
+    ];
+    let mut others = disturbed(value);
+    for at in found {
+        let mut put = |new: Value| {
+            let mut other = value.clone();
+            if let Some(place) = other.pointer_mut(&at)
+                && *place != new
+            {
+                *place = new;
+                others.push(other);
+            }
+        };
+        match value.pointer(&at) {
+            Some(Value::String(_)) => words.iter().for_each(|&word| put(word.into())),
+            Some(Value::Bool(flag)) => put((!flag).into()),
+            Some(Value::Array(items)) if !items.is_empty() => {
+                put(items[1..].into());
+                put([&items[..], &items[..1]].concat().into());
+            }
+            Some(Value::Object(fields)) => {
+                for name in fields.keys() {
+                    let mut fewer = fields.clone();
+                    fewer.remove(name);
+                    put(fewer.into());
+                }
+            }
+            _ => {}
+        }
+    }
+    others
+}
+
 /// Every number in `value`, set to some other one in turn.
 fn disturbed(value: &Value) -> Vec<Value> {
     fn numbers(value: &Value, at: String, found: &mut Vec<String>) {
@@ -572,14 +727,144 @@ fn a_damaged_log_is_refused_or_read_and_never_a_panic() {
     );
 }
 
+/// `text` with every number and word in it, names of fields too, set to some other one in turn. All else stays as it
+/// was written, so that nothing but the change tells it from the text.
+fn rewritten(text: &str) -> Vec<String> {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let numbers = ["0", "1", "3", "7", "4294967295", "18446744073709551615"];
+    let words = [
+        "",
+        "n1",
+        "x",
+        "down",
+        "completed",
+        "default/db",
+        "true",
+        "false",
+    ];
+    let (mut others, mut at) = (Vec::new(), 0);
+    while let Some(start) = text[at..].find(in_word).map(|skipped| at + skipped) {
+        let length = text[start..].find(|c| !in_word(c));
+        let end = length.map_or(text.len(), |length| start + length);
+        let word = &text[start..end];
+        let number = word.bytes().all(|b| b.is_ascii_digit());
+        let instead = if number { &numbers[..] } else { &words[..] };
+        for other in instead.iter().filter(|other| **other != word) {
+            others.push([&text[..start], other, &text[end..]].concat());
+        }
+        at = end;
+    }
+    others
+}
+
 #[test]
-fn a_damaged_snapshot_is_refused() {
-    let text = read("snapshot.v1.json");
-    let value: Value = serde_json::from_str(&text).expect("it is JSON");
-    let others = disturbed(&value);
-    assert!(others.len() > 1000);
-    for other in others {
-        let why = Job::from_snapshot(other.to_string().as_bytes());
-        why.expect_err("it is not what was written");
+fn damaged_snapshots_are_refused() {
+    let settings = fleet::FleetSettings::default();
+    let refused = |name: &str, taken: &dyn Fn(&[u8]) -> bool| {
+        let text = read(name);
+        assert!(taken(text.as_bytes()));
+        let others = rewritten(&text);
+        assert!(others.len() > 100, "{name}");
+        for other in others {
+            assert!(!taken(other.as_bytes()), "{name}: {other}");
+        }
+    };
+    refused("snapshot.v1.json", &|bytes| {
+        Job::from_snapshot(bytes).is_ok()
+    });
+    refused("fleet-snapshot.v1.json", &|bytes| {
+        fleet::Fleet::from_snapshot(settings, bytes).is_ok()
+    });
+    for number in 0..3 {
+        refused(&format!("group{number}-snapshot.v1.json"), &|bytes| {
+            group::Group::from_snapshot(bytes).is_ok()
+        });
+    }
+    let edited = read("fleet-snapshot.v1.json").replace("connected", "down");
+    assert!(matches!(
+        fleet::Fleet::from_snapshot(settings, edited.as_bytes()),
+        Err(FormatError::Damaged)
+    ));
+}
+
+/// Plays every damaged form of every line: `after` takes the entries before it, the damaged one and those that follow,
+/// and says whether the damaged one was taken.
+fn damage<E: Clone>(
+    log: &str,
+    entries: &[E],
+    decode: impl Fn(&str) -> Result<E, FormatError>,
+    after: impl Fn(&[E], E, &[E]) -> bool,
+) {
+    let (mut refused, mut taken) = (0, 0);
+    for (at, line) in log.lines().enumerate() {
+        let value: Value = serde_json::from_str(line).expect("it is JSON");
+        for other in disturbed_all(&value) {
+            let Ok(entry) = decode(&other.to_string()) else {
+                refused += 1;
+                continue;
+            };
+            match after(&entries[..at], entry, &entries[at + 1..]) {
+                true => taken += 1,
+                false => refused += 1,
+            }
+        }
+    }
+    assert!(
+        refused > 50 && taken > 10,
+        "{refused} refused, {taken} taken"
+    );
+}
+
+#[test]
+fn a_fleets_damaged_log_is_refused_or_read_and_never_a_panic() {
+    let log = read("fleet.v1.jsonl");
+    let settings = fleet::FleetSettings::default();
+    let decode = |line: &str| fleet::Entry::decode(line);
+    damage(&log, &fleet_entries(&log), decode, |before, entry, rest| {
+        let before = before.to_vec();
+        let mut fleet = fleet::Fleet::recover(settings, before).expect("it is whole");
+        let taken = fleet.catch_up([entry]).is_ok();
+        // What follows may fit no more; and whatever came of it goes on.
+        let _ = fleet.catch_up(rest.to_vec());
+        let again = fleet::Fleet::from_snapshot(settings, &fleet.snapshot());
+        assert!(again.expect("it was written").snapshot() == fleet.snapshot());
+        for seconds in [1, 40, 400] {
+            let now = Time::from_millis(1_767_226_000_000).after(Span::from_secs(seconds));
+            fleet.step(now, fleet::Input::Tick).expect("it fits");
+        }
+        taken
+    });
+}
+
+#[test]
+fn a_groups_damaged_log_is_refused_or_read_and_never_a_panic() {
+    for number in 0..3 {
+        let log = read(&format!("group{number}.v1.jsonl"));
+        let decode = |line: &str| group::Entry::decode(line);
+        damage(&log, &group_entries(&log), decode, |before, entry, rest| {
+            let mut group = match before {
+                [] => match group::Group::recover([entry]) {
+                    Ok(group) => group,
+                    Err(_) => return false,
+                },
+                _ => {
+                    let before = before.to_vec();
+                    let mut group = group::Group::recover(before).expect("it is whole");
+                    if group.catch_up([entry]).is_err() {
+                        return false;
+                    }
+                    group
+                }
+            };
+            // What follows may fit no more; and whatever came of it goes on.
+            let _ = group.catch_up(rest.to_vec());
+            let again = group::Group::from_snapshot(&group.snapshot());
+            assert!(again.expect("it was written").snapshot() == group.snapshot());
+            let (_, _, _) = (group.outstanding(), group.waiting_on(), group.plan());
+            let now = Time::from_millis(1_767_226_000_000);
+            group.step(now, group::Input::Tick).expect("it fits");
+            let _ = group.step(now, group::Input::Cancel);
+            true
+        });
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use orchestrator_core::group::{
-    Effect as Order, Entry, Group, GroupSpec, GroupState, Input as Say, Member, Outcome,
+    Duty, Entry, Group, GroupSpec, GroupState, Input as Say, Member, MemberState,
 };
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
-    Command, DeploymentId, Input, Job, JobId, NodeChange, Observation, Report, Request, Time,
+    Command, Input, Interval, Job, JobId, NodeChange, Observation, Report, Request, Time,
 };
 
 const NOW: Time = Time::from_millis(1_767_225_600_000);
@@ -18,9 +18,7 @@ struct Driver {
     jobs: BTreeMap<JobId, Job>,
     /// What each job is to run.
     wanted: BTreeMap<JobId, JobSpec>,
-    /// What the group has begun, and what takes it back.
-    deployments: BTreeMap<JobId, DeploymentId>,
-    /// In the order in which they were given.
+    /// In the order in which the jobs took them.
     orders: Vec<String>,
 }
 
@@ -74,73 +72,80 @@ impl Driver {
             log: vec![first],
             jobs,
             wanted: wanted.collect(),
-            deployments: BTreeMap::new(),
             orders: Vec::new(),
         }
     }
 
     fn say(&mut self, say: Say) {
         let entries = self.group.step(NOW, say).expect("it fits");
-        let orders: Vec<Order> = entries.iter().flat_map(Entry::effects).collect();
         self.log.extend(entries);
-        // The driver dies before it has carried anything out: the log says what is outstanding.
-        self.group = Group::recover(&self.log).expect("it is whole");
-        let outstanding = self.group.outstanding();
-        assert!(orders.iter().all(|order| outstanding.contains(order)));
-        for order in outstanding {
-            self.carry_out(&order);
+        self.serve();
+    }
+
+    /// Does for every member what is to be done, and dies after each time: only the logs are left.
+    fn serve(&mut self) {
+        loop {
+            self.group = Group::recover(self.log.clone()).expect("it is whole");
+            let entries = self.group.step(NOW, Say::Tick).expect("it fits");
+            assert!(entries.is_empty(), "no step was cut in half");
+            let mut jobs = self.jobs.values();
+            let Some((id, duty)) = jobs.find_map(|job| Some((job.id(), self.group.duty(job)?)))
+            else {
+                return;
+            };
+            let id = id.clone();
+            self.do_one(&id, duty);
         }
     }
 
-    fn carry_out(&mut self, order: &Order) {
-        let (job, what, command) = match order {
-            Order::StartJob(job) => (job, "start", register(self.wanted[job].clone())),
-            Order::CancelJob(job) => (job, "cancel", Command::Cancel(self.deployments[job])),
-            Order::RollBackJob(job) => {
-                let begun = self.jobs[job].record(self.deployments[job]);
-                let to = begun.expect("it is remembered").from_version;
-                (job, "roll back", Command::RollBack { to: Some(to) })
+    fn do_one(&mut self, id: &JobId, duty: Duty) {
+        let (what, request) = match duty {
+            Duty::Tell(say) => {
+                let entries = self.group.step(NOW, say).expect("it fits");
+                return self.log.extend(entries);
             }
+            Duty::Start { key } => {
+                let request = Request {
+                    command: register(self.wanted[id].clone()),
+                    key: Some(key),
+                    expected: None,
+                };
+                ("start", request)
+            }
+            Duty::Command(request) => match request.command {
+                Command::Cancel(_) => ("cancel", request),
+                _ => ("roll back", request),
+            },
         };
-        let request = Request {
-            command,
-            key: Some(format!("release/{job}/{what}")),
-            expected: None,
-        };
-        let machine = self.jobs.get_mut(job).expect("it is a member");
-        let answer = machine.step(NOW, request.into()).expect("it fits");
-        let (entries, sealed) = answer.split();
-        if entries.is_empty() {
-            return; // It was carried out before.
+        let job = self.jobs.get_mut(id).expect("it is a member");
+        match job.step(NOW, request.into()) {
+            Ok(step) => {
+                assert!(!step.entries().is_empty(), "it was told twice");
+                let _ = step.split();
+                self.orders.push(format!("{what} {}", id.name()));
+            }
+            Err(why) => {
+                self.orders.push(format!("{what} {} refused", id.name()));
+                let say = self.group.refused(job, &why);
+                let entries = self.group.step(NOW, say).expect("it fits");
+                self.log.extend(entries);
+            }
         }
-        self.orders.push(format!("{what} {}", job.name()));
-        let answer = sealed.committed().answer.expect("it is a command");
-        if !answer.changed {
-            let (job, outcome) = (job.clone(), Outcome::Unchanged);
-            return self.say(Say::Finished { job, outcome });
-        }
-        let began = answer.deployment.expect("it has begun");
-        self.deployments.insert(job.clone(), began);
     }
 
-    /// The job's nodes say this of what is under way there; the group hears when that ended.
+    fn job(&mut self, name: &str) -> &mut Job {
+        self.jobs.get_mut(&id(name)).expect("it is a member")
+    }
+
+    /// The job's nodes say this of what is under way there.
     fn nodes_say(&mut self, name: &str, what: &Observation) {
-        let job = id(name);
-        let machine = self.jobs.get_mut(&job).expect("it is a member");
-        report(machine, what);
-        let Some(outcome) = machine.outcome(self.deployments[&job]) else {
-            return;
-        };
-        let rolls_back = self
-            .group
-            .outstanding()
-            .contains(&Order::RollBackJob(job.clone()));
-        self.say(if rolls_back {
-            let ok = outcome == Outcome::Completed;
-            Say::RollbackFinished { job, ok }
-        } else {
-            Say::Finished { job, outcome }
-        });
+        report(self.job(name), what);
+        self.serve();
+    }
+
+    fn member(&self, name: &str) -> &MemberState {
+        let member = self.group.state().member(&id(name));
+        &member.expect("it is a member").state
     }
 
     fn runs(&self, name: &str) -> u32 {
@@ -206,4 +211,142 @@ fn jobs_that_all_end_well_are_a_group_that_completed() {
     driver.nodes_say("web", &Observation::Started);
     assert_eq!(driver.group.state().state(), GroupState::Completed);
     assert_eq!(["db", "api", "web"].map(|job| driver.runs(job)), [2, 1, 2]);
+}
+
+fn cannot() -> Observation {
+    Observation::CannotStart {
+        detail: "no such image".to_owned(),
+    }
+}
+
+#[test]
+fn a_job_that_is_on_its_way_already_is_waited_for() {
+    // Others registered version 3 of db, and its wave is in flight.
+    let mut driver = Driver::new(&[("db", 3), ("api", 2)]);
+    step(driver.job("db"), register(spec("db", 3)).into());
+    driver.say(Say::Start);
+    assert_eq!(driver.orders, ["start db"]);
+    assert_eq!(driver.member("db"), &MemberState::Awaited);
+    assert_eq!(driver.member("api"), &MemberState::Waiting);
+    driver.nodes_say("db", &Observation::Started);
+    assert_eq!(driver.orders, ["start db", "start api"]);
+    // What follows fails: what others brought stays.
+    driver.nodes_say("api", &cannot());
+    driver.nodes_say("api", &Observation::Started);
+    assert_eq!(driver.orders, ["start db", "start api"]);
+    assert_eq!(driver.group.state().state(), GroupState::Failed);
+    assert_eq!((driver.runs("db"), driver.runs("api")), (2, 1));
+}
+
+#[test]
+fn a_job_that_was_on_its_way_and_fails_fails_the_group() {
+    let mut driver = Driver::new(&[("cache", 2), ("db", 3), ("api", 2)]);
+    driver.say(Say::Start);
+    step(driver.job("db"), register(spec("db", 3)).into());
+    driver.nodes_say("cache", &Observation::Started);
+    assert_eq!(driver.member("db"), &MemberState::Awaited);
+    driver.nodes_say("db", &cannot());
+    assert_eq!(driver.member("db"), &MemberState::Awaited, "going back");
+    driver.nodes_say("db", &Observation::Started);
+    assert_eq!(driver.member("db"), &MemberState::RolledBack);
+    assert_eq!(
+        driver.orders,
+        ["start cache", "start db", "roll back cache"]
+    );
+    driver.nodes_say("cache", &Observation::Started);
+    assert_eq!(driver.group.state().state(), GroupState::Failed);
+    assert_eq!(["cache", "db"].map(|job| driver.runs(job)), [1, 1]);
+}
+
+#[test]
+fn a_start_that_meets_the_end_of_a_bad_deployment_learns_of_it() {
+    // The deadline of what is under way has passed, and nobody has noticed before the start comes.
+    let mut driver = Driver::new(&[("db", 3), ("api", 2)]);
+    let document = r#"{"job_id": "db", "driver": "exec", "config": {"version": 3},
+        "rollout": {"strategy": "rolling", "health_check": {"deadline": "1s", "min_healthy_time": "0s"}}}"#;
+    let late = JobSpec::parse(document).expect("it is a spec");
+    driver.wanted.insert(id("db"), late.clone());
+    let before = Time::from_millis(NOW.as_millis() - 60_000);
+    driver.jobs.insert(id("db"), running_since(before));
+    let started = driver.job("db").step(before, register(late).into());
+    let _ = started.expect("it fits").split();
+    driver.say(Say::Start);
+    assert_eq!(driver.member("db"), &MemberState::Awaited);
+    assert!(
+        driver
+            .job("db")
+            .deployment()
+            .expect("it goes back")
+            .rollback_of
+            .is_some()
+    );
+    driver.nodes_say("db", &Observation::Interval(Interval::PASSING));
+    assert_eq!(driver.member("db"), &MemberState::RolledBack);
+    assert_eq!(driver.orders, ["start db"]);
+}
+
+/// The job db, whose version 1 has been running since then.
+fn running_since(then: Time) -> Job {
+    let mut job = Job::new(id("db"), 7);
+    let nodes = [NodeChange::Seen(orchestrator_core::Member::new("n1"))];
+    let _ = job
+        .step(then, Input::Nodes(&nodes))
+        .expect("it fits")
+        .split();
+    let first = job.step(then, register(spec("db", 1)).into());
+    let _ = first.expect("it fits").split();
+    let a = job.outstanding().next().expect("it waits for n1");
+    let report = Report {
+        target: a.target.expect("it is waited for"),
+        generation: a.generation,
+        number: 1,
+        what: Observation::Started,
+    };
+    let _ = job
+        .step(then, Input::Reports(&[report]))
+        .expect("it fits")
+        .split();
+    job
+}
+
+#[test]
+fn what_the_group_began_is_canceled_and_what_others_began_is_not() {
+    let mut driver = Driver::new(&[("db", 2), ("api", 2)]);
+    driver.say(Say::Start);
+    driver.say(Say::Cancel);
+    assert_eq!(driver.orders, ["start db", "cancel db"]);
+    assert_eq!(driver.group.state().state(), GroupState::Canceled);
+
+    let mut driver = Driver::new(&[("db", 3), ("api", 2)]);
+    step(driver.job("db"), register(spec("db", 3)).into());
+    driver.say(Say::Start);
+    driver.say(Say::Cancel);
+    assert_eq!(driver.orders, ["start db"]);
+    assert_eq!(driver.group.state().state(), GroupState::Canceled);
+    let goes_on = driver.job("db").deployment().expect("it is there");
+    assert!(!goes_on.status.state.is_final());
+}
+
+#[test]
+fn commands_that_are_refused_have_an_end_too() {
+    // A start of what was taken back before.
+    let mut driver = Driver::new(&[("db", 2), ("api", 2)]);
+    step(driver.job("api"), register(spec("api", 2)).into());
+    report(driver.job("api"), &cannot());
+    report(driver.job("api"), &Observation::Started);
+    driver.say(Say::Start);
+    driver.nodes_say("db", &Observation::Started);
+    let orders = ["start db", "start api refused", "roll back db"];
+    assert_eq!(driver.orders, orders);
+    // Others were faster, and are on their way to where the group goes.
+    let mut driver = Driver::new(&[("db", 2), ("api", 2)]);
+    driver.say(Say::Start);
+    driver.nodes_say("db", &Observation::Started);
+    step(driver.job("db"), Command::RollBack { to: Some(1) }.into());
+    driver.nodes_say("api", &cannot());
+    driver.nodes_say("api", &Observation::Started);
+    assert_eq!(driver.orders[2..], ["roll back db refused"]);
+    assert_eq!(driver.member("db"), &MemberState::RollingBack);
+    driver.nodes_say("db", &Observation::Started);
+    assert_eq!(driver.member("db"), &MemberState::TakenBack);
 }

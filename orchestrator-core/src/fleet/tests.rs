@@ -29,7 +29,7 @@ impl Story {
     }
 
     fn recovered(&self) -> Fleet {
-        Fleet::recover(self.fleet.settings, &self.log).unwrap()
+        Fleet::recover(self.fleet.settings, self.log.clone()).unwrap()
     }
 }
 
@@ -120,11 +120,6 @@ fn a_drain_survives_disconnects() {
     story.at(0, join("n1"));
     assert_eq!(story.at(0, Input::Drain { name: "n1".into() }), ["drained"]);
     assert!(story.at(0, Input::Drain { name: "n1".into() }).is_empty());
-    assert!(
-        story
-            .at(0, Input::Disconnect { name: "n1".into() })
-            .is_empty()
-    );
     assert_eq!(story.status("n1"), NodeStatus::Draining);
     story.at(30_001, Input::Tick);
     assert_eq!(story.status("n1"), NodeStatus::Disconnected);
@@ -197,7 +192,7 @@ fn a_clock_that_goes_back_loses_nothing_and_stops_nothing() {
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     let mut story = Story::new();
     story.at(0, join("n1"));
-    let before = story.fleet.state().clone();
+    let before = story.fleet.state.clone();
     let mut refuse = |input| story.fleet.step(at(1), input).unwrap_err();
     assert_eq!(
         refuse(beat("n2")).to_string(),
@@ -228,14 +223,13 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         Input::Drain { name: "n2".into() },
         Input::Enable { name: "n2".into() },
         Input::Remove { name: "n2".into() },
-        Input::Disconnect { name: "n2".into() },
         Input::SetLoads {
             loads: [("n2".into(), 1)].into(),
         },
     ] {
         assert!(matches!(refuse(input), Rejection::UnknownNodes { .. }));
     }
-    assert_eq!(story.fleet.state(), &before);
+    assert_eq!(story.fleet.state, before);
 }
 
 #[test]
@@ -254,14 +248,99 @@ fn a_gap_in_the_log_is_found() {
     let mut story = Story::new();
     story.at(0, join("n1"));
     story.at(0, join("n2"));
-    let gap = Fleet::recover(FleetSettings::default(), &story.log[1..]).unwrap_err();
+    let gap = Fleet::recover(FleetSettings::default(), story.log[1..].to_vec()).unwrap_err();
     assert_eq!(
         gap,
-        Gap {
+        BrokenLog::Gap {
             expected: 1,
             found: 2
         }
     );
+}
+
+#[test]
+fn a_log_that_says_what_cannot_have_happened_is_refused() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    story.at(0, join("n2"));
+    story.at(0, Input::Drain { name: "n2".into() });
+    let name = || NodeName::from("n1");
+    let stranger = || NodeName::from("x");
+    let joined = |name: &str, labels: &[(&str, &str)], facts: &[(&str, &str)]| Event::Joined {
+        name: name.into(),
+        labels: map(labels),
+        facts: map(facts),
+    };
+    let long = "x".repeat(FACTS_BYTES_MAX);
+    let events = [
+        joined("", &[], &[]),
+        joined("n1", &[], &[]),
+        joined("n3", &[("", "x")], &[]),
+        joined("n3", &[], &[("k", &long)]),
+        Event::LabelsChanged {
+            name: stranger(),
+            labels: map(&[]),
+        },
+        Event::FactsChanged {
+            name: name(),
+            facts: map(&[("k", &long)]),
+        },
+        Event::Reconnected {
+            nodes: vec![name()],
+        },
+        Event::Disconnected {
+            nodes: vec![name(), name()],
+        },
+        Event::Disconnected { nodes: vec![] },
+        Event::WentDown {
+            nodes: vec![stranger()],
+        },
+        Event::WentDown {
+            nodes: vec![name()],
+        },
+        Event::Drained { name: "n2".into() },
+        Event::Enabled { name: name() },
+        Event::Removed { name: stranger() },
+        Event::LoadsChanged {
+            loads: [(stranger(), 1)].into(),
+        },
+    ];
+    for event in events {
+        let mut log = story.log.clone();
+        log.push(Entry {
+            seq: 4,
+            at: at(9),
+            event,
+        });
+        let last = format!("{:?}", log[3]);
+        let why = Fleet::recover(FleetSettings::default(), log).expect_err(&last);
+        assert_eq!(why, BrokenLog::DoesNotFit { seq: 4 }, "{last}");
+    }
+}
+
+#[test]
+fn settings_are_lengths_of_time_as_people_write_them() {
+    let read = FleetSettings::parse(r#"{"lease": "1m 30s"}"#).unwrap();
+    assert_eq!(
+        (read.lease(), read.down_after()),
+        (Span::from_secs(90), Span::from_secs(300))
+    );
+    let text = serde_json::to_string(&read).unwrap();
+    assert_eq!(text, r#"{"down_after":"5m","lease":"1m 30s"}"#);
+    assert_eq!(serde_json::from_str::<FleetSettings>(&text).unwrap(), read);
+    let wrong = r#"{"lease": 30, "down_after": "0s", "leas": "1s"}"#;
+    let allowed = r#"is not allowed; a length of time such as "1m 30s", from 1s to 30days"#;
+    assert_eq!(
+        FleetSettings::parse(wrong).unwrap_err().to_string(),
+        format!(
+            "lease: 30 {allowed}
+down_after: \"0s\" {allowed}
+leas: \"1s\" is not allowed; there is no such field; the nearest is lease"
+        )
+    );
+    serde_json::from_str::<FleetSettings>(wrong).unwrap_err();
+    FleetSettings::new(Span::ZERO, Span::from_secs(1)).unwrap_err();
+    FleetSettings::new(Span::from_millis(1500), Span::from_secs(1)).unwrap();
 }
 
 #[test]
@@ -274,14 +353,17 @@ fn entries_and_snapshots_are_json() {
             loads: [("n1".into(), 3)].into(),
         },
     );
-    let text = serde_json::to_string(&story.log[1]).unwrap();
-    let expected = r#"{"seq":2,"at":1000000,"kind":"loads_changed","body":{"loads":{"n1":3}}}"#;
+    let text = story.log[1].encode();
+    let expected =
+        r#"{"v":1,"seq":2,"at":1000000,"kind":"loads_changed","body":{"loads":{"n1":3}}}"#;
     assert_eq!(text, expected);
-    let snapshot = serde_json::to_string(story.fleet.state()).unwrap();
+    assert_eq!(Entry::decode(&text).unwrap(), story.log[1]);
+    let snapshot = story.fleet.snapshot();
     story.at(1, join("n2"));
-    let snapshot: State = serde_json::from_str(&snapshot).unwrap();
-    let again = Fleet::recover_from(story.fleet.settings, snapshot, &story.log[2..]).unwrap();
-    assert_eq!(again.state(), story.fleet.state());
+    let mut again = Fleet::from_snapshot(story.fleet.settings, &snapshot).unwrap();
+    again.catch_up(story.log[2..].to_vec()).unwrap();
+    assert_eq!(again.state, story.fleet.state);
+    assert_eq!(again.seq(), 3);
     assert_eq!(again.node("n1").unwrap().load, 3);
 }
 
@@ -315,7 +397,6 @@ fn any_input() -> impl Strategy<Value = Input> {
         (name(), zone).prop_map(|(name, zone)| join_with(&name, &[("zone", zone)], &[])),
         name().prop_map(|name| Input::Heartbeat { name }),
         prop::collection::vec(name(), 0..4).prop_map(|names| Input::HeartbeatMany { names }),
-        name().prop_map(|name| Input::Disconnect { name }),
         name().prop_map(|name| Input::Drain { name }),
         name().prop_map(|name| Input::Enable { name }),
         name().prop_map(|name| Input::Remove { name }),
@@ -344,10 +425,10 @@ proptest! {
                 Input::HeartbeatMany { names } => names.clone(),
                 _ => Vec::new(),
             };
-            let before = fleet.state().clone();
+            let before = fleet.state.clone();
             match fleet.step(Time::from_millis(clock as u64), input.clone()) {
                 Err(_) => {
-                    prop_assert_eq!(fleet.state(), &before);
+                    prop_assert_eq!(&fleet.state, &before);
                     continue;
                 }
                 Ok(entries) => log.extend(entries),
@@ -373,8 +454,11 @@ proptest! {
             let waiting = fleet.leases.heard.by_name.len() + fleet.leases.lost.by_name.len();
             let not_down = fleet.nodes().filter(|node| node.connectivity != Connectivity::Down).count();
             prop_assert_eq!(waiting, not_down);
-            let again = Fleet::recover(settings, &log).unwrap();
-            prop_assert_eq!(again.state(), fleet.state());
+            let again = Fleet::recover(settings, log.clone()).unwrap();
+            prop_assert_eq!(&again.state, &fleet.state);
+            let copy = Fleet::from_snapshot(settings, &fleet.snapshot()).unwrap();
+            prop_assert_eq!(&copy.state, &fleet.state);
+            prop_assert_eq!(copy.wake(), again.wake());
         }
     }
 }

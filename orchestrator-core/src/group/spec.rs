@@ -1,17 +1,19 @@
 //! What a group is to be, checked once, and the order that follows from it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::unionfind::UnionFind;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::GROUP_MEMBERS_MAX;
-use crate::id::{InvalidName, JobId, is_name};
+use crate::id::{JobId, NAME_BYTES_MAX, is_name};
+use crate::spec::SpecErrors;
+use crate::spec::parse::{Errors, Part, found, from_value, join, parse};
 
-/// A group as people write it.
+/// A group, as [`GroupSpec::parse`] reads what people write. Its serde form is the log's.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupSpec {
@@ -47,116 +49,181 @@ pub enum OnFailure {
 }
 
 impl GroupSpec {
-    /// Says all that is wrong at once.
-    pub(super) fn check(&self) -> Result<Order, GroupErrors> {
-        if self.members.len() > GROUP_MEMBERS_MAX {
-            return Err(GroupErrors(vec![GroupError::TooMany(self.members.len())]));
-        }
-        let mut errors = Vec::new();
+    /// Reads what people write: `{"name": "release", "members": [{"job": "db"}, {"job": "api", "after": ["db"]}]}`, and
+    /// `"on_failure": "stop"` where nothing is to be taken back. Says all that is wrong at once.
+    pub fn parse(json: &str) -> Result<Self, SpecErrors> {
+        parse(json, group)
+    }
+
+    /// Reads the same when it was read as JSON before; its repeated keys are gone unnoticed.
+    pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
+        from_value(value, group)
+    }
+
+    /// The same rules for a spec that was made by hand, and what follows from it.
+    pub(super) fn check(&self) -> Result<Order, SpecErrors> {
+        let mut errors = Errors::default();
         if !is_name(&self.name) {
-            let name = InvalidName(self.name.chars().take(80).collect());
-            errors.push(GroupError::InvalidName(name));
+            errors.add("name".into(), found(&json!(self.name)), allowed_name());
         }
-        if self.members.is_empty() {
-            errors.push(GroupError::Empty);
+        let members = self.members.len();
+        if !(1..=GROUP_MEMBERS_MAX).contains(&members) {
+            errors.add(
+                "members".into(),
+                format!("{members} jobs"),
+                allowed_members(),
+            );
+            return Err(errors.in_order(|_| 0));
         }
-        let mut listed: BTreeMap<&JobId, BTreeSet<&JobId>> = BTreeMap::new();
-        let mut twice = BTreeSet::new();
-        for Member { job, after } in &self.members {
-            if listed.contains_key(job) {
-                twice.insert(job);
-            }
-            listed.entry(job).or_default().extend(after);
+        let row = |(at, member): (usize, &Member)| Row {
+            at,
+            job: member.job.clone(),
+            after: member.after.iter().cloned().enumerate().collect(),
+        };
+        let rows: Vec<Row> = self.members.iter().enumerate().map(row).collect();
+        let order = order(&mut errors, "members", &rows, true);
+        match errors.is_empty() {
+            true => Ok(order),
+            false => Err(errors.in_order(|_| 0)),
         }
-        errors.extend(twice.into_iter().cloned().map(GroupError::ListedTwice));
-        // Deduplicated and sorted, so that positions and messages do not depend on the order.
-        let position: BTreeMap<&JobId, usize> = listed
-            .keys()
-            .enumerate()
-            .map(|(at, job)| (*job, at))
-            .collect();
-        let mut graph = DiGraph::<(), ()>::new();
-        let nodes: Vec<NodeIndex> = listed.iter().map(|_| graph.add_node(())).collect();
-        for (at, (job, after)) in listed.iter().enumerate() {
-            for dependency in after {
-                match position.get(dependency) {
-                    Some(other) if *other == at => {
-                        errors.push(GroupError::SelfDependency((*job).clone()));
-                    }
-                    Some(&other) => {
-                        graph.add_edge(nodes[other], nodes[at], ());
-                    }
-                    None => errors.push(GroupError::UnknownDependency {
-                        job: (*job).clone(),
-                        after: (*dependency).clone(),
-                    }),
-                }
-            }
+    }
+}
+
+fn allowed_name() -> String {
+    format!("1 to {NAME_BYTES_MAX} of letters, digits, '-', '_' and '.'")
+}
+
+fn allowed_members() -> String {
+    format!("a list of 1 to {GROUP_MEMBERS_MAX} jobs")
+}
+
+/// One member, and where in the document it stands.
+struct Row {
+    at: usize,
+    job: JobId,
+    after: Vec<(usize, JobId)>,
+}
+
+fn group(errors: &mut Errors, path: String, value: &Value) -> Option<GroupSpec> {
+    let mut part = Part::open(errors, path, value, &["name", "on_failure", "members"])?;
+    let name = part.read("name", None, &allowed_name(), |value| {
+        value
+            .as_str()
+            .filter(|name| is_name(name))
+            .map(String::from)
+    });
+    let choices = [("rollback", OnFailure::Rollback), ("stop", OnFailure::Stop)];
+    let on_failure = part.choice("on_failure", &choices);
+    let members = part.read("members", None, &allowed_members(), |value| {
+        let allowed = 1..=GROUP_MEMBERS_MAX;
+        value
+            .as_array()
+            .filter(|m| allowed.contains(&m.len()))
+            .cloned()
+    })?;
+    let path = part.at("members");
+    let errors = part.errors;
+    let member = |(at, value)| member(errors, format!("{path}[{at}]"), at, value);
+    let rows: Vec<Option<Row>> = members.iter().enumerate().map(member).collect();
+    let read: Vec<Row> = rows.into_iter().flatten().collect();
+    order(errors, &path, &read, read.len() == members.len());
+    let members = read.into_iter().map(|Row { job, after, .. }| Member {
+        job,
+        after: after.into_iter().map(|(_, job)| job).collect(),
+    });
+    Some(GroupSpec {
+        name: name?,
+        on_failure: on_failure?,
+        members: members.collect(),
+    })
+}
+
+fn member(errors: &mut Errors, path: String, at: usize, value: &Value) -> Option<Row> {
+    const JOB: &str = "a job: namespace/job_id, or job_id alone";
+    let id = |value: &Value| value.as_str()?.parse::<JobId>().ok();
+    let mut part = Part::open(errors, path, value, &["job", "after"])?;
+    let job = part.read("job", None, JOB, id);
+    let none = Some(Vec::new());
+    let listed = part.read("after", none, "a list of jobs", |value| {
+        value.as_array().cloned()
+    });
+    let path = part.at("after");
+    let mut after = Vec::new();
+    for (at, value) in listed.iter().flatten().enumerate() {
+        match id(value) {
+            Some(job) => after.push((at, job)),
+            None => part
+                .errors
+                .add(format!("{path}[{at}]"), found(value), JOB.into()),
         }
-        let jobs: Vec<JobId> = listed.keys().map(|job| (*job).clone()).collect();
-        let order = Order::new(jobs, &graph);
-        let mut knots = tarjan_scc(&graph);
-        knots.retain(|knot| knot.len() > 1);
-        knots.iter_mut().for_each(|knot| knot.sort());
-        knots.sort();
-        for knot in knots {
-            let knot: BTreeSet<usize> = knot.into_iter().map(NodeIndex::index).collect();
-            errors.push(GroupError::Cycle(order.cycle_in(&knot)));
-        }
-        if errors.is_empty() {
-            Ok(order)
+    }
+    let job = job?;
+    Some(Row { at, job, after })
+}
+
+/// The order that follows from the rows. A job that is not among them is an error only where all could be read.
+fn order(errors: &mut Errors, path: &str, rows: &[Row], all_read: bool) -> Order {
+    let quoted = |job: &JobId| found(&json!(job));
+    let after_field =
+        |row: &Row, at: usize| format!("{}[{at}]", join(&format!("{path}[{}]", row.at), "after"));
+    // Deduplicated and sorted, so that positions and messages do not depend on the order.
+    let mut listed: BTreeMap<&JobId, usize> = BTreeMap::new();
+    for row in rows {
+        if let Some(first) = listed.get(&row.job) {
+            let field = join(&format!("{path}[{}]", row.at), "job");
+            let allowed = format!("each job only once: it is {path}[{first}] already");
+            errors.add(field, quoted(&row.job), allowed);
         } else {
-            Err(GroupErrors(errors))
+            listed.insert(&row.job, row.at);
         }
     }
-}
-
-/// All that is wrong with a group's spec.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct GroupErrors(pub Vec<GroupError>);
-
-impl fmt::Display for GroupErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if number == 0 { "" } else { "; " })?;
+    let position: BTreeMap<&JobId, usize> = listed.keys().copied().zip(0..).collect();
+    let mut graph = DiGraph::<(), ()>::new();
+    let nodes: Vec<NodeIndex> = listed.iter().map(|_| graph.add_node(())).collect();
+    let mut edges = BTreeSet::new();
+    for row in rows {
+        for (at, dependency) in &row.after {
+            match position.get(dependency) {
+                _ if *dependency == row.job => {
+                    let allowed = "another job: none can be after itself";
+                    errors.add(after_field(row, *at), quoted(dependency), allowed.into());
+                }
+                Some(&other) => {
+                    edges.insert((other, position[&row.job]));
+                }
+                None if all_read => {
+                    let allowed = "a member of this group: add it, or take it out here";
+                    errors.add(after_field(row, *at), quoted(dependency), allowed.into());
+                }
+                None => {}
+            }
         }
-        Ok(())
     }
-}
-
-impl std::error::Error for GroupErrors {}
-
-/// One thing that is wrong with a group's spec.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum GroupError {
-    /// The group's own name.
-    #[error("name: {0}")]
-    InvalidName(#[source] InvalidName),
-    /// There is nothing to do.
-    #[error("members: a group needs at least one job")]
-    Empty,
-    /// See [`GROUP_MEMBERS_MAX`]. Nothing else is looked at then.
-    #[error(
-        "members: {0} are too many, at most {GROUP_MEMBERS_MAX} are allowed; make several groups"
-    )]
-    TooMany(usize),
-    /// It would not be clear which one counts.
-    #[error("members: job {0} is listed more than once; list it once with all that it is after")]
-    ListedTwice(JobId),
-    /// It could never start.
-    #[error("members: job {job} is after {after}, which is no member; add it or take it out")]
-    UnknownDependency {
-        /// The job that could not start.
-        job: JobId,
-        /// What it is after.
-        after: JobId,
-    },
-    /// It could never start.
-    #[error("members: job {0} is after itself; take that out")]
-    SelfDependency(JobId),
-    /// None of them could ever start. The first job is the last one, too.
-    #[error("members: {}: none of them could start; take one of these out", chain(.0))]
-    Cycle(Vec<JobId>),
+    for (first, then) in edges {
+        graph.add_edge(nodes[first], nodes[then], ());
+    }
+    let jobs: Vec<JobId> = listed.keys().map(|job| (*job).clone()).collect();
+    let order = Order::new(jobs, &graph);
+    let mut knots = tarjan_scc(&graph);
+    knots.retain(|knot| knot.len() > 1);
+    knots.iter_mut().for_each(|knot| knot.sort());
+    knots.sort();
+    for knot in knots {
+        let knot: BTreeSet<usize> = knot.into_iter().map(NodeIndex::index).collect();
+        let cycle = order.cycle_in(&knot);
+        let closes = |row: &Row| {
+            let mut after = row.after.iter();
+            let &(at, _) = after.find(|(_, job)| row.job == cycle[0] && *job == cycle[1])?;
+            Some(after_field(row, at))
+        };
+        let field = rows.iter().find_map(closes);
+        let allowed = format!(
+            "no circle: {}, so that none of them could start",
+            chain(&cycle)
+        );
+        errors.add(field.unwrap_or_default(), quoted(&cycle[1]), allowed);
+    }
+    order
 }
 
 /// Who is after whom, by the members' position in the order of their names. Follows from the spec.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::InvalidName;
+use crate::spec::SpecError;
 
 /// `"b: a"` is job b after job a.
 fn spec(lines: &[&str]) -> GroupSpec {
@@ -63,12 +63,22 @@ impl Story {
         Ok(short(&effects))
     }
 
+    /// Its answer to the start, where that was not said before, and then its end.
     fn end(&mut self, job: &str, outcome: Outcome) -> String {
+        let member = self.group.state.member(&id(job)).unwrap();
+        if member.deployment.is_none() && member.outcome.is_none() {
+            assert_eq!(self.answer(job, began(job)), "");
+        }
         self.say(Input::Finished {
             job: id(job),
             outcome,
         })
         .unwrap()
+    }
+
+    fn answer(&mut self, job: &str, led_to: LedTo) -> String {
+        let job = id(job);
+        self.say(Input::Answered { job, led_to }).unwrap()
     }
 
     fn back(&mut self, job: &str, ok: bool) -> String {
@@ -85,8 +95,10 @@ impl Story {
     }
 
     fn check_replay(&self) {
-        let again = Group::recover(&self.log).unwrap();
+        let again = Group::recover(self.log.clone()).unwrap();
         assert_eq!(again.state, self.group.state);
+        let copy = Group::from_snapshot(&again.snapshot()).unwrap();
+        assert_eq!(copy.state, again.state);
         assert_eq!(again.outstanding(), self.group.outstanding());
     }
 
@@ -94,11 +106,29 @@ impl Story {
     fn check_half_steps(&self, before: &State) {
         let from = before.seq as usize;
         for cut in from + 1..=self.log.len() {
-            let mut half = Group::recover(&self.log[..cut]).unwrap();
+            let mut half = Group::recover(self.log[..cut].to_vec()).unwrap();
             let rest = half.step(at(before.seq), Input::Tick).unwrap();
             assert_eq!(rest, self.log[cut..]);
             assert_eq!(half.state, self.group.state);
         }
+    }
+}
+
+/// Its deployment, by its name.
+fn deployment(job: &str) -> DeploymentId {
+    DeploymentId::derive(7, job.bytes().map(u32::from).sum(), at(0))
+}
+
+fn began(job: &str) -> LedTo {
+    LedTo::Began {
+        deployment: deployment(job),
+        from: Some(1),
+    }
+}
+
+fn awaited(job: &str) -> LedTo {
+    LedTo::Awaited {
+        deployment: deployment(job),
     }
 }
 
@@ -176,6 +206,54 @@ fn what_runs_is_canceled_and_rolled_back_once_it_ended() {
     story.back("a", true);
     assert_eq!(story.state(), GroupState::Failed);
     assert_eq!(story.member("b"), &MemberState::Failed);
+}
+
+#[test]
+fn what_others_began_is_waited_for_and_left_alone() {
+    let mut story = Story::new(spec(&["a", "b: a", "c: b", "x: b"]));
+    assert_eq!(story.answer("a", awaited("a")), "");
+    assert_eq!(story.answer("a", awaited("a")), "");
+    assert_eq!(
+        story.group.waiting_on().unwrap(),
+        "default/a to complete what others began"
+    );
+    assert_eq!(story.end("a", Outcome::Completed), "+b");
+    assert_eq!(story.member("a"), &MemberState::Unchanged);
+    assert_eq!(story.end("b", Outcome::Completed), "+c +x");
+    // Its end is waited for, it is not canceled, and only then what it depends on is taken back.
+    story.answer("c", awaited("c"));
+    assert_eq!(story.end("x", Outcome::Failed), "");
+    assert_eq!(story.end("c", Outcome::Completed), "-b");
+    assert_eq!(story.back("b", true), "");
+    assert_eq!(story.state(), GroupState::Failed);
+    assert_eq!(story.member("a"), &MemberState::Unchanged);
+}
+
+#[test]
+fn what_others_began_ends_badly_like_anything_else() {
+    let mut story = Story::new(spec(&["a", "b: a", "c: b"]));
+    story.end("a", Outcome::Completed);
+    story.answer("b", awaited("b"));
+    assert_eq!(story.end("b", Outcome::RolledBack), "-a");
+    assert_eq!(
+        story.member("c"),
+        &MemberState::Blocked { culprit: id("b") }
+    );
+
+    // An answer that comes when the start is being taken back already.
+    let mut story = Story::new(spec(&["a", "b", "c: a b"]));
+    assert_eq!(story.end("a", Outcome::Failed), "!b");
+    assert_eq!(story.answer("b", awaited("b")), "");
+    assert_eq!(story.member("b"), &MemberState::Awaited);
+    story.end("b", Outcome::Completed);
+    assert_eq!(story.state(), GroupState::Failed);
+
+    // The operator cancels the group, and not what others began.
+    let mut story = Story::new(spec(&["a", "b"]));
+    story.answer("a", awaited("a"));
+    assert_eq!(story.say(Input::Cancel).unwrap(), "!b");
+    assert_eq!(story.answer("b", awaited("b")), "");
+    assert_eq!(story.state(), GroupState::Canceled);
 }
 
 #[test]
@@ -267,6 +345,11 @@ fn stray_reports_are_refused_and_repeated_ones_ignored() {
     let stray = story.say(finished("x", Outcome::Completed)).unwrap_err();
     assert_eq!(stray, Rejection::NotAMember(id("x")));
     let early = story.say(finished("b", Outcome::Completed)).unwrap_err();
+    let unanswered = story.say(finished("a", Outcome::Completed)).unwrap_err();
+    assert_eq!(
+        unanswered.to_string(),
+        "job default/a cannot be reported completed before its answer to the start is reported"
+    );
     assert_eq!(
         early.to_string(),
         "job default/b is waiting and cannot be reported completed now; look at the group before you report again"
@@ -315,63 +398,169 @@ fn a_spec_says_all_that_is_wrong_at_once() {
     wrong.name = "no name".into();
     let errors = Group::new(at(0), wrong).unwrap_err();
     let expected = [
-        GroupError::InvalidName(InvalidName("no name".into())),
-        GroupError::ListedTwice(id("e")),
-        GroupError::SelfDependency(id("d")),
-        GroupError::UnknownDependency {
-            job: id("d"),
-            after: id("nope"),
-        },
-        GroupError::Cycle(["a", "c", "b", "a"].map(id).into()),
-        GroupError::Cycle(["x", "y", "x"].map(id).into()),
+        r#"name: "no name" is not allowed; 1 to 200 of letters, digits, '-', '_' and '.'"#,
+        r#"members[5].job: "default/e" is not allowed; each job only once: it is members[4] already"#,
+        r#"members[3].after[0]: "default/d" is not allowed; another job: none can be after itself"#,
+        r#"members[3].after[1]: "default/nope" is not allowed; a member of this group: add it, or take it out here"#,
+        r#"members[0].after[0]: "default/c" is not allowed; no circle: default/a after default/c after default/b after default/a, so that none of them could start"#,
+        r#"members[7].after[0]: "default/y" is not allowed; no circle: default/x after default/y after default/x, so that none of them could start"#,
     ];
-    assert_eq!(errors.0, expected);
+    assert_eq!(errors.to_string().lines().collect::<Vec<_>>(), expected);
+    let none = Group::new(at(0), spec(&[])).unwrap_err().to_string();
     assert_eq!(
-        errors.0[4].to_string(),
-        "members: default/a after default/c after default/b after default/a: none of them could start; take one of these out"
-    );
-    assert_eq!(
-        Group::new(at(0), spec(&[])).unwrap_err().0,
-        [GroupError::Empty]
+        none,
+        "members: 0 jobs is not allowed; a list of 1 to 1000 jobs"
     );
     let names: Vec<String> = (0..=GROUP_MEMBERS_MAX)
         .map(|number| format!("j{number}"))
         .collect();
     let many = spec(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let many = Group::new(at(0), many).unwrap_err().to_string();
     assert_eq!(
-        Group::new(at(0), many).unwrap_err().0,
-        [GroupError::TooMany(1001)]
+        many,
+        "members: 1001 jobs is not allowed; a list of 1 to 1000 jobs"
+    );
+}
+
+#[test]
+fn a_document_is_read_or_all_that_is_wrong_is_told() {
+    let text = r#"{"name": "shop", "on_failure": "stop", "members": [{"job": "db"}, {"job": "eu/api", "after": ["db"]}]}"#;
+    let read = GroupSpec::parse(text).unwrap();
+    assert_eq!(read.on_failure, OnFailure::Stop);
+    assert_eq!(read.members[1].job, id("eu/api"));
+    assert_eq!(read.members[1].after, [id("db")]);
+    let again = serde_json::to_string(&read).unwrap();
+    assert_eq!(GroupSpec::parse(&again).unwrap(), read);
+
+    let wrong = r#"{"name": "shop", "name": 7, "on_failur": "stop", "members": [
+        {"job": "a b", "afte": []}, {"after": "x"}, {"job": "c", "after": ["c", "a", "!", 3]}, 5, {"job": "c"}
+    ]}"#;
+    let errors = GroupSpec::parse(wrong).unwrap_err();
+    let fields: Vec<&str> = errors.errors().iter().map(|e| e.field.as_str()).collect();
+    let expected = [
+        "name",
+        "name",
+        "on_failur",
+        "members[3]",
+        "members[0].job",
+        "members[0].afte",
+        "members[1].job",
+        "members[1].after",
+        "members[2].after[2]",
+        "members[2].after[3]",
+        "members[2].after[0]",
+        "members[4].job",
+    ];
+    assert_eq!(
+        fields.iter().collect::<BTreeSet<_>>(),
+        expected.iter().collect::<BTreeSet<_>>(),
+        "{errors}"
+    );
+    assert_eq!(
+        GroupSpec::parse("{}").unwrap_err().errors(),
+        ["name", "members"].map(|field| SpecError {
+            field: field.into(),
+            value: String::new(),
+            allowed: match field {
+                "name" => "1 to 200 of letters, digits, '-', '_' and '.'".into(),
+                _ => "a list of 1 to 1000 jobs".into(),
+            },
+        })
     );
 }
 
 #[test]
 fn entries_and_snapshots_are_json() {
     let mut story = Story::new(spec(&["a", "b: a"]));
-    let text = serde_json::to_string(&story.log[2]).unwrap();
+    let text = story.log[2].encode();
     assert_eq!(
         text,
-        r#"{"seq":3,"at":1000001,"kind":"jobs_started","body":{"jobs":["default/a"]}}"#
+        r#"{"v":1,"seq":3,"at":1000001,"kind":"jobs_started","body":{"jobs":["default/a"]}}"#
     );
-    let text = serde_json::to_string(&story.log[1]).unwrap();
-    assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), story.log[1]);
-    let text = serde_json::to_string(&story.group.state).unwrap();
-    let snapshot: State = serde_json::from_str(&text).unwrap();
+    assert_eq!(Entry::decode(&text).unwrap(), story.log[2]);
+    let snapshot = story.group.snapshot();
     let seen = story.log.len();
     story.end("a", Outcome::Failed);
-    let again = Group::recover_from(snapshot.clone(), &story.log[seen..]).unwrap();
+    let mut again = Group::from_snapshot(&snapshot).unwrap();
+    again.catch_up(story.log[seen..].to_vec()).unwrap();
     assert_eq!(again.state, story.group.state);
-    let gap = Group::recover_from(snapshot, &story.log[seen + 1..]).unwrap_err();
+    let mut gap = Group::from_snapshot(&snapshot).unwrap();
     assert_eq!(
-        gap,
-        RecoverError::Gap {
+        gap.catch_up(story.log[seen + 1..].to_vec()).unwrap_err(),
+        BrokenLog::Gap {
             expected: 4,
             found: 5
         }
     );
     assert_eq!(
-        Group::recover(&story.log[1..]).unwrap_err(),
-        RecoverError::NoBeginning
+        Group::recover(story.log[1..].to_vec()).unwrap_err(),
+        BrokenLog::Gap {
+            expected: 1,
+            found: 2
+        }
     );
+    assert_eq!(Group::recover([]).unwrap_err(), BrokenLog::NoBeginning);
+}
+
+#[test]
+fn a_log_that_says_what_cannot_have_happened_is_refused() {
+    let story = Story::new(spec(&["a", "b: a"]));
+    let job = || id("a");
+    let jobs = |names: &[&str]| names.iter().map(|name| id(name)).collect::<Vec<_>>();
+    let ended = |state| Event::Ended { state };
+    let events = [
+        Event::JobEnded {
+            job: id("stranger"),
+            outcome: Outcome::Failed,
+        },
+        Event::JobEnded {
+            job: id("b"),
+            outcome: Outcome::Failed,
+        },
+        Event::JobEnded {
+            job: job(),
+            outcome: Outcome::Completed,
+        },
+        ended(GroupState::Completed),
+        ended(GroupState::Running),
+        Event::Started,
+        Event::Created {
+            spec: story.group.state.spec.clone(),
+        },
+        Event::JobsStarted { jobs: jobs(&["a"]) },
+        Event::JobsStarted { jobs: jobs(&[]) },
+        Event::JobsStarted {
+            jobs: jobs(&["b", "b"]),
+        },
+        Event::RollbacksStarted { jobs: jobs(&["a"]) },
+        Event::RollbackEnded {
+            job: job(),
+            ok: true,
+        },
+        Event::DependentsBlocked {
+            culprit: job(),
+            blocked: jobs(&["b"]),
+        },
+        Event::TakeBackBegan {
+            culprit: job(),
+            blocked: jobs(&["b"]),
+            canceling: jobs(&[]),
+        },
+        Event::CancelBegan {
+            canceling: jobs(&["b"]),
+        },
+    ];
+    for event in events {
+        let mut log = story.log.clone();
+        log.push(Entry {
+            seq: 4,
+            at: at(9),
+            event,
+        });
+        let last = format!("{:?}", log[3]);
+        let why = Group::recover(log).expect_err(&last);
+        assert_eq!(why, BrokenLog::DoesNotFit { seq: 4 }, "{last}");
+    }
 }
 
 /// Jobs j0 to j7; bit j of a member's mask puts it after job j, if that comes earlier.
@@ -483,7 +672,9 @@ proptest! {
                 canceled = true;
                 continue;
             }
-            let outstanding = story.group.outstanding();
+            let mut outstanding = story.group.outstanding();
+            let awaited_ones = story.group.state.members.iter().filter(|m| m.state == MemberState::Awaited);
+            outstanding.extend(awaited_ones.map(|member| Effect::StartJob(member.job.clone())));
             prop_assert_eq!(outstanding.is_empty(), story.state() != GroupState::Running);
             prop_assert_eq!(story.group.waiting_on().is_some(), story.state() == GroupState::Running);
             if outstanding.is_empty() {
@@ -491,28 +682,38 @@ proptest! {
             }
             match outstanding[pick as usize % outstanding.len()].clone() {
                 Effect::StartJob(job) | Effect::CancelJob(job) => {
-                    let outcome = match dice {
-                        0..5 => Outcome::Completed,
-                        5 | 6 => Outcome::Unchanged,
-                        7 => Outcome::Failed,
-                        8 => Outcome::RolledBack,
+                    let status = story.group.state.member(&job).unwrap().clone();
+                    let outcome = match (dice, status.deployment) {
+                        (5, None) => {
+                            completed.insert(index(&job));
+                            unchanged.insert(index(&job));
+                            story.answer(job.name(), LedTo::Unchanged);
+                            continue;
+                        }
+                        (6, None) => {
+                            // Of an operator's cancel it is let go.
+                            story.answer(job.name(), awaited(job.name()));
+                            continue;
+                        }
+                        (0..7, _) => Outcome::Completed,
+                        (7, _) => Outcome::Failed,
+                        (8, _) => Outcome::RolledBack,
                         _ => Outcome::Canceled,
                     };
-                    let canceling = *story.member(job.name()) == MemberState::Canceling;
+                    let canceling = status.state == MemberState::Canceling;
                     match outcome {
                         Outcome::Completed => {
                             completed.insert(index(&job));
-                        }
-                        Outcome::Unchanged => {
-                            completed.insert(index(&job));
-                            unchanged.insert(index(&job));
+                            if status.state == MemberState::Awaited {
+                                unchanged.insert(index(&job));
+                            }
                         }
                         Outcome::Canceled if canceling => {}
                         Outcome::Failed | Outcome::RolledBack | Outcome::Canceled => {
                             bad.insert(index(&job));
                         }
                     }
-                    story.say(Input::Finished { job, outcome }).unwrap();
+                    story.end(job.name(), outcome);
                 }
                 Effect::RollBackJob(job) => {
                     rolled_back.insert(index(&job));

@@ -1,6 +1,6 @@
 //! What should run and how it should roll out, parsed once into types that cannot be wrong.
 
-mod parse;
+pub(crate) mod parse;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

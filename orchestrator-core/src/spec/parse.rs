@@ -11,11 +11,11 @@ use crate::id::{JobId, NAME_BYTES_MAX, is_name};
 use crate::selector::{KEY, Selector, is_key};
 use crate::time::Span;
 
-use error::{Errors, found, join};
-use part::Part;
 use text::Notes;
 
+pub(crate) use error::{Errors, found, join};
 pub use error::{SpecError, SpecErrors};
+pub(crate) use part::Part;
 
 /// The longest document that is looked at, in bytes.
 pub const SPEC_BYTES_MAX: usize = 1 << 20;
@@ -45,7 +45,7 @@ impl JobSpec {
 
     /// Reads a job document that was read as JSON before; its repeated keys are gone unnoticed.
     pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
-        check(value, job, Notes::default())
+        from_value(value, job)
     }
 
     /// The rules of a document for a spec that was made by hand; but the workload is its owner's.
@@ -119,7 +119,7 @@ impl RolloutSpec {
 
     /// Reads the same when it was read as JSON before; its repeated keys are gone unnoticed.
     pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
-        check(value, rollout, Notes::default())
+        from_value(value, rollout)
     }
 
     /// The record's `spec`: the document that [`RolloutSpec::parse`] makes an equal spec of, every
@@ -173,12 +173,18 @@ impl RolloutSpec {
     }
 }
 
-/// `None` only after it has reported why.
+/// Reads one object of a document, given its path; `None` only after it has reported why.
 type Read<T> = fn(&mut Errors, String, &Value) -> Option<T>;
 
-fn parse<T>(json: &str, read: Read<T>) -> Result<T, SpecErrors> {
+/// Reads a whole document.
+pub(crate) fn parse<T>(json: &str, read: Read<T>) -> Result<T, SpecErrors> {
     let (value, notes) = text::read(json)?;
     check(&value, read, notes)
+}
+
+/// Reads one that was read as JSON before; its repeated keys are gone unnoticed.
+pub(crate) fn from_value<T>(value: &Value, read: Read<T>) -> Result<T, SpecErrors> {
+    check(value, read, Notes::default())
 }
 
 fn check<T>(value: &Value, read: Read<T>, notes: Notes) -> Result<T, SpecErrors> {

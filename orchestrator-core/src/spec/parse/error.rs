@@ -60,10 +60,10 @@ pub(super) const SHOWN_MAX: usize = 80;
 
 /// What was found wrong so far; what is beyond the bound is dropped.
 #[derive(Default)]
-pub(super) struct Errors(Vec<SpecError>);
+pub(crate) struct Errors(Vec<SpecError>);
 
 impl Errors {
-    pub(super) fn add(&mut self, field: String, value: String, allowed: String) {
+    pub(crate) fn add(&mut self, field: String, value: String, allowed: String) {
         if self.0.len() < ERRORS_MAX {
             self.0.push(SpecError {
                 field,
@@ -73,12 +73,12 @@ impl Errors {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Errors of one rank stay in the order in which they were found.
-    pub(super) fn in_order(mut self, rank: impl Fn(&str) -> usize) -> SpecErrors {
+    pub(crate) fn in_order(mut self, rank: impl Fn(&str) -> usize) -> SpecErrors {
         self.0.sort_by_cached_key(|error| rank(&error.field));
         SpecErrors(self.0)
     }
@@ -93,12 +93,12 @@ pub(super) fn only(field: String, value: String, allowed: String) -> SpecErrors 
     }])
 }
 
-pub(super) fn join(path: &str, name: &str) -> String {
+pub(crate) fn join(path: &str, name: &str) -> String {
     let separator = if path.is_empty() { "" } else { "." };
     format!("{path}{separator}{}", short(name))
 }
 
-pub(super) fn found(value: &Value) -> String {
+pub(crate) fn found(value: &Value) -> String {
     short(&value.to_string())
 }
 

@@ -6,14 +6,14 @@ use super::error::{Errors, SHOWN_MAX, found, join};
 use crate::time::Span;
 
 /// One object of the document. Every reader gives `None` only after it has reported why.
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     path: String,
-    pub(super) fields: &'a Map<String, Value>,
-    pub(super) errors: &'a mut Errors,
+    pub(crate) fields: &'a Map<String, Value>,
+    pub(crate) errors: &'a mut Errors,
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn open(
+    pub(crate) fn open(
         errors: &'a mut Errors,
         path: String,
         value: &'a Value,
@@ -52,17 +52,17 @@ impl<'a> Part<'a> {
         Some(part)
     }
 
-    pub(super) fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         join(&self.path, name)
     }
 
-    pub(super) fn reject(&mut self, name: &str, allowed: String) {
+    pub(crate) fn reject(&mut self, name: &str, allowed: String) {
         let found = self.fields.get(name).map(found).unwrap_or_default();
         self.errors.add(self.at(name), found, allowed);
     }
 
     /// A field that is not given is `default`, or an error where there is none.
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         &mut self,
         name: &str,
         default: Option<T>,
@@ -76,11 +76,11 @@ impl<'a> Part<'a> {
         value
     }
 
-    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
         self.read(name, Some(false), "true or false", Value::as_bool)
     }
 
-    pub(super) fn whole(&mut self, name: &str, default: Option<u32>, max: u32) -> Option<u32> {
+    pub(crate) fn whole(&mut self, name: &str, default: Option<u32>, max: u32) -> Option<u32> {
         self.read(
             name,
             default,
@@ -94,7 +94,7 @@ impl<'a> Part<'a> {
         )
     }
 
-    pub(super) fn number(&mut self, name: &str, default: f64, max: u32) -> Option<f64> {
+    pub(crate) fn number(&mut self, name: &str, default: f64, max: u32) -> Option<f64> {
         self.read(
             name,
             Some(default),
@@ -109,7 +109,7 @@ impl<'a> Part<'a> {
         )
     }
 
-    pub(super) fn span(
+    pub(crate) fn span(
         &mut self,
         name: &str,
         default: Option<Span>,
@@ -127,7 +127,7 @@ impl<'a> Part<'a> {
     }
 
     /// The first one is the default.
-    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
         let allowed = choices
             .iter()
             .map(|(word, _)| *word)
