@@ -3,6 +3,7 @@
 //! should.
 
 mod baseline;
+mod fleet;
 mod memory;
 mod moves;
 mod options;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             whole::print(&options);
             memory::print(&options);
             replay::print(&options);
+            fleet::print(&options);
             ExitCode::SUCCESS
         }
         Ok(Run::Memory { nodes, of }) => {

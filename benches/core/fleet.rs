@@ -1,0 +1,84 @@
+//! The fleet's log and snapshot: how fast they are written, and the fleet is made of them again.
+
+use orchestrator_benches::table::{Table, digits, size};
+use orchestrator_benches::timing::{median_of, seconds};
+use orchestrator_core::Time;
+use orchestrator_core::fleet::{Entry, Fleet, FleetSettings, Input};
+
+use crate::options::Options;
+
+const NOTE: &str = "recover: from bytes to a fleet that can be stepped.";
+
+pub(crate) fn print(options: &Options) {
+    let head = [
+        "nodes",
+        "log MB",
+        "encode s",
+        "recover s",
+        "snapshot MB",
+        "write s",
+        "recover s",
+    ];
+    let mut table = Table::new(
+        "4c. A fleet whose nodes joined, each by itself",
+        &head,
+        NOTE,
+    );
+    for &nodes in &options.sizes {
+        let mut row = vec![size(nodes)];
+        row.extend(columns(nodes, options.rounds(nodes).min(5)));
+        table.row(row);
+    }
+    print!("{table}");
+}
+
+fn columns(nodes: usize, rounds: usize) -> Vec<String> {
+    let settings = FleetSettings::default();
+    let mut fleet = Fleet::new(settings);
+    let mut entries = Vec::new();
+    for number in 0..nodes {
+        let pairs = |pairs: &[(&str, String)]| {
+            let owned = pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()));
+            owned.collect()
+        };
+        let join = Input::Join {
+            name: format!("node-{number:07}").into(),
+            labels: pairs(&[
+                ("disk", "ssd".to_owned()),
+                ("zone", format!("z{}", number % 5)),
+            ]),
+            facts: pairs(&[("version", "1.0".to_owned())]),
+        };
+        entries.extend(fleet.step(Time::default(), join).expect("it is new"));
+    }
+    let encode = || entries.iter().map(Entry::encode).collect::<Vec<_>>();
+    let lines = encode();
+    let encode = median_of(rounds, || seconds(encode).0);
+    let snapshot = fleet.snapshot();
+    let write = median_of(rounds, || seconds(|| fleet.snapshot()).0);
+    let from_log = median_of(rounds, || {
+        let decoded = lines
+            .iter()
+            .map(|line| Entry::decode(line).expect("an entry"));
+        let (spent, again) = seconds(|| Fleet::recover(settings, decoded).expect("a whole log"));
+        assert_eq!(again.len(), nodes);
+        spent
+    });
+    let from_snapshot = median_of(rounds, || {
+        let read = || Fleet::from_snapshot(settings, &snapshot).expect("a snapshot");
+        let (spent, again) = seconds(read);
+        assert_eq!(again.len(), nodes);
+        spent
+    });
+    let megabytes = |bytes: usize| digits(bytes as f64 / 1e6);
+    vec![
+        megabytes(lines.iter().map(|line| line.len() + 1).sum()),
+        digits(encode),
+        digits(from_log),
+        megabytes(snapshot.len()),
+        digits(write),
+        digits(from_snapshot),
+    ]
+}
