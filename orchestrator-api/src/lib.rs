@@ -1,4 +1,5 @@
 //! The engine around the [core](orchestrator_core), its stores, its HTTP API and its command line.
 //! It alone reads the clock and writes to disk; it holds no rule that belongs to the core.
-//!
-//! Not built yet.
+
+pub mod list;
+pub mod store;

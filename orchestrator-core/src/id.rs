@@ -13,7 +13,7 @@ use crate::time::Time;
 pub const NAME_BYTES_MAX: usize = 200;
 
 /// `namespace/job_id`, the one name of a job.
-#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct JobId {
     namespace: Box<str>,
