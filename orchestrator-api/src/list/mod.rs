@@ -2,8 +2,20 @@
 //!
 //! A [`Condition`] is what a filter means once its text was parsed. It has two readers: a store turns it into SQL,
 //! and [`Condition::holds`] looks at one row. Both must agree on every row.
+//!
+//! A filter by AIP-160 becomes one here, or a list of what is wrong with it ([`Condition::parse`]).
+
+mod field;
+mod filter;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::fmt;
 
 use crate::store::DeploymentRow;
+
+pub use filter::{FILTER_BYTES_MAX, FILTER_DEPTH_MAX, FILTER_TERMS_MAX, FilterError, FilterErrors};
 
 /// What can be filtered and ordered by.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -70,11 +82,11 @@ pub enum Relation {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Condition {
     /// All of these; of none, always.
-    All(Vec<Condition>),
+    All(Vec<Self>),
     /// At least one of these; of none, never.
-    Any(Vec<Condition>),
+    Any(Vec<Self>),
     /// Not this.
-    Not(Box<Condition>),
+    Not(Box<Self>),
     /// The field has a value (`completed_at:*`).
     Present(Field),
     /// The field compares so to the value. Never true of a field without a value, whatever the relation.
@@ -121,16 +133,89 @@ pub struct Page<T> {
     pub next: Option<Place>,
 }
 
-impl Field {
-    /// What this field says of a row.
-    pub fn of(self, row: &DeploymentRow) -> Option<Value> {
-        todo!("{row:?}")
-    }
-}
-
 impl Condition {
     /// Whether it is true of this row.
     pub fn holds(&self, row: &DeploymentRow) -> bool {
-        todo!("{row:?}")
+        match self {
+            Self::All(parts) => parts.iter().all(|part| part.holds(row)),
+            Self::Any(parts) => parts.iter().any(|part| part.holds(row)),
+            Self::Not(part) => !part.holds(row),
+            Self::Present(field) => field.of(row).is_some(),
+            Self::Compare(field, relation, value) => field
+                .of(row)
+                .is_some_and(|found| relation.holds(&found, value)),
+        }
+    }
+}
+
+impl Relation {
+    /// Values of two types stand in no relation.
+    fn holds(self, left: &Value, right: &Value) -> bool {
+        let order = match (left, right) {
+            (Value::Text(left), Value::Text(right)) if self == Self::Contains => {
+                return contains(left, right);
+            }
+            (Value::Text(left), Value::Text(right)) => left.cmp(right),
+            (Value::Number(left), Value::Number(right)) => left.cmp(right),
+            (Value::Text(_), Value::Number(_)) | (Value::Number(_), Value::Text(_)) => {
+                return false;
+            }
+        };
+        match self {
+            Self::Equal => order.is_eq(),
+            Self::NotEqual => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Greater => order.is_gt(),
+            Self::GreaterOrEqual => order.is_ge(),
+            Self::Contains => false,
+        }
+    }
+}
+
+fn contains(text: &str, part: &str) -> bool {
+    let (text, part) = (text.as_bytes(), part.as_bytes());
+    // There are no windows of no length.
+    part.is_empty()
+        || text
+            .windows(part.len())
+            .any(|window| window.eq_ignore_ascii_case(part))
+}
+
+/// Everything that is wrong with one text, in its order; never empty.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Faults<E>(Vec<E>);
+
+impl<E> Faults<E> {
+    /// One for each thing to change.
+    pub fn faults(&self) -> &[E] {
+        &self.0
+    }
+}
+
+impl<E> From<E> for Faults<E> {
+    fn from(fault: E) -> Self {
+        Self(vec![fault])
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Faults<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for Faults<E> {}
+
+/// What is repeated of a text to the one who wrote it.
+fn shown(text: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }
