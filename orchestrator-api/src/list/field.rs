@@ -129,6 +129,18 @@ impl Field {
         }
     }
 
+    /// Whether a row can have this value there.
+    pub(super) fn takes(self, value: Option<&Value>) -> bool {
+        match (value, self.kind()) {
+            (None, _) => self == Self::CompletedAt,
+            (Some(Value::Text(_)), Kind::Text) => true,
+            (Some(Value::Text(text)), Kind::Word(words)) => words.contains(&text.as_str()),
+            (Some(Value::Number(_)), Kind::Number | Kind::Time) => true,
+            (Some(Value::Text(_)), Kind::Number | Kind::Time)
+            | (Some(Value::Number(_)), Kind::Text | Kind::Word(_)) => false,
+        }
+    }
+
     /// The names of all, for a message.
     pub(super) fn names() -> String {
         Self::ALL.map(Self::name).join(", ")

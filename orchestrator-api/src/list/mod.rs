@@ -3,19 +3,26 @@
 //! A [`Condition`] is what a filter means once its text was parsed. It has two readers: a store turns it into SQL,
 //! and [`Condition::holds`] looks at one row. Both must agree on every row.
 //!
-//! A filter by AIP-160 becomes one here, or a list of what is wrong with it ([`Condition::parse`]).
+//! What people write becomes one here, or a list of what is wrong with it: a filter by AIP-160
+//! ([`Condition::parse`]), an order by AIP-132 ([`Order::parse`]), and a page token ([`Place::from_token`]).
 
 mod field;
 mod filter;
+mod order;
 #[cfg(test)]
 mod tests;
 mod time;
+mod token;
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::store::DeploymentRow;
 
 pub use filter::{FILTER_BYTES_MAX, FILTER_DEPTH_MAX, FILTER_TERMS_MAX, FilterError, FilterErrors};
+pub use order::{ORDER_FIELDS_MAX, OrderError, OrderErrors};
+pub use token::TokenError;
 
 /// What can be filtered and ordered by.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -51,7 +58,8 @@ pub enum Field {
 }
 
 /// What a field is compared to: of the field's own type.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// For texts and words.
     Text(String),
@@ -115,7 +123,7 @@ pub struct Query {
 }
 
 /// A place in a list: a row's value of each field of its order, and the row's id.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Place {
     /// The values, in the order of [`Order`].
     pub values: Vec<Option<Value>>,
@@ -180,6 +188,16 @@ fn contains(text: &str, part: &str) -> bool {
         || text
             .windows(part.len())
             .any(|window| window.eq_ignore_ascii_case(part))
+}
+
+impl Place {
+    /// The place of a row in a list of this order.
+    pub fn of(row: &DeploymentRow, order: &Order) -> Self {
+        Self {
+            values: order.0.iter().map(|(field, _)| field.of(row)).collect(),
+            id: row.id.to_string(),
+        }
+    }
 }
 
 /// Everything that is wrong with one text, in its order; never empty.

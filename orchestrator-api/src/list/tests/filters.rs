@@ -1,7 +1,7 @@
 //! What a filter means: the condition that it becomes, and the rows that it is true of.
 
 use super::row;
-use crate::list::{Condition, Field, Relation, Value};
+use crate::list::{Condition, Field, Order, Place, Relation, Value};
 
 use Condition::{All, Any, Not, Present};
 
@@ -222,4 +222,18 @@ fn values_of_two_types_stand_in_no_relation() {
         assert!(!compare(Field::Revision, relation, "17").holds(&row()));
     }
     assert!(!number(Field::Revision, Relation::Contains, 17).holds(&row()));
+}
+
+#[test]
+fn a_place_is_what_the_row_says_of_the_order() {
+    let order = Order::parse("completed_at desc, failed_nodes, state").unwrap();
+    let expected = Place {
+        values: vec![
+            None,
+            Some(Value::Number(2)),
+            Some(Value::Text("in_progress".into())),
+        ],
+        id: row().id.to_string(),
+    };
+    assert_eq!(Place::of(&row(), &order), expected);
 }

@@ -1,4 +1,4 @@
-//! What is true of all conditions.
+//! What is true of all conditions, orders and tokens.
 
 use orchestrator_core::{DeploymentKind, DeploymentState, JobId, Time};
 use proptest::collection::vec;
@@ -8,7 +8,7 @@ use proptest::sample::select;
 
 use super::row;
 use crate::list::field::Kind;
-use crate::list::{Condition, Field, Relation, Value};
+use crate::list::{Condition, Field, Order, Place, Relation, TokenError, Value};
 use crate::store::DeploymentRow;
 
 /// Few, so that rows and conditions meet.
@@ -122,6 +122,18 @@ fn conditions() -> impl Strategy<Value = Condition> {
     })
 }
 
+fn orders() -> impl Strategy<Value = Order> {
+    vec((select(&Field::ALL[..]), any::<bool>()), 0..6).prop_map(|mut fields| {
+        let mut known = Vec::new();
+        fields.retain(|&(field, _)| {
+            let new = !known.contains(&field);
+            known.push(field);
+            new
+        });
+        Order(fields)
+    })
+}
+
 /// A filter by a day or a prefix, that day or prefix, and what it means, said in another way than the parser does.
 fn said() -> impl Strategy<Value = (String, String, fn(&DeploymentRow, &str) -> bool)> {
     fn begins(row: &DeploymentRow, prefix: &str) -> bool {
@@ -222,9 +234,36 @@ proptest! {
     }
 
     #[test]
+    fn an_order_is_the_same_once_written_and_read(order in orders()) {
+        prop_assert_eq!(Order::parse(&order.to_string()), Ok(order));
+    }
+
+    #[test]
+    fn a_token_leads_back_to_its_place_and_to_no_other_list(
+        row in rows(),
+        lists in [(conditions(), orders()), (conditions(), orders())],
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let [(condition, order), (other, other_order)] = lists;
+        let place = Place::of(&row, &order);
+        let token = place.token(&condition, &order);
+        prop_assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+        prop_assert_eq!(Place::from_token(&token, &condition, &order), Ok(place));
+        let elsewhere = Place::from_token(&token, &other, &other_order);
+        if other.to_string() != condition.to_string() || other_order != order {
+            prop_assert_eq!(elsewhere, Err(TokenError::OtherList));
+        }
+        let part = Place::from_token(&token[..cut.index(token.len())], &condition, &order);
+        prop_assert_eq!(part, Err(TokenError::Damaged));
+    }
+
+    #[test]
     fn nothing_that_is_sent_makes_it_panic(bytes in vec(any::<u8>(), 0..200), text in any::<String>()) {
+        let (all, order) = (Condition::All(vec![]), Order::default());
         for text in [&*String::from_utf8_lossy(&bytes), &text] {
             let _ = Condition::parse(text);
+            let _ = Order::parse(text);
+            prop_assert_eq!(Place::from_token(text, &all, &order), Err(TokenError::Damaged));
         }
     }
 }
