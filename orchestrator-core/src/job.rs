@@ -10,6 +10,7 @@ use crate::event::{
 use crate::group::Outcome;
 use crate::id::{DeploymentId, JobId, is_name};
 use crate::input::{Input, Request};
+use crate::put_aside::PutAside;
 use crate::rollout::{Target, TargetState};
 use crate::spec::{JobSpec, REPLICAS_MAX};
 use crate::state::{Moment, NONE, Slot, State};
@@ -107,6 +108,14 @@ impl Sealed {
     /// To be called when the entries are safe, and not before.
     pub fn committed(self) -> Committed {
         self.0
+    }
+
+    /// The targets that were [put aside](Effect::PutAside), for those who keep them together with the entries.
+    pub fn put_aside(&self) -> impl Iterator<Item = &PutAside> {
+        self.0.effects.iter().filter_map(|effect| match effect {
+            Effect::PutAside(aside) => Some(&**aside),
+            _ => None,
+        })
     }
 }
 
@@ -352,6 +361,11 @@ impl Job {
     pub fn answered(&self, key: &str) -> Option<Answer> {
         let known = self.state.keys.iter().find(|known| known.key == key);
         known.map(Answer::from)
+    }
+
+    /// The number within the job of the active deployment, or of the last one.
+    pub fn last_number(&self) -> Option<u32> {
+        self.state.rollout.as_ref().map(|r| r.head.number)
     }
 
     /// Whose job it is.

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 
 use crate::list::{Page, Query};
 
+/// No call answers with more rows than this, whatever its limit.
+pub const ROWS_MAX: u32 = 10_000;
+
 /// The answer of a store, which may be far away.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
@@ -35,11 +38,12 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, wanted: Vec<Wanted>) -> Answer<'_, Vec<Claim>>;
 
     /// Keeps all claims of this process alive. They are good for as long as the answer says, counted from before
-    /// the call; after that the owner must not act on what it holds.
+    /// the call; after that the owner must not act on what it holds. A store that one process holds for as long as
+    /// it lives answers with a hundred years.
     fn renew(&self) -> Answer<'_, Duration>;
 
     /// Writes all appends in one transaction, and says of each whether it was taken. A refused one is as if it
-    /// had not been there.
+    /// had not been there. If the call fails, none was written; but see [`StoreError::Unknown`].
     fn commit(&self, appends: Vec<Append>) -> Answer<'_, Vec<Result<(), Refused>>>;
 
     /// The machines that have a log, in the order of their names, after the given one.
@@ -100,7 +104,8 @@ pub trait Store: Send + Sync + 'static {
     /// The audit log, newest first, before the given number.
     fn audited(&self, before: Option<u64>, limit: u32) -> Answer<'_, Vec<(u64, Audit)>>;
 
-    /// Throws away what nobody has to keep, a bounded part of it at a time. True when there is more.
+    /// Throws away what nobody has to keep, a bounded part of it at a time. True when there is more: what no
+    /// snapshot has taken in yet is stepped over, and looked at again when the next round begins.
     fn discard(&self, older: Discard) -> Answer<'_, bool>;
 
     /// Whether it can write and read now.

@@ -1,0 +1,73 @@
+//! What a node should run, of all jobs, as its agent is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use orchestrator_core::{Job, JobId};
+use serde::Serialize;
+use serde_json::Value;
+
+/// All that a node should run. Whatever else runs there is to be stopped.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Desired {
+    /// The node's name.
+    pub node: String,
+    /// Grows with every change in the store: an agent refuses an older one than it has.
+    pub revision: u64,
+    /// The executions, by job and slot.
+    pub executions: Vec<Execution>,
+    /// What the versions are that they name: the workload of each, by job and version.
+    pub workloads: BTreeMap<String, BTreeMap<u32, Value>>,
+}
+
+/// One execution of one job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Execution {
+    /// Whose it is.
+    pub job: JobId,
+    /// Its number within the job.
+    pub slot: u32,
+    /// What it is to run.
+    pub version: u32,
+    /// Grows with every assignment: an agent refuses an older one, and starts again what has a newer one.
+    pub generation: u64,
+    /// To be named in reports; absent where no deployment waits for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<u32>,
+}
+
+impl Desired {
+    /// What these jobs want of a node.
+    pub(super) fn of<'a>(
+        node: &str,
+        revision: u64,
+        jobs: impl Iterator<Item = (&'a JobId, &'a Job)>,
+    ) -> Self {
+        let mut desired = Self {
+            node: node.to_owned(),
+            revision,
+            executions: Vec::new(),
+            workloads: BTreeMap::new(),
+        };
+        for (id, job) in jobs {
+            let mut versions = BTreeSet::new();
+            for assignment in job.desired(node) {
+                versions.insert(assignment.version);
+                desired.executions.push(Execution {
+                    job: id.clone(),
+                    slot: assignment.slot,
+                    version: assignment.version,
+                    generation: assignment.generation,
+                    target: assignment.target,
+                });
+            }
+            let specs = versions
+                .into_iter()
+                .filter_map(|v| Some((v, job.spec(v)?.to_json())));
+            let specs: BTreeMap<u32, Value> = specs.collect();
+            if !specs.is_empty() {
+                desired.workloads.insert(id.to_string(), specs);
+            }
+        }
+        desired
+    }
+}

@@ -1,0 +1,244 @@
+//! What is read on a connection of the [readers](super::readers), but for lists of deployments.
+
+use orchestrator_core::{DeploymentId, JobId};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::value::RawValue;
+
+use super::fault::damaged;
+use super::rows::{self, Id, limit};
+use super::write::CHUNK;
+use crate::store::{Audit, Change, DeploymentRow, JobRow, Line, LogId, Machine, NodeRow, TokenRow};
+
+pub(super) fn machines(
+    conn: &Connection,
+    after: Option<Machine>,
+    max: u32,
+) -> rusqlite::Result<Vec<Machine>> {
+    // Of none, everything; of one, everything but itself from there on.
+    let (given, namespace, name) = match &after {
+        None => (0, "", ""),
+        Some(Machine::Fleet) => (1, "", ""),
+        Some(Machine::Job(job)) => (1, job.namespace(), job.name()),
+    };
+    conn.prepare_cached(
+        "SELECT namespace, name FROM logs \
+         WHERE (namespace, name) >= (?2, ?3) AND NOT (?1 AND namespace = ?2 AND name = ?3) \
+         ORDER BY namespace, name LIMIT ?4",
+    )?
+    .query_map(
+        params![given, namespace, name, limit(max)],
+        |row| match row.get_ref(0)?.as_str()? {
+            "" => Ok(Machine::Fleet),
+            _ => rows::job(row, 0).map(Machine::Job),
+        },
+    )?
+    .collect()
+}
+
+pub(super) fn entries(
+    conn: &Connection,
+    log: LogId,
+    after: u64,
+    max: u32,
+) -> rusqlite::Result<Vec<Line>> {
+    conn.prepare_cached(
+        "SELECT seq, number, revision, at, text FROM entries \
+         WHERE log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+    )?
+    .query_map(params![log.0, position(after), limit(max)], |row| {
+        rows::line(row, 0)
+    })?
+    .collect()
+}
+
+pub(super) fn snapshot(conn: &Connection, log: LogId) -> rusqlite::Result<Option<(u64, Vec<u8>)>> {
+    conn.prepare_cached("SELECT seq, machine FROM snapshots WHERE log = ?1")?
+        .query_row([log.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+pub(super) fn changes(conn: &Connection, after: u64, max: u32) -> rusqlite::Result<Vec<Change>> {
+    conn.prepare_cached(
+        "SELECT position, log, seq, number, revision, at, text FROM entries \
+         WHERE position > ?1 ORDER BY position LIMIT ?2",
+    )?
+    .query_map(params![position(after), limit(max)], |row| {
+        Ok(Change {
+            position: row.get(0)?,
+            log: LogId(row.get(1)?),
+            line: rows::line(row, 2)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn deployment(
+    conn: &Connection,
+    id: DeploymentId,
+) -> rusqlite::Result<Option<DeploymentRow>> {
+    conn.prepare_cached(&format!("{} WHERE id = ?1", rows::DEPLOYMENT))?
+        .query_row([Id(id)], rows::deployment)
+        .optional()
+}
+
+pub(super) fn events(
+    conn: &Connection,
+    id: DeploymentId,
+    after: u64,
+    max: u32,
+) -> rusqlite::Result<Vec<Line>> {
+    conn.prepare_cached(
+        "SELECT seq, e.number, e.revision, at, text FROM deployments AS d \
+         CROSS JOIN entries AS e INDEXED BY entries_of_deployment \
+         ON e.log = d.log AND e.number = d.number \
+         WHERE d.id = ?1 AND e.revision > ?2 ORDER BY e.revision, e.seq LIMIT ?3",
+    )?
+    .query_map(params![Id(id), position(after), limit(max)], |row| {
+        rows::line(row, 0)
+    })?
+    .collect()
+}
+
+pub(super) fn targets(
+    conn: &Connection,
+    id: DeploymentId,
+    from: u32,
+    max: u32,
+) -> rusqlite::Result<Vec<String>> {
+    let max = limit(max) as usize;
+    let mut skip = (from % CHUNK) as usize;
+    let mut read = conn.prepare_cached(
+        "SELECT records FROM targets WHERE deployment = ?1 AND chunk >= ?2 ORDER BY chunk",
+    )?;
+    let mut chunks = read.query(params![Id(id), from / CHUNK])?;
+    let mut found = Vec::new();
+    while found.len() < max
+        && let Some(chunk) = chunks.next()?
+    {
+        let records: Vec<&RawValue> =
+            serde_json::from_str(chunk.get_ref(0)?.as_str()?).map_err(|error| damaged(0, error))?;
+        let some = records.iter().skip(skip).take(max - found.len());
+        found.extend(some.map(|record| record.get().to_owned()));
+        skip = 0;
+    }
+    Ok(found)
+}
+
+pub(super) fn jobs(
+    conn: &Connection,
+    namespace: Option<String>,
+    after: Option<JobId>,
+    max: u32,
+) -> rusqlite::Result<Vec<JobRow>> {
+    let read = |row: &Row<'_>| {
+        Ok(JobRow {
+            id: rows::job(row, 0)?,
+            record: row.get(2)?,
+        })
+    };
+    let (after_namespace, after_name) = match &after {
+        Some(job) => (job.namespace(), job.name()),
+        None => ("", ""),
+    };
+    match namespace {
+        None => conn
+            .prepare_cached(
+                "SELECT namespace, name, record FROM jobs WHERE (namespace, name) > (?1, ?2) \
+                 ORDER BY namespace, name LIMIT ?3",
+            )?
+            .query_map(params![after_namespace, after_name, limit(max)], read)?
+            .collect(),
+        Some(namespace) => {
+            // A place in another namespace is before or after all of this one.
+            let after_name = match after_namespace.cmp(namespace.as_str()) {
+                std::cmp::Ordering::Less => "",
+                std::cmp::Ordering::Equal => after_name,
+                std::cmp::Ordering::Greater => return Ok(Vec::new()),
+            };
+            conn.prepare_cached(
+                "SELECT namespace, name, record FROM jobs WHERE namespace = ?1 AND name > ?2 \
+                 ORDER BY name LIMIT ?3",
+            )?
+            .query_map(params![namespace, after_name, limit(max)], read)?
+            .collect()
+        }
+    }
+}
+
+pub(super) fn nodes(
+    conn: &Connection,
+    after: Option<String>,
+    max: u32,
+) -> rusqlite::Result<Vec<NodeRow>> {
+    conn.prepare_cached("SELECT name, record FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2")?
+        .query_map(params![after.unwrap_or_default(), limit(max)], node_row)?
+        .collect()
+}
+
+pub(super) fn node(conn: &Connection, name: &str) -> rusqlite::Result<Option<NodeRow>> {
+    conn.prepare_cached("SELECT name, record FROM nodes WHERE name = ?1")?
+        .query_row([name], node_row)
+        .optional()
+}
+
+fn node_row(row: &Row<'_>) -> rusqlite::Result<NodeRow> {
+    Ok(NodeRow {
+        name: row.get(0)?,
+        record: row.get(1)?,
+    })
+}
+
+pub(super) fn token(conn: &Connection, hash: [u8; 32]) -> rusqlite::Result<Option<TokenRow>> {
+    conn.prepare_cached("SELECT id, hash, record FROM tokens WHERE hash = ?1")?
+        .query_row([hash], token_row)
+        .optional()
+}
+
+pub(super) fn tokens(
+    conn: &Connection,
+    after: Option<String>,
+    max: u32,
+) -> rusqlite::Result<Vec<TokenRow>> {
+    conn.prepare_cached("SELECT id, hash, record FROM tokens WHERE id > ?1 ORDER BY id LIMIT ?2")?
+        .query_map(params![after.unwrap_or_default(), limit(max)], token_row)?
+        .collect()
+}
+
+fn token_row(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        id: row.get(0)?,
+        hash: row.get(1)?,
+        record: row.get(2)?,
+    })
+}
+
+pub(super) fn audited(
+    conn: &Connection,
+    before: Option<u64>,
+    max: u32,
+) -> rusqlite::Result<Vec<(u64, Audit)>> {
+    let before = before.map_or(i64::MAX, position);
+    conn.prepare_cached(
+        "SELECT number, at, record FROM audit WHERE number < ?1 ORDER BY number DESC LIMIT ?2",
+    )?
+    .query_map(params![before, limit(max)], |row| {
+        Ok((
+            row.get(0)?,
+            Audit {
+                at: rows::time(row, 1)?,
+                record: row.get(2)?,
+            },
+        ))
+    })?
+    .collect()
+}
+
+pub(super) fn probe(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT count FROM probe")?
+        .query_one([], |row| row.get(0))
+}
+
+/// Nothing comes after a position that SQLite cannot count to.
+fn position(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
+}

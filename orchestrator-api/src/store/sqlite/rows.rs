@@ -1,0 +1,126 @@
+//! What stands in the columns, and how it is read back.
+
+use orchestrator_core::{DeploymentId, DeploymentKind, DeploymentState, JobId, Time};
+use rusqlite::Row;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+
+use super::fault::damaged;
+use crate::store::{DeploymentRow, Line, LogId, ROWS_MAX};
+
+/// A deployment with its record, as [`deployment`] reads it.
+pub(super) const DEPLOYMENT: &str = "\
+    SELECT id, log, number, namespace, job_id, type, state, from_version, to_version, total_nodes, \
+    updated_nodes, failed_nodes, revision, created_at, updated_at, completed_at, record \
+    FROM deployments JOIN records USING (row)";
+
+/// A line, as [`line`] reads it, after these columns: `seq, number, revision, at, text`.
+pub(super) fn line(row: &Row<'_>, first: usize) -> rusqlite::Result<Line> {
+    let number: Option<u32> = row.get(first + 1)?;
+    let revision: Option<u64> = row.get(first + 2)?;
+    Ok(Line {
+        seq: row.get(first)?,
+        of: number.zip(revision),
+        at: time(row, first + 3)?,
+        text: row.get(first + 4)?,
+    })
+}
+
+pub(super) fn deployment(row: &Row<'_>) -> rusqlite::Result<DeploymentRow> {
+    Ok(DeploymentRow {
+        id: row.get::<_, Id>(0)?.0,
+        log: LogId(row.get(1)?),
+        number: row.get(2)?,
+        job: job(row, 3)?,
+        kind: kind(row, 5)?,
+        state: state(row, 6)?,
+        from_version: row.get(7)?,
+        to_version: row.get(8)?,
+        total_nodes: row.get(9)?,
+        updated_nodes: row.get(10)?,
+        failed_nodes: row.get(11)?,
+        revision: row.get(12)?,
+        created_at: time(row, 13)?,
+        updated_at: time(row, 14)?,
+        completed_at: row.get::<_, Option<u64>>(15)?.map(Time::from_millis),
+        record: row.get(16)?,
+    })
+}
+
+/// A job's id, from its two columns.
+pub(super) fn job(row: &Row<'_>, first: usize) -> rusqlite::Result<JobId> {
+    let namespace = row.get_ref(first)?.as_str()?;
+    let name = row.get_ref(first + 1)?.as_str()?;
+    JobId::new(namespace, name).map_err(|error| damaged(first, error))
+}
+
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Time> {
+    row.get(column).map(Time::from_millis)
+}
+
+/// As many rows as may be asked for. Negative would mean all to SQLite, so it is never passed on as it comes.
+pub(super) fn limit(wanted: u32) -> u32 {
+    wanted.min(ROWS_MAX)
+}
+
+/// A deployment's id as its 16 bytes: they are in the order of its text, and take half the room in every index.
+pub(super) struct Id(pub(super) DeploymentId);
+
+impl ToSql for Id {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(
+            self.0.as_uuid().as_bytes(),
+        )))
+    }
+}
+
+impl FromSql for Id {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let id = uuid::Uuid::from_bytes(<[u8; 16]>::column_result(value)?);
+        let id = id.hyphenated().to_string().parse();
+        id.map(Self).map_err(FromSqlError::other)
+    }
+}
+
+pub(super) fn kind_word(kind: DeploymentKind) -> &'static str {
+    match kind {
+        DeploymentKind::Create => "create",
+        DeploymentKind::Update => "update",
+        DeploymentKind::Restart => "restart",
+        DeploymentKind::Rollback => "rollback",
+        DeploymentKind::Stop => "stop",
+    }
+}
+
+pub(super) fn state_word(state: DeploymentState) -> &'static str {
+    match state {
+        DeploymentState::Pending => "pending",
+        DeploymentState::InProgress => "in_progress",
+        DeploymentState::Paused => "paused",
+        DeploymentState::Completed => "completed",
+        DeploymentState::Failed => "failed",
+        DeploymentState::Canceled => "canceled",
+    }
+}
+
+fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<DeploymentKind> {
+    Ok(match row.get_ref(column)?.as_str()? {
+        "create" => DeploymentKind::Create,
+        "update" => DeploymentKind::Update,
+        "restart" => DeploymentKind::Restart,
+        "rollback" => DeploymentKind::Rollback,
+        "stop" => DeploymentKind::Stop,
+        other => return Err(damaged(column, format!("{other:?} is no type"))),
+    })
+}
+
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeploymentState> {
+    Ok(match row.get_ref(column)?.as_str()? {
+        "pending" => DeploymentState::Pending,
+        "in_progress" => DeploymentState::InProgress,
+        "paused" => DeploymentState::Paused,
+        "completed" => DeploymentState::Completed,
+        "failed" => DeploymentState::Failed,
+        "canceled" => DeploymentState::Canceled,
+        other => return Err(damaged(column, format!("{other:?} is no state"))),
+    })
+}

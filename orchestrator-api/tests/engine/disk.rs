@@ -1,0 +1,97 @@
+//! The engine on a disk that gets full: what it cannot keep has not happened, and it goes on when there is room.
+
+use std::path::Path;
+use std::process::Command as Run;
+
+use orchestrator_api::engine::EngineError;
+use orchestrator_api::store::StoreError;
+use orchestrator_core::{Command, DeploymentState};
+
+use crate::world::World;
+
+/// A small file system in memory, unmounted after the test.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = Run::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+            .arg(dir.path())
+            .output();
+        if run.is_ok_and(|run| run.status.success()) {
+            return Some(Self(dir));
+        }
+        eprintln!("SKIPPED: this process may not mount a file system");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Run::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_has_not_happened() {
+    let Some(disk) = Small::mount() else { return };
+    let mut world = World::at(disk.path().join("data")).await;
+    world.join(4, &[]).await;
+    let first = world.register("web", 1, "immediate").await;
+    world.ends(first, DeploymentState::Completed).await;
+
+    // Nobody speaks while the room goes: what is refused is the command.
+    for node in ["n1", "n2", "n3", "n4"] {
+        world.silence(node).await;
+    }
+    let filler = disk.path().join("filler");
+    let mut more = vec![0_u8; 8 << 20];
+    while let Err(_full) = std::fs::write(&filler, &more) {
+        more.truncate(more.len() - 4096);
+    }
+    let before = world.record(first).await;
+    let mut refused = 0;
+    let why = loop {
+        // The last page may have room for one yet.
+        match world.command("web", Command::Restart).await {
+            Ok(_) if refused < 10_000 => refused += 1,
+            Ok(_) => panic!("the disk is not full"),
+            Err(EngineError::Rejected(_)) => {
+                let last = world.last("web").await;
+                let canceled = world.command("web", Command::Cancel(last)).await;
+                if let Err(why @ EngineError::Store(_)) = canceled {
+                    break why;
+                }
+            }
+            Err(why) => break why,
+        }
+    };
+    let EngineError::Store(store) = &why else {
+        panic!("{why:?}");
+    };
+    assert!(matches!(**store, StoreError::Full { .. }), "{store:?}");
+    assert_eq!(
+        world.record(first).await["id"],
+        before["id"],
+        "it can still be read"
+    );
+    let last = world.last("web").await;
+    let seen = world.record(last).await;
+
+    std::fs::remove_file(filler).expect("it is there");
+    for node in ["n1", "n2", "n3", "n4"] {
+        world.listen(node).await;
+    }
+    if seen["status"]["state"] == "pending" || seen["status"]["state"] == "in_progress" {
+        world.ends(last, DeploymentState::Completed).await;
+    }
+    let second = world.register("web", 2, "rolling").await;
+    world.ends(second, DeploymentState::Completed).await;
+    world.restart().await;
+    assert_eq!(world.record(second).await["status"]["state"], "completed");
+}

@@ -1,0 +1,218 @@
+//! What SQLite's store has to bear besides.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Command, Stdio};
+
+use orchestrator_api::store::sqlite::Sqlite;
+use orchestrator_api::store::{Append, Store, StoreError};
+
+use crate::making::*;
+
+/// A closed store with something in it, in the file and not in the log.
+async fn closed(snapshot: usize) -> Dir {
+    let crate::Fixture { store, dir } = crate::embedded();
+    let mut claim = own(&store, "a/web").await;
+    take(&store, entries(&claim, 39)).await;
+    claim.seq = 39;
+    let last = Append {
+        snapshot: Some(vec![7; snapshot]),
+        ..entries(&claim, 1)
+    };
+    take(&store, last).await;
+    drop(store);
+    dir
+}
+
+fn file(dir: &Dir) -> std::path::PathBuf {
+    dir.path().join("orchestrator.db")
+}
+
+fn overwrite(dir: &Dir, at: u64, with: &[u8]) {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(file(dir))
+        .expect("there");
+    file.write_all_at(with, at).expect("written");
+}
+
+#[tokio::test]
+async fn closing_folds_the_log_into_the_file() {
+    let dir = closed(10).await;
+    let wal = fs::metadata(dir.path().join("orchestrator.db-wal"));
+    assert!(wal.is_err() || wal.is_ok_and(|wal| wal.len() == 0));
+    for (path, mode) in [(dir.path().to_owned(), 0o700), (file(&dir), 0o600)] {
+        let found = fs::metadata(path).expect("there").permissions().mode();
+        assert_eq!(found & 0o777, mode);
+    }
+    let store = Sqlite::open(dir.path()).expect("opened again");
+    let claim = own(&store, "a/web").await;
+    assert_eq!((claim.epoch, claim.seq), (2, 40));
+    assert_eq!(*store.position().borrow(), 40);
+}
+
+#[tokio::test]
+async fn many_commits_share_a_transaction() {
+    const JOBS: usize = 300;
+    let fixture = std::sync::Arc::new(crate::embedded());
+    let mut claims = Vec::new();
+    for index in 0..JOBS {
+        claims.push(own(&fixture.store, &format!("a/job-{index}")).await);
+    }
+    let before = fixture.store.transactions();
+    let tasks: Vec<_> = claims
+        .into_iter()
+        .map(|claim| {
+            let fixture = fixture.clone();
+            tokio::spawn(async move { take(&fixture.store, entries(&claim, 1)).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("taken");
+    }
+    let transactions = fixture.store.transactions() - before;
+    assert!(
+        transactions < JOBS as u64 / 2,
+        "{transactions} of {JOBS} commits"
+    );
+    assert_eq!(
+        fixture.store.changes(0, 1000).await.expect("read").len(),
+        JOBS
+    );
+}
+
+#[tokio::test]
+async fn garbage_is_not_taken_for_data() {
+    for (at, size) in [(0, 100), (20_000, 4096), (0, 4096)] {
+        let dir = closed(50_000).await;
+        overwrite(&dir, at, &vec![0xA5; size]);
+        let error = Sqlite::open(dir.path()).expect_err("damaged");
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        assert!(error.to_string().contains("orchestrator.db"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_damaged() {
+    let dir = closed(50_000).await;
+    let all = fs::OpenOptions::new()
+        .write(true)
+        .open(file(&dir))
+        .expect("there");
+    all.set_len(8192).expect("cut");
+    let error = Sqlite::open(dir.path()).expect_err("cut");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+/// Of a large file, a damaged page is found when it is read.
+#[tokio::test]
+async fn damage_is_found_where_it_is_read() {
+    let dir = closed(40 << 20).await;
+    let length = fs::metadata(file(&dir)).expect("there").len();
+    // Everything but the pages that opening it has to read: what is left is the snapshot.
+    overwrite(&dir, 100 * 4096, &vec![0xA5; length as usize - 100 * 4096]);
+    let store = Sqlite::open(dir.path()).expect("too large to be checked whole");
+    let log = own(&store, "a/web").await.log;
+    let error = store.snapshot(log).await.expect_err("damaged");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_is_left_alone() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.path()).expect("made");
+    let conn = rusqlite::Connection::open(file(&dir)).expect("made");
+    conn.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
+        .expect("made");
+    drop(conn);
+    let before = fs::read(file(&dir)).expect("read");
+    let error = Sqlite::open(dir.path()).expect_err("theirs");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    assert_eq!(fs::read(file(&dir)).expect("read"), before);
+}
+
+#[tokio::test]
+async fn a_newer_file_is_left_to_the_newer_program() {
+    let dir = closed(10).await;
+    let conn = rusqlite::Connection::open(file(&dir)).expect("opened");
+    conn.pragma_update(None, "user_version", 1000).expect("set");
+    drop(conn);
+    let error = Sqlite::open(dir.path()).expect_err("newer");
+    assert!(
+        matches!(
+            error,
+            StoreError::Newer {
+                found: 1000,
+                known: 1,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn discarding_makes_the_file_smaller() {
+    let dir = closed(10).await;
+    let store = Sqlite::open(dir.path()).expect("opened");
+    let lines = (0..5000).map(|n| orchestrator_api::store::Audit {
+        at: at(n),
+        record: "x".repeat(2000),
+    });
+    store.audit(lines.collect()).await.expect("written");
+    drop(store);
+    let before = fs::metadata(file(&dir)).expect("there").len();
+    let store = Sqlite::open(dir.path()).expect("opened");
+    let older = orchestrator_api::store::Discard {
+        deployments: at(0),
+        entries: at(0),
+        audit: at(5000),
+        rows_max: 1000,
+    };
+    while store.discard(older).await.expect("discarded") {}
+    drop(store);
+    let after = fs::metadata(file(&dir)).expect("there").len();
+    assert!(
+        before > 10_000_000 && after < 1_000_000,
+        "from {before} to {after}"
+    );
+}
+
+#[tokio::test]
+async fn a_directory_has_one_server() {
+    let fixture = crate::embedded();
+    let error = Sqlite::open(fixture.dir.path()).expect_err("taken");
+    let StoreError::InUse { pid, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(pid, Some(std::process::id()));
+    // And from another process.
+    let child = Command::new(std::env::current_exe().expect("this test"))
+        .args([
+            "--ignored",
+            "--exact",
+            "sqlite::child_that_opens",
+            "--nocapture",
+        ])
+        .env("STORE_DIR", fixture.dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        said.contains(&format!("in use by {}", std::process::id())),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "run by a_directory_has_one_server"]
+fn child_that_opens() {
+    let Some(dir) = std::env::var_os("STORE_DIR") else {
+        return;
+    };
+    match Sqlite::open(dir.as_ref()) {
+        Err(StoreError::InUse { pid: Some(pid), .. }) => println!("in use by {pid}"),
+        other => println!("not in use: {other:?}"),
+    }
+}
