@@ -89,8 +89,10 @@ pub trait Store: Send + Sync + 'static {
     /// The node of this name.
     fn node(&self, name: String) -> Answer<'_, Option<NodeRow>>;
 
-    /// Keeps a token, or what has changed about one, together with the line that says who did it.
-    fn put_token(&self, token: TokenRow, audit: Audit) -> Answer<'_, ()>;
+    /// Keeps a token, or what has changed about one, together with the line that says who did it. `was` is the row
+    /// that it takes the place of, `None` where the token is new. Where another row is there by now, nothing is
+    /// written, and the answer is false: or a revocation could be undone by who had read the token before it.
+    fn put_token(&self, token: TokenRow, was: Option<TokenRow>, audit: Audit) -> Answer<'_, bool>;
 
     /// The token whose secret has this hash.
     fn token(&self, hash: [u8; 32]) -> Answer<'_, Option<TokenRow>>;

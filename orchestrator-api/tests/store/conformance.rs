@@ -351,23 +351,24 @@ pub(crate) async fn tokens_and_audit_are_kept(store: &dyn Store) {
         hash: [hash; 32],
         record: record.into(),
     };
-    store
-        .put_token(token("b", 1, "1"), said(1))
-        .await
-        .expect("written");
-    store
-        .put_token(token("a", 2, "1"), said(2))
-        .await
-        .expect("written");
-    store
-        .put_token(token("b", 1, "2"), said(3))
-        .await
-        .expect("written");
+    let put = async |row: TokenRow, was: Option<TokenRow>, line| {
+        let put = store.put_token(row, was, said(line)).await;
+        put.map_err(|why| why.to_string())
+    };
+    let first = token("b", 1, "1");
+    assert_eq!(put(first.clone(), None, 1).await, Ok(true));
+    assert_eq!(put(token("a", 2, "1"), None, 2).await, Ok(true));
+    let second = token("b", 1, "2");
+    let was = Some(first.clone());
+    assert_eq!(put(second, was.clone(), 3).await, Ok(true));
+    // It is no longer what it was, it is there already, it was never there: no line says that it was done.
+    assert_eq!(put(token("b", 1, "3"), was, 9).await, Ok(false));
+    assert_eq!(put(token("b", 3, "1"), None, 9).await, Ok(false));
+    let never = token("d", 4, "1");
+    assert_eq!(put(never.clone(), Some(never), 9).await, Ok(false));
     // The secret of one is no other's: neither the token nor its line is written.
-    store
-        .put_token(token("c", 2, "1"), said(9))
-        .await
-        .expect_err("two of one secret");
+    let same_secret = put(token("c", 2, "1"), None, 9).await;
+    same_secret.expect_err("two of one secret");
     store.audit(vec![said(4), said(5)]).await.expect("written");
     assert_eq!(
         store.token([1; 32]).await.expect("read"),

@@ -171,8 +171,8 @@ impl Store for Sqlite {
         self.read(move |conn| read::node(conn, &name))
     }
 
-    fn put_token(&self, token: TokenRow, audit: Audit) -> Answer<'_, ()> {
-        self.write(move |conn| write::token(conn, &token, &audit))
+    fn put_token(&self, token: TokenRow, was: Option<TokenRow>, audit: Audit) -> Answer<'_, bool> {
+        self.write(move |conn| write::token(conn, &token, was.as_ref(), &audit))
     }
 
     fn token(&self, hash: [u8; 32]) -> Answer<'_, Option<TokenRow>> {

@@ -209,14 +209,32 @@ fn put_aside(conn: &Connection, id: DeploymentId, records: &[String]) -> rusqlit
     Ok(())
 }
 
-pub(super) fn token(conn: &Connection, token: &TokenRow, said: &Audit) -> rusqlite::Result<()> {
+pub(super) fn token(
+    conn: &Connection,
+    token: &TokenRow,
+    was: Option<&TokenRow>,
+    said: &Audit,
+) -> rusqlite::Result<bool> {
     let TokenRow { id, hash, record } = token;
-    conn.prepare_cached(
-        "INSERT INTO tokens (id, hash, record) VALUES (?1, ?2, ?3) \
-         ON CONFLICT (id) DO UPDATE SET hash = excluded.hash, record = excluded.record",
-    )?
-    .execute(params![id, hash, record])?;
-    audit(conn, std::slice::from_ref(said))
+    let written = match was {
+        None => conn
+            .prepare_cached(
+                "INSERT INTO tokens (id, hash, record) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (id) DO NOTHING",
+            )?
+            .execute(params![id, hash, record])?,
+        Some(was) => conn
+            .prepare_cached(
+                "UPDATE tokens SET hash = ?2, record = ?3 \
+                 WHERE id = ?1 AND id = ?4 AND hash = ?5 AND record = ?6",
+            )?
+            .execute(params![id, hash, record, was.id, was.hash, was.record])?,
+    };
+    if written == 0 {
+        return Ok(false);
+    }
+    audit(conn, std::slice::from_ref(said))?;
+    Ok(true)
 }
 
 pub(super) fn audit(conn: &Connection, lines: &[Audit]) -> rusqlite::Result<()> {
