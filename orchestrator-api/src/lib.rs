@@ -1,6 +1,8 @@
 //! The engine around the [core](orchestrator_core), its stores, its HTTP API and its command line.
 //! It alone reads the clock and writes to disk; it holds no rule that belongs to the core.
 
+pub mod access;
 pub mod engine;
 pub mod list;
+pub mod serve;
 pub mod store;

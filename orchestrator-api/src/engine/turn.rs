@@ -10,7 +10,6 @@ use orchestrator_core::{
     Command, Committed, Done as WorkDone, Effect, Entry, Input, Job, JobId, NodeChange,
     Observation, Plan, Rejection, Report, Request, Sealed, Time,
 };
-use serde::Serialize;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
@@ -19,6 +18,7 @@ use super::desired::Desired;
 use super::machines::{Jobs, Owned, chain, load_fleet, load_job};
 use super::shown::Shown;
 use super::{Ask, Done, EngineError, Reply, Said, Settings, Who, rows};
+use crate::access::audit::{DONE, Record};
 use crate::store::{Append, Audit, Claim, DeploymentRow, Machine, Store, StoreError, Wanted};
 
 /// How many asks one turn takes before it commits.
@@ -64,18 +64,6 @@ struct Changed {
     entries: Vec<Entry>,
     sealed: Vec<(Sealed, Option<Reply<Done>>)>,
     audit: Vec<Audit>,
-}
-
-/// A line of the audit log.
-#[derive(Serialize)]
-struct AuditRecord<'a> {
-    who: &'a str,
-    request: &'a str,
-    action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<&'a JobId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node: Option<&'a str>,
 }
 
 impl Loop {
@@ -211,17 +199,7 @@ impl Loop {
             return answer(reply, Err(why));
         }
         self.name_members(id, &mut request);
-        let record = AuditRecord {
-            who: &who.name,
-            request: &who.request,
-            action: action(&request.command),
-            job: Some(id),
-            node: None,
-        };
-        let audit = Audit {
-            at: turn.now,
-            record: rows::json(&record),
-        };
+        let audit = audit(turn.now, who, action(&request.command), format!("job {id}"));
         match self.step(turn, id, request.into(), Some(reply)) {
             Ok(()) => {
                 if let Some(changed) = turn.jobs.get_mut(id) {
@@ -874,15 +852,16 @@ fn audit_of_fleet(at: Time, who: &Who, input: &fleet::Input) -> Option<Audit> {
         fleet::Input::Remove { name } => ("remove", name),
         _ => return None,
     };
-    let record = AuditRecord {
-        who: &who.name,
-        request: &who.request,
-        action,
-        job: None,
-        node: Some(node),
+    Some(audit(at, who, action, format!("node {node}")))
+}
+
+fn audit(at: Time, who: &Who, action: &str, object: String) -> Audit {
+    let record = Record {
+        who: (&who.name).into(),
+        request: (&who.request).into(),
+        action: action.into(),
+        object: object.into(),
+        outcome: DONE.into(),
     };
-    Some(Audit {
-        at,
-        record: rows::json(&record),
-    })
+    record.at(at)
 }

@@ -1,0 +1,286 @@
+//! What stands before each route.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+
+use super::audit::{self, Record};
+use super::{Access, Caller, Class, Denied, denied, headers};
+
+/// A longer path is cut in the audit log.
+const OBJECT_BYTES_MAX: usize = 256;
+
+/// Puts routers together, each with the class of its routes. There is no way to add one without.
+///
+/// ```ignore
+/// let app = Guarded::new(&access)
+///     .with(Class::Read, reading)
+///     .with(Class::Operate, operating)
+///     .into_router();
+/// ```
+///
+/// A handler finds a [`Caller`] in its arguments, but on routes of [`Class::Public`].
+#[derive(Debug)]
+pub struct Guarded<S = ()> {
+    access: Access,
+    router: Router<S>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Guarded<S> {
+    /// None yet.
+    pub fn new(access: &Access) -> Self {
+        Self {
+            access: access.clone(),
+            router: Router::new(),
+        }
+    }
+
+    /// Adds the routes of a router, of which all have this class. A fallback is not guarded: it has to have nothing
+    /// to hide.
+    #[must_use]
+    pub fn with(mut self, class: Class, routes: Router<S>) -> Self {
+        if !routes.has_routes() {
+            return self;
+        }
+        let state = (self.access.clone(), Tag::One(class));
+        let guard = middleware::from_fn_with_state(state, guard);
+        self.router = self.router.merge(routes.route_layer(guard));
+        self
+    }
+
+    /// Adds a router whose routes have classes by a table. What is not in the table is not reached: where a path is
+    /// in it with other methods, the answer is 405. A path that is no route's is left to the router's fallback, which
+    /// has to have nothing to hide.
+    #[must_use]
+    pub fn with_table(mut self, table: Table, routes: Router<S>) -> Self {
+        let state = (self.access.clone(), Tag::By(table));
+        let guard = middleware::from_fn_with_state(state, guard);
+        self.router = self.router.merge(routes.layer(guard));
+        self
+    }
+
+    /// All of them.
+    pub fn into_router(self) -> Router<S> {
+        self.router
+    }
+}
+
+/// Says the class of a route, by its method and its path as it was declared.
+pub type Table = fn(&Method, &str) -> Option<Class>;
+
+#[derive(Clone, Copy, Debug)]
+enum Tag {
+    One(Class),
+    By(Table),
+}
+
+/// What a table may know of a path.
+static METHODS: [Method; 5] = [
+    Method::GET,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+];
+
+impl Tag {
+    /// The class of the route that this request found, or what else is to be done with it.
+    fn class(self, request: &Request) -> Result<Class, Unclassed> {
+        let table = match self {
+            Self::One(class) => return Ok(class),
+            Self::By(table) => table,
+        };
+        let Some(route) = request.extensions().get::<MatchedPath>() else {
+            return Err(Unclassed::NoRoute);
+        };
+        let method = match request.method() {
+            &Method::HEAD => &Method::GET,
+            method => method,
+        };
+        if let Some(class) = table(method, route.as_str()) {
+            return Ok(class);
+        }
+        let known = METHODS
+            .iter()
+            .filter(|method| table(method, route.as_str()).is_some());
+        Err(Unclassed::Method(known.map(Method::as_str).collect()))
+    }
+}
+
+enum Unclassed {
+    NoRoute,
+    /// The methods that the path has.
+    Method(Vec<&'static str>),
+}
+
+/// Put into a response, as `Extension(Audited)`: the audit log has this request, by the transaction that it led to.
+/// Otherwise the guard writes a line for each request that may have changed something.
+#[derive(Clone, Copy, Debug)]
+pub struct Audited;
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            let path = parts.uri.path();
+            tracing::error!(path, "a handler wants a caller on a route without a guard");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        })
+    }
+}
+
+async fn guard(
+    State((access, tag)): State<(Access, Tag)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let class = match tag.class(&request) {
+        Ok(class) => class,
+        Err(Unclassed::NoRoute) => return next.run(request).await,
+        Err(Unclassed::Method(known)) => return denied::no_method(&known),
+    };
+    if class == Class::Public {
+        return next.run(request).await;
+    }
+    let asked = Asked::new(&request, class);
+    let admitted = access.admit(request.uri(), request.headers(), &asked).await;
+    let caller = match admitted {
+        Ok(caller) => caller,
+        Err((who, denied)) => {
+            tracing::debug!(%who, request = &*asked.request, why = %denied, "denied");
+            if asked.is_audited() || class == Class::Administer {
+                let outcome = format!("denied: {denied}");
+                access.0.journal.say(asked.line(&who, &outcome));
+            }
+            return denied.into_response();
+        }
+    };
+    if !asked.is_audited() {
+        request.extensions_mut().insert(caller);
+        return next.run(request).await;
+    }
+    let mut left = Left {
+        access: &access,
+        asked: &asked,
+        who: caller.name(),
+        is_over: false,
+    };
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    left.is_over = true;
+    if response.extensions().get::<Audited>().is_none() {
+        let line = asked.line(&left.who, &outcome(response.status()));
+        // Waited for: what was answered is in the log.
+        if let Err(why) = access.0.store.audit(vec![line]).await {
+            tracing::error!(%why, request = &*asked.request, "a line of the audit log was lost");
+        }
+    }
+    response
+}
+
+fn outcome(status: StatusCode) -> String {
+    match status.as_u16() {
+        code @ 200..300 => format!("{} ({code})", audit::DONE),
+        code @ (401 | 403) => format!("denied ({code})"),
+        code @ 500.. => format!("failed ({code})"),
+        code => format!("refused ({code})"),
+    }
+}
+
+impl Access {
+    /// Who asks; or why not, and what is known of who it was.
+    async fn admit(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        asked: &Asked,
+    ) -> Result<Caller, (String, Denied)> {
+        let named = asked.request.clone();
+        let checked = self.check_as(headers, asked.from, named).await;
+        let caller = checked.map_err(|denied| (format!("unknown, from {}", asked.from), denied))?;
+        let foreign =
+            caller.via.is_ambient() && asked.mutates && headers::is_of_another_site(uri, headers)
+                || caller.known.is_none() && !headers::is_for_loopback(uri, headers);
+        if foreign {
+            return Err((caller.name(), Denied::Foreign));
+        }
+        if !caller.may(asked.class) {
+            let denied = Denied::Role(caller.role(), asked.class);
+            return Err((caller.name(), denied));
+        }
+        Ok(caller)
+    }
+}
+
+/// A request, as far as the audit log tells of it.
+struct Asked {
+    class: Class,
+    mutates: bool,
+    from: IpAddr,
+    request: Arc<str>,
+    action: String,
+    object: String,
+}
+
+impl Asked {
+    fn new(request: &Request, class: Class) -> Self {
+        let extensions = request.extensions();
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        let from = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
+        let path = request.uri().path();
+        let route = extensions
+            .get::<MatchedPath>()
+            .map_or(path, MatchedPath::as_str);
+        let method = request.method();
+        let end = path.floor_char_boundary(OBJECT_BYTES_MAX);
+        Self {
+            class,
+            mutates: ![Method::GET, Method::HEAD, Method::OPTIONS].contains(method),
+            from: from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            request: headers::request(request.headers()),
+            action: format!("{method} {route}"),
+            object: path[..end].to_owned(),
+        }
+    }
+
+    /// What agents report is no deed of anybody's, and is a lot.
+    fn is_audited(&self) -> bool {
+        self.mutates && self.class != Class::Agent
+    }
+
+    fn line(&self, who: &str, outcome: &str) -> crate::store::Audit {
+        Record {
+            who: who.into(),
+            request: self.request.as_ref().into(),
+            action: self.action.as_str().into(),
+            object: self.object.as_str().into(),
+            outcome: outcome.into(),
+        }
+        .at(super::now())
+    }
+}
+
+/// Says it when a caller goes away before the answer: what was asked for may have been done.
+struct Left<'a> {
+    access: &'a Access,
+    asked: &'a Asked,
+    who: String,
+    is_over: bool,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let outcome = "unknown: the caller went away before the answer";
+            let line = self.asked.line(&self.who, outcome);
+            self.access.0.journal.say(line);
+        }
+    }
+}

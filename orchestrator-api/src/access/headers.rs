@@ -1,0 +1,196 @@
+//! What the headers of a request say of who makes it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::denied::Denied;
+use super::token::{self, NoToken, Token};
+
+/// Longer than any name with a token needs.
+const AUTHORIZATION_BYTES_MAX: usize = 1024;
+const REQUEST_BYTES_MAX: usize = 128;
+const REQUEST_ID: &str = "x-request-id";
+
+/// A token that a request shows.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) token: Token,
+    pub(super) via: Via,
+}
+
+/// How it is shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Via {
+    Nothing,
+    Basic,
+    Bearer,
+}
+
+impl Via {
+    /// Whether a browser sends it of its own accord, with what the page of another site asks for.
+    pub(super) const fn is_ambient(self) -> bool {
+        match self {
+            Self::Nothing | Self::Basic => true,
+            Self::Bearer => false,
+        }
+    }
+}
+
+pub(super) fn given(headers: &HeaderMap) -> Result<Option<Given>, Denied> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = all.next() else {
+        return Ok(None);
+    };
+    if all.next().is_some() {
+        return Err(Denied::Header("there is more than one"));
+    }
+    if value.len() > AUTHORIZATION_BYTES_MAX {
+        return Err(Denied::Header("it is too long"));
+    }
+    let text = value
+        .to_str()
+        .map_err(|_| Denied::Header("it is not plain ASCII"))?;
+    let (scheme, rest) = text.trim().split_once(' ').ok_or(Denied::Header(
+        "it is neither \"Bearer\" nor \"Basic\" with something after it",
+    ))?;
+    let rest = rest.trim_start();
+    let (token, via) = if scheme.eq_ignore_ascii_case("bearer") {
+        (Token::read(rest), Via::Bearer)
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        (password(rest)?, Via::Basic)
+    } else {
+        return Err(Denied::Header("its scheme is neither Bearer nor Basic"));
+    };
+    Ok(Some(Given { token: token?, via }))
+}
+
+/// The token within the credentials of HTTP Basic. The name beside it says nothing.
+fn password(text: &str) -> Result<Result<Token, NoToken>, Denied> {
+    let broken = Denied::Header("it is not the base64 of a name, a colon and a token");
+    let Ok(decoded) = BASE64_STANDARD.decode(text) else {
+        return Err(broken);
+    };
+    match std::str::from_utf8(&decoded).map(|text| text.split_once(':')) {
+        Ok(Some((_, password))) => Ok(Token::read(password)),
+        _ => Err(broken),
+    }
+}
+
+/// The name of the request: what was said before it came here, or a new one.
+pub(super) fn request(headers: &HeaderMap) -> Arc<str> {
+    let said = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    match said.filter(|id| (1..=REQUEST_BYTES_MAX).contains(&id.len())) {
+        Some(id) => id.into(),
+        // Without randomness it has no name: nobody depends on it.
+        None => token::letters::<16>().unwrap_or_default().into(),
+    }
+}
+
+/// Whether a browser made the request for the page of another site.
+pub(super) fn is_of_another_site(uri: &Uri, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return false;
+    };
+    let origin = origin.to_str().ok().and_then(|text| text.split_once("://"));
+    let origin = origin.and_then(|(_, rest)| rest.parse::<Authority>().ok());
+    match (origin, host(uri, headers)) {
+        (Some(origin), Some(host)) => !origin.as_str().eq_ignore_ascii_case(host.as_str()),
+        _ => true,
+    }
+}
+
+/// Whether the request was made to this machine by a name that only this machine has. A page of another site can
+/// have its own name lead here, and then reads the answers.
+pub(super) fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
+    // No browser leaves it out.
+    let Some(host) = host(uri, headers) else {
+        return !headers.contains_key(HOST);
+    };
+    let host = host.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(is_loopback)
+}
+
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
+    if let Some(authority) = uri.authority() {
+        return Some(authority.clone());
+    }
+    headers.get(HOST)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, HeaderValue, Uri, header};
+
+    use super::*;
+
+    fn with(values: &[&[u8]]) -> HeaderMap {
+        let value = |bytes: &&[u8]| HeaderValue::from_bytes(bytes).expect("a header");
+        values
+            .iter()
+            .map(|bytes| (AUTHORIZATION, value(bytes)))
+            .collect()
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_without_a_panic() {
+        let long = [b"Bearer ".as_slice(), &b"x".repeat(100_000)].concat();
+        let many = vec![b"Bearer x".as_slice(); 500];
+        let hostile: [&[&[u8]]; 12] = [
+            &[b""],
+            &[b"Bearer"],
+            &[b"Bearer "],
+            &[b"Bearer orc_"],
+            &[b"Bearer \xff\xfe"],
+            &[b"Negotiate abc"],
+            &[b"Basic !!!"],
+            &[b"Basic "],
+            // "no colon", and bytes that are not UTF-8.
+            &[b"Basic bm8gY29sb24="],
+            &[b"Basic /zr/"],
+            &[&long],
+            &many,
+        ];
+        for values in hostile {
+            assert!(given(&with(values)).is_err(), "{:?}", values[0]);
+        }
+        assert!(given(&HeaderMap::new()).expect("nothing").is_none());
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_told_from_our_own() {
+        let request = |host: &'static str, origin: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            headers
+        };
+        let uri = Uri::from_static("/v1/jobs");
+        for (host, origin, other, loopback) in [
+            ("localhost:7400", "http://localhost:7400", false, true),
+            ("127.0.0.1:7400", "http://127.0.0.1:7400", false, true),
+            ("[::1]:7400", "http://[::1]:7400", false, true),
+            ("localhost:7400", "http://localhost:3000", true, true),
+            ("localhost:7400", "https://evil.example", true, true),
+            ("localhost:7400", "null", true, true),
+            (
+                "evil.example:7400",
+                "http://evil.example:7400",
+                false,
+                false,
+            ),
+            ("localhost.evil.example", "http://x", true, false),
+        ] {
+            let headers = request(host, origin);
+            assert_eq!(is_of_another_site(&uri, &headers), other, "{host} {origin}");
+            assert_eq!(is_for_loopback(&uri, &headers), loopback, "{host}");
+        }
+        assert!(!is_of_another_site(&uri, &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,434 @@
+//! Who is let in, and what they may do.
+//!
+//! A request shows a [token], as `Authorization: Bearer` or as the password of HTTP Basic. [`Access::check`] says whose it
+//! is; the [guard](Guarded) before each route says whether its [role] may, by one [table](Role::may), and writes
+//! down what was denied and what was done.
+//!
+//! **A revocation** through this [`Access`] is seen by the next request. One by another process on the same store
+//! is seen after [`Settings::believed_for`] at the latest; the embedded store has but one process.
+//!
+//! **Failures** are counted for each address, and once there are too many the answer is 429. That never keeps out who
+//! shows a token that is good: it is looked at before anything is counted, and the reads of the store that this costs
+//! are bounded.
+
+pub mod audit;
+mod cache;
+mod denied;
+mod guard;
+mod headers;
+pub mod role;
+pub mod routes;
+pub mod start;
+mod throttle;
+pub mod token;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::HeaderMap;
+use orchestrator_core::Time;
+use orchestrator_core::fleet::NodeName;
+use subtle::ConstantTimeEq;
+use tokio::sync::{Mutex, Semaphore};
+
+use self::audit::Journal;
+use self::cache::{Before, Cache};
+pub use self::denied::{Denied, JoinError};
+pub use self::guard::{Audited, Guarded, Table};
+use self::headers::{Given, Via};
+pub use self::role::{Class, Role};
+pub use self::start::Opening;
+use self::throttle::Throttle;
+pub(crate) use self::throttle::network;
+use self::token::{Kept, Made, New, Token, TokenError};
+use crate::engine::Who;
+use crate::store::Store;
+
+/// How many reads of tokens go on at the same time.
+const READS_MAX: usize = 32;
+/// How exact the last use of a token is.
+const LAST_USED_MILLIS: u64 = 60 * 60 * 1000;
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// So many tokens are remembered: more than are in use, or the store is read for each request.
+    pub cached_max: usize,
+    /// For how long what was read of a token is believed. While other processes may change tokens in the same store,
+    /// this is how long a token may outlive its revocation by one of them.
+    pub believed_for: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cached_max: 32_768,
+            believed_for: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Knows the tokens. Its clones are one.
+#[derive(Clone, Debug)]
+pub struct Access(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    journal: Journal,
+    cache: Cache,
+    throttle: Throttle,
+    reads: Semaphore,
+    open: AtomicBool,
+    /// Held while tokens change here: what is read, changed and written back is seldom changed in between, and the
+    /// store takes care of the rest. Within: which node has which token, once somebody asked.
+    changing: Mutex<Option<HashMap<String, String>>>,
+}
+
+/// What is known of a token.
+#[derive(Debug)]
+struct Known {
+    id: String,
+    hash: [u8; 32],
+    kept: Kept,
+    used_at: AtomicU64,
+}
+
+impl Known {
+    fn new(id: String, hash: [u8; 32], kept: Kept) -> Self {
+        let used_at = kept.last_used_at.map_or(0, Time::as_millis).into();
+        Self {
+            id,
+            hash,
+            kept,
+            used_at,
+        }
+    }
+}
+
+/// Who makes a request. To be taken by a handler as an argument.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// `None`: anyone, where the server is open.
+    known: Option<Arc<Known>>,
+    via: Via,
+    request: Arc<str>,
+}
+
+impl Caller {
+    /// The token's name and id, or `anonymous`.
+    pub fn name(&self) -> String {
+        match &self.known {
+            Some(known) => format!("{} ({})", known.kept.name, known.id),
+            None => "anonymous".to_owned(),
+        }
+    }
+
+    /// Where the server is open, everyone is its admin.
+    pub fn role(&self) -> Role {
+        self.known
+            .as_ref()
+            .map_or(Role::Admin, |known| known.kept.role)
+    }
+
+    /// Whether a route of this class may be used. Where the server is open, everyone speaks for the nodes too.
+    pub fn may(&self, class: Class) -> bool {
+        self.known
+            .as_ref()
+            .is_none_or(|known| known.kept.role.may(class))
+    }
+
+    /// The node whose agent this is. The token says it; what the request says besides has to be the same. Only where
+    /// the server is open, the request alone says it.
+    pub fn speaks_for(&self, claimed: Option<&str>) -> Result<NodeName, Denied> {
+        let own = self
+            .known
+            .as_ref()
+            .and_then(|known| known.kept.node.as_deref());
+        match (&self.known, own, claimed) {
+            (None, _, Some(claimed)) => Ok(claimed.into()),
+            (None, _, None) => Err(Denied::NoNode),
+            (Some(_), Some(own), None) if self.role() == Role::Node => Ok(own.into()),
+            (Some(_), Some(own), Some(claimed)) if self.role() == Role::Node && own == claimed => {
+                Ok(own.into())
+            }
+            _ => Err(Denied::OtherNode),
+        }
+    }
+
+    /// For the engine, and the audit log.
+    pub fn who(&self) -> Who {
+        Who {
+            name: self.name(),
+            request: self.request.as_ref().to_owned(),
+        }
+    }
+}
+
+impl Access {
+    /// With the tokens of this store. To be called within a tokio runtime.
+    pub fn new(store: Arc<dyn Store>, opening: Opening, settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            journal: Journal::start(store.clone()),
+            store,
+            cache: Cache::new(settings.cached_max, settings.believed_for),
+            throttle: Throttle::new(),
+            reads: Semaphore::new(READS_MAX),
+            open: AtomicBool::new(opening == Opening::Open),
+            changing: Mutex::default(),
+        }))
+    }
+
+    /// Whether everyone is let in without a token.
+    pub fn is_open(&self) -> bool {
+        self.0.open.load(Ordering::SeqCst)
+    }
+
+    /// Says whose request this is. `from` is the address that it comes from, as far as that is known.
+    pub async fn check(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denied> {
+        self.check_as(headers, from, headers::request(headers))
+            .await
+    }
+
+    async fn check_as(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        request: Arc<str>,
+    ) -> Result<Caller, Denied> {
+        let Given { token, via } = match headers::given(headers) {
+            Ok(Some(given)) => given,
+            Ok(None) if self.is_open() => {
+                return Ok(Caller {
+                    known: None,
+                    via: Via::Nothing,
+                    request,
+                });
+            }
+            Ok(None) => return Err(Denied::Missing),
+            Err(denied) => return Err(self.failed(from, denied)),
+        };
+        let now = now();
+        let known = match self.look_up(&token).await {
+            Ok(known) => known,
+            Err(denied @ Denied::Unknown) => return Err(self.failed(from, denied)),
+            Err(other) => return Err(other),
+        };
+        if !known.kept.is_good(now) {
+            let denied = match (known.kept.revoked_at, known.kept.expires_at) {
+                (None, Some(at)) => Denied::Expired(at),
+                _ => Denied::Revoked,
+            };
+            return Err(self.failed(from, denied));
+        }
+        self.used(&known, now);
+        Ok(Caller {
+            known: Some(known),
+            via,
+            request,
+        })
+    }
+
+    fn failed(&self, from: IpAddr, denied: Denied) -> Denied {
+        match self.0.throttle.fail(from) {
+            Ok(()) => denied,
+            Err(after) => Denied::TooMany(after),
+        }
+    }
+
+    async fn look_up(&self, token: &Token) -> Result<Arc<Known>, Denied> {
+        let hash = token.hash();
+        let before: Before = match self.0.cache.get(&hash) {
+            Ok(known) => return Ok(known),
+            Err(before) => before,
+        };
+        let read = {
+            let _one_of_few = self.0.reads.acquire().await.expect("never closed");
+            self.0.store.token(hash).await
+        };
+        let row = read.map_err(|why| Denied::Store(Arc::new(why.into())))?;
+        let row = row.filter(|row| bool::from(row.hash.ct_eq(&hash)));
+        let row = row.ok_or(Denied::Unknown)?;
+        let kept = Kept::read(&row).map_err(|why| Denied::Store(Arc::new(why)))?;
+        let known = Arc::new(Known::new(row.id, hash, kept));
+        self.0.cache.put(known.clone(), before);
+        Ok(known)
+    }
+
+    /// Writes down that a person's token is in use, about once an hour. An agent's lease says it of its node.
+    fn used(&self, known: &Known, now: Time) {
+        let used_at = known.used_at.load(Ordering::Relaxed);
+        let lately = now.as_millis() < used_at.saturating_add(LAST_USED_MILLIS);
+        if lately || !known.kept.role.is_of_people() {
+            return;
+        }
+        let first = known.used_at.compare_exchange(
+            used_at,
+            now.as_millis(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if first.is_ok() {
+            let access = self.clone();
+            let (id, hash) = (known.id.clone(), known.hash);
+            tokio::spawn(async move {
+                if let Err(why) = access.write_used(hash, now).await {
+                    tracing::warn!(token = id, %why, "the last use of a token was not written down");
+                }
+            });
+        }
+    }
+
+    async fn write_used(&self, hash: [u8; 32], now: Time) -> Result<(), TokenError> {
+        let _changing = self.0.changing.lock().await;
+        let Some(row) = self.0.store.token(hash).await? else {
+            return Ok(());
+        };
+        let mut kept = Kept::read(&row)?;
+        kept.last_used_at = Some(now);
+        let who = Who {
+            name: format!("{} ({})", kept.name, row.id),
+            request: String::new(),
+        };
+        let line = token::said(&who, "begin to use token", &row.id, &kept);
+        let used = kept.row(&row.id, hash);
+        // Where somebody else changed the token meanwhile, that is what matters.
+        self.0.store.put_token(used, Some(row), line).await?;
+        Ok(())
+    }
+
+    /// Makes a token. The first one for a person closes a server that was open.
+    pub async fn create(&self, new: New, who: Who) -> Result<Made, TokenError> {
+        let access = self.clone();
+        whole(async move {
+            let inner = &access.0;
+            let mut nodes = inner.changing.lock().await;
+            let closes = access.is_open() && new.role.is_of_people();
+            if closes && new.role != Role::Admin {
+                return Err(TokenError::AdminFirst);
+            }
+            *nodes = None;
+            let made = token::create(&*inner.store, new, &who).await?;
+            if closes {
+                inner.open.store(false, Ordering::SeqCst);
+                tracing::info!(token = made.id, "from now on every request needs a token");
+            }
+            Ok(made)
+        })
+        .await
+    }
+
+    /// Revokes a token. When this answers, no request is let in with it.
+    pub async fn revoke(&self, id: &str, who: Who) -> Result<(), TokenError> {
+        let access = self.clone();
+        let id = id.to_owned();
+        whole(async move {
+            let mut nodes = access.0.changing.lock().await;
+            *nodes = None;
+            access.revoke_one(&id, &who).await
+        })
+        .await
+    }
+
+    async fn revoke_one(&self, id: &str, who: &Who) -> Result<(), TokenError> {
+        let revoked = token::revoke(&*self.0.store, id, who).await;
+        // Also where the store failed: it may have been written.
+        self.0.cache.forget(id);
+        revoked
+    }
+
+    /// Tokens after an id, in the order of their ids.
+    pub async fn list(
+        &self,
+        after: Option<String>,
+        limit: u32,
+    ) -> Result<token::Tokens, TokenError> {
+        token::list(&*self.0.store, after, limit).await
+    }
+
+    /// Gives an agent the token of its node, for its join token, which is no longer good. `None` where it needs no
+    /// other: it has the node's token already, or the server is open.
+    ///
+    /// A node's token is not replaced by whoever has a join token for any node: that takes one for this node.
+    pub async fn join(&self, caller: &Caller, node: &str) -> Result<Option<Made>, JoinError> {
+        token::check_node(node)?;
+        let Some(known) = caller.known.clone() else {
+            return Ok(None);
+        };
+        match (known.kept.role, known.kept.node.as_deref()) {
+            (Role::Node, Some(own)) if own == node => return Ok(None),
+            (Role::Join, None) => {}
+            (Role::Join, Some(own)) if own == node => {}
+            _ => return Err(Denied::OtherNode.into()),
+        }
+        let access = self.clone();
+        let (node, who) = (node.to_owned(), caller.who());
+        let made = whole(async move { access.exchange(&known, node, &who).await }).await?;
+        Ok(Some(made))
+    }
+
+    async fn exchange(&self, known: &Known, node: String, who: &Who) -> Result<Made, JoinError> {
+        let mut nodes = self.0.changing.lock().await;
+        // Taken out, and put back only where all went well: else it is read again.
+        let mut has = match nodes.take() {
+            Some(has) => has,
+            None => self.nodes().await?,
+        };
+        // Read again, now that nobody else changes it: of two that came at once, one finds it gone.
+        let read = self.0.store.token(known.hash).await;
+        let row = read.map_err(TokenError::from)?.ok_or(Denied::Unknown)?;
+        let kept = Kept::read(&row)?;
+        if kept.role != Role::Join || !kept.is_good(now()) {
+            return Err(Denied::Revoked.into());
+        }
+        if let Some(token) = has.get(&node) {
+            if kept.node.is_none() {
+                let token = token.clone();
+                *nodes = Some(has);
+                return Err(JoinError::Taken { node, token });
+            }
+            self.revoke_one(token, who).await?;
+        }
+        let id = row.id.clone();
+        let turned = token::turn(&*self.0.store, row, &node, who).await;
+        self.0.cache.forget(&id);
+        let token = match turned {
+            // By another process, and it was the first.
+            Err(TokenError::Changed(_)) => return Err(Denied::Unknown.into()),
+            turned => turned?,
+        };
+        has.insert(node, id.clone());
+        *nodes = Some(has);
+        Ok(Made { id, token })
+    }
+
+    /// Which node has which token that is good.
+    async fn nodes(&self) -> Result<HashMap<String, String>, TokenError> {
+        let now = now();
+        let mut nodes = HashMap::new();
+        token::each(&*self.0.store, |row, kept| {
+            if let (Role::Node, true, Some(node)) = (kept.role, kept.is_good(now), kept.node) {
+                nodes.insert(node, row.id.clone());
+            }
+        })
+        .await?;
+        Ok(nodes)
+    }
+}
+
+/// Does it to its end, even if whoever asked for it goes away.
+async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(broken) => std::panic::resume_unwind(broken.into_panic()),
+    }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.unwrap_or_default().as_millis();
+    Time::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}

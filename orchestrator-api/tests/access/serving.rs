@@ -1,0 +1,358 @@
+//! Real connections: what they bear, what cuts them, and how they end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use orchestrator_api::access::audit;
+use orchestrator_api::serve::tls::{Certificates, TlsError};
+use orchestrator_api::serve::{Drained, Limits, serve};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::Fixture;
+use crate::tls::{Client, Files, Pair, expired, pair, text};
+
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
+/// A server with a route that answers at once, and one that answers when it is told to.
+struct Serving {
+    to: SocketAddr,
+    asked: Arc<Notify>,
+    go_on: Arc<Notify>,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Drained>,
+}
+
+impl Serving {
+    async fn start(tls: Option<Arc<ServerConfig>>, limits: Limits) -> Self {
+        let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (asked.clone(), go_on.clone());
+        let slow = async move || {
+            tell.notify_one();
+            wait.notified().await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/", get(async || "fast"))
+            .route("/slow", get(slow));
+        let (to, stop, ended) = listen(tls, router, limits).await;
+        Self {
+            to,
+            asked,
+            go_on,
+            stop,
+            ended,
+        }
+    }
+
+    async fn plain(limits: Limits) -> Self {
+        Self::start(None, limits).await
+    }
+}
+
+async fn listen(
+    tls: Option<Arc<ServerConfig>>,
+    router: Router,
+    limits: Limits,
+) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<Drained>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let to = listener.local_addr().expect("an address");
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async {
+        // It goes on for as long as nobody says otherwise.
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::spawn(serve(listener, tls, router, limits, stopped));
+    (to, stop, ended)
+}
+
+async fn certificates(files: &Files, every: Duration) -> Certificates {
+    let watched = Certificates::watch(&files.cert, &files.key, every).await;
+    watched.expect("a good pair")
+}
+
+async fn over_tls(pair: &Pair, limits: Limits) -> Serving {
+    let files = Files::of(pair);
+    let config = certificates(&files, NEVER).await.config();
+    Serving::start(Some(config.expect("a configuration")), limits).await
+}
+
+/// What comes back for these bytes until the server closes.
+async fn exchange(to: SocketAddr, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(to).await.expect("a connection");
+    stream.write_all(sent).await.expect("it takes them");
+    let mut answer = Vec::new();
+    // A server that closes without having read everything resets the connection; what it said before is there.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn it_speaks_both_protocols_over_both_versions_of_tls() {
+    let pair = pair("localhost");
+    let serving = over_tls(&pair, Limits::default()).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for protocol in ["http/1.1", "h2"] {
+            let client = Client {
+                version,
+                protocol,
+                ..Client::of(&pair)
+            };
+            let mut connection = client.open(serving.to).await.expect("a connection");
+            for _ in 0..3 {
+                let said = connection.get("/").await.expect("an answer");
+                assert_eq!(text(said).await, "fast", "{version:?} {protocol}");
+            }
+        }
+    }
+    let plain = exchange(serving.to, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(!plain.contains("HTTP/1.1 200"), "{plain}");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_used_without_dropping_what_is_in_progress() {
+    let (old, new) = (pair("localhost"), pair("localhost"));
+    let files = Files::of(&old);
+    let certificates = certificates(&files, Duration::from_millis(5)).await;
+    let config = certificates.config().expect("a configuration");
+    let mut serving = Serving::start(Some(config), Limits::default()).await;
+    let mut connection = Client::of(&old).open(serving.to).await.expect("the old");
+    let slow = tokio::spawn(async move {
+        let said = connection.get("/slow").await.expect("an answer");
+        (text(said).await, connection)
+    });
+    serving.asked.notified().await;
+
+    // A pair that does not belong together, and no pair at all: the old one stays.
+    for (cert, key) in [
+        (&new.cert_pem, &old.key_pem),
+        (&new.cert_pem, &"x".to_owned()),
+    ] {
+        std::fs::write(&files.key, key).expect("a file");
+        std::fs::write(&files.cert, cert).expect("a file");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(Client::of(&old).connect(serving.to).await.is_ok());
+    }
+    std::fs::remove_file(&files.key).expect("it is there");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(Client::of(&old).connect(serving.to).await.is_ok());
+
+    files.put(&new);
+    while Client::of(&new).connect(serving.to).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(Client::of(&old).connect(serving.to).await.is_err());
+    serving.go_on.notify_one();
+    let (said, mut connection) = slow.await.expect("it was not cut");
+    assert_eq!(said, "slow");
+    let again = connection.get("/").await.expect("the connection goes on");
+    assert_eq!(text(again).await, "fast");
+    serving.stop.send(()).expect("it runs");
+    let drained = (&mut serving.ended).await.expect("it ends");
+    assert_eq!(drained, Drained { cut: 0 });
+}
+
+#[tokio::test]
+async fn clients_refuse_a_certificate_that_is_expired_or_another_names() {
+    for (pair, why) in [
+        (expired("localhost"), "expired"),
+        (pair("elsewhere.example"), "not valid for name"),
+    ] {
+        let serving = over_tls(&pair, Limits::default()).await;
+        let refused = Client::of(&pair).connect(serving.to).await;
+        let refused = refused.expect_err("refused").to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_that_cannot_be_used_is_refused_at_the_start() {
+    let (one, other) = (pair("localhost"), pair("localhost"));
+    let files = Files::of(&one);
+    let watch = async || {
+        let watched = Certificates::watch(&files.cert, &files.key, NEVER).await;
+        watched.expect_err("refused")
+    };
+    std::fs::write(&files.key, &other.key_pem).expect("a file");
+    let why = watch().await;
+    assert!(matches!(why, TlsError::Unusable { .. }), "{why}");
+    std::fs::write(&files.key, "no PEM").expect("a file");
+    let why = watch().await;
+    assert!(matches!(why, TlsError::Pem { .. }), "{why}");
+    std::fs::remove_file(&files.key).expect("it is there");
+    let why = watch().await;
+    let TlsError::Unreadable { file, .. } = why else {
+        panic!("{why}")
+    };
+    assert!(file.starts_with(files.dir.path()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_a_head_too_slowly_is_cut_off() {
+    let serving = Serving::plain(Limits::default()).await;
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(serving.to).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("open");
+    let mut answer = Vec::new();
+    let mut drip = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut answer) => {
+                if read.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            _ = drip.tick() => {
+                // Cut off between two drops is cut off too.
+                let _ = stream.write_all(b"x-drop: 1\r\n").await;
+            }
+        }
+    }
+    let took = begun.elapsed().as_secs();
+    assert!((29..=32).contains(&took), "{took} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_cut_off() {
+    let pair = pair("localhost");
+    let serving = over_tls(&pair, Limits::default()).await;
+    let begun = Instant::now();
+    assert_eq!(exchange(serving.to, b"").await, "");
+    let took = begun.elapsed().as_secs();
+    assert!((9..=12).contains(&took), "no handshake: {took} s");
+
+    for protocol in ["http/1.1", "h2"] {
+        let client = Client {
+            protocol,
+            ..Client::of(&pair)
+        };
+        let begun = Instant::now();
+        let mut stream = client.connect(serving.to).await.expect("a handshake");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let took = begun.elapsed().as_secs();
+        assert!(
+            (29..=32).contains(&took),
+            "{protocol}, no request: {took} s"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_and_the_server_goes_on() {
+    let fixture = Fixture::closed();
+    let (to, _stop, _ended) = listen(None, fixture.app.clone(), Limits::default()).await;
+    let head = |headers: &[u8]| [b"GET /read HTTP/1.1\r\nhost: x\r\n", headers, b"\r\n"].concat();
+    let many = b"x: y\r\n".repeat(500);
+    let huge = [b"x: ".as_slice(), &b"y".repeat(1 << 20), b"\r\n"].concat();
+    let long = [
+        b"authorization: Bearer ".as_slice(),
+        &b"y".repeat(4096),
+        b"\r\n",
+    ]
+    .concat();
+    for (headers, status) in [
+        (many.as_slice(), "431"),
+        (&huge, "431"),
+        (b"\x00\xff\r\n", "400"),
+        (
+            &[&long, b"connection: close\r\n".as_slice()].concat(),
+            "401",
+        ),
+        (
+            b"authorization: Bearer \xff\xfe\r\nconnection: close\r\n",
+            "401",
+        ),
+    ] {
+        let answer = exchange(to, &head(headers)).await;
+        let line = answer.lines().next().unwrap_or_default();
+        // A reset may have overtaken what was said.
+        let said = line.contains(status) || (line.is_empty() && headers.len() > 1 << 16);
+        assert!(said, "{status}: {line}");
+    }
+    let answer = exchange(to, &head(b"connection: close\r\n")).await;
+    assert!(answer.contains("401 Unauthorized"), "{answer}");
+    assert!(answer.contains("www-authenticate: Bearer"), "{answer}");
+
+    exchange(
+        to,
+        b"POST /deploy HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    let who = async || {
+        let lines = audit::list(&*fixture.store, None, 1).await.expect("lines");
+        lines.items.first().map(|line| line.who.clone())
+    };
+    while who().await.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(who().await.as_deref(), Some("unknown, from 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn who_finds_no_room_waits_for_it() {
+    let limits = Limits {
+        connections_max: 1,
+        ..Limits::default()
+    };
+    let serving = Serving::plain(limits).await;
+    let mut first = TcpStream::connect(serving.to).await.expect("a connection");
+    first
+        .write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("open");
+    serving.asked.notified().await;
+    let to = serving.to;
+    let second = tokio::spawn(async move {
+        exchange(
+            to,
+            b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        )
+        .await
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!second.is_finished());
+    serving.go_on.notify_one();
+    assert!(second.await.expect("no panic").ends_with("fast"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_requests_in_progress_have_their_time_and_no_more() {
+    let slow = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    let serving = Serving::plain(Limits::default()).await;
+    let to = serving.to;
+    let asked = tokio::spawn(async move { exchange(to, slow).await });
+    serving.asked.notified().await;
+    serving.stop.send(()).expect("it runs");
+    while TcpStream::connect(to).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    serving.go_on.notify_one();
+    assert!(asked.await.expect("no panic").ends_with("slow"));
+    assert_eq!(serving.ended.await.expect("it ends"), Drained { cut: 0 });
+
+    let serving = Serving::plain(Limits::default()).await;
+    let to = serving.to;
+    let asked = tokio::spawn(async move { exchange(to, slow).await });
+    let idle = TcpStream::connect(to).await.expect("a connection");
+    serving.asked.notified().await;
+    let begun = Instant::now();
+    serving.stop.send(()).expect("it runs");
+    assert_eq!(serving.ended.await.expect("it ends"), Drained { cut: 1 });
+    let took = begun.elapsed().as_secs();
+    assert!((24..=27).contains(&took), "{took} s");
+    assert_eq!(asked.await.expect("no panic"), "");
+    drop(idle);
+}
