@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use orchestrator_core::{Job, JobId};
+use orchestrator_core::{Assignment, Job, JobId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ pub struct Execution {
     pub job: JobId,
     /// Its number within the job.
     pub slot: u32,
-    /// What it is to run.
+    /// What it is to run; 0: nothing, and that it has stopped is waited for.
     pub version: u32,
     /// Grows with every assignment: an agent refuses an older one, and starts again what has a newer one.
     pub generation: u64,
@@ -35,30 +35,37 @@ pub struct Execution {
     pub target: Option<u32>,
 }
 
+impl Execution {
+    pub(super) fn of(job: &JobId, assignment: &Assignment<'_>) -> Self {
+        Self {
+            job: job.clone(),
+            slot: assignment.slot,
+            version: assignment.version,
+            generation: assignment.generation,
+            target: assignment.target,
+        }
+    }
+}
+
 impl Desired {
-    /// What these jobs want of a node.
+    /// What these jobs want of a node, and what else is waited for there.
     pub(super) fn of<'a>(
         node: &str,
         revision: u64,
         jobs: impl Iterator<Item = (&'a JobId, &'a Job)>,
+        stops: &[Execution],
     ) -> Self {
         let mut desired = Self {
             node: node.to_owned(),
             revision,
-            executions: Vec::new(),
+            executions: stops.to_vec(),
             workloads: BTreeMap::new(),
         };
         for (id, job) in jobs {
             let mut versions = BTreeSet::new();
             for assignment in job.desired(node) {
                 versions.insert(assignment.version);
-                desired.executions.push(Execution {
-                    job: id.clone(),
-                    slot: assignment.slot,
-                    version: assignment.version,
-                    generation: assignment.generation,
-                    target: assignment.target,
-                });
+                desired.executions.push(Execution::of(id, &assignment));
             }
             let specs = versions
                 .into_iter()
@@ -69,5 +76,16 @@ impl Desired {
             }
         }
         desired
+    }
+
+    /// Whether another one, of whatever revision, is no news to an agent that has this one.
+    pub(super) fn wants_the_same(&self, other: &Self) -> bool {
+        let Self {
+            node,
+            revision: _,
+            executions,
+            workloads,
+        } = self;
+        (node, executions, workloads) == (&other.node, &other.executions, &other.workloads)
     }
 }

@@ -1,11 +1,12 @@
 //! The machines in memory: how they come from the store, and who of them has to hear of a node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use orchestrator_core::fleet::{self, Fleet, FleetSettings, NodeName};
 use orchestrator_core::{Entry, Job, JobId, Time};
 
 use super::EngineError;
+use super::desired::Execution;
 use crate::store::{Claim, Machine, Store};
 
 /// How many entries are read at a time.
@@ -45,6 +46,8 @@ pub(super) struct Jobs {
     wakes: BTreeSet<(Time, JobId)>,
     wake_of: BTreeMap<JobId, Time>,
     runs_on: BTreeMap<NodeName, BTreeMap<JobId, u32>>,
+    /// Those that are to run nowhere, and wait for it.
+    stopping: BTreeSet<JobId>,
 }
 
 impl Jobs {
@@ -66,6 +69,7 @@ impl Jobs {
             self.count(&id, &node);
         }
         self.note_wake(&id);
+        self.note_stopping(&id);
     }
 
     pub(super) fn remove(&mut self, id: &JobId) -> Option<Owned<Job>> {
@@ -75,6 +79,7 @@ impl Jobs {
         for jobs in self.runs_on.values_mut() {
             jobs.remove(id);
         }
+        self.stopping.remove(id);
         self.by_id.remove(id)
     }
 
@@ -86,6 +91,7 @@ impl Jobs {
     ) -> Option<T> {
         let stepped = step(self.by_id.get_mut(id)?);
         self.note_wake(id);
+        self.note_stopping(id);
         Some(stepped)
     }
 
@@ -129,6 +135,30 @@ impl Jobs {
     pub(super) fn on<'a>(&'a self, node: &str) -> impl Iterator<Item = (&'a JobId, &'a Job)> {
         let jobs = self.runs_on.get(node).into_iter().flatten();
         jobs.filter_map(|(id, _)| Some((id, &self.by_id.get(id)?.machine)))
+    }
+
+    /// What was told to stop and has not said that it did, by its node: it is desired no more, and is waited for all
+    /// the same.
+    pub(super) fn stops(&self) -> HashMap<&str, Vec<Execution>> {
+        let mut stops: HashMap<&str, Vec<Execution>> = HashMap::new();
+        for id in &self.stopping {
+            let job = self.by_id.get(id).map(|owned| &owned.machine);
+            let waited_for = job.into_iter().flat_map(Job::outstanding);
+            for assignment in waited_for.filter(|assignment| assignment.version == 0) {
+                let stop = Execution::of(id, &assignment);
+                stops.entry(assignment.node).or_default().push(stop);
+            }
+        }
+        stops
+    }
+
+    fn note_stopping(&mut self, id: &JobId) {
+        let job = self.by_id.get(id).map(|owned| &owned.machine);
+        if job.is_some_and(|job| job.current() == 0 && job.outstanding().next().is_some()) {
+            self.stopping.insert(id.clone());
+        } else {
+            self.stopping.remove(id);
+        }
     }
 
     fn note_wake(&mut self, id: &JobId) {

@@ -22,7 +22,7 @@ use orchestrator_core::fleet::{self, Fleet, FleetSettings, NodeName};
 use orchestrator_core::{Answer, DeploymentId, Job, JobId, Plan, Rejection, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::desired::Desired;
+pub use self::desired::{Desired, Execution};
 use self::shown::Shown;
 pub use self::shown::ShownDeployment;
 use self::turn::Loop;

@@ -14,7 +14,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
-use super::desired::Desired;
+use super::desired::{Desired, Execution};
 use super::machines::{Jobs, Owned, chain, load_fleet, load_job};
 use super::shown::Shown;
 use super::{Ask, Done, EngineError, Reply, Said, Settings, Who, rows};
@@ -671,16 +671,26 @@ impl Loop {
             }
             nodes.insert(node);
         }
-        self.streams.retain(|_, stream| stream.receiver_count() > 0);
+        // One that asks again and again, instead of listening, is gone between two of its questions.
+        let fleet = &self.fleet.machine;
+        let heard_of = |node: &NodeName| {
+            let connectivity = fleet.node(node).map(|node| node.connectivity);
+            connectivity == Some(fleet::Connectivity::Connected)
+        };
+        self.streams
+            .retain(|node, stream| stream.receiver_count() > 0 || heard_of(node));
+        let stops = self.jobs.stops();
         for node in nodes {
             if let Some(stream) = self.streams.get(node) {
-                stream.send_replace(Arc::new(self.desired(node)));
+                stream.send_replace(Arc::new(self.desired(node, &stops)));
             }
         }
     }
 
-    fn desired(&self, node: &str) -> Desired {
-        Desired::of(node, *self.store.position().borrow(), self.jobs.on(node))
+    fn desired(&self, node: &str, stops: &HashMap<&str, Vec<Execution>>) -> Desired {
+        let revision = *self.store.position().borrow();
+        let stops = stops.get(node).map_or(&[][..], Vec::as_slice);
+        Desired::of(node, revision, self.jobs.on(node), stops)
     }
 
     fn look(&mut self, ask: Ask) {
@@ -703,10 +713,17 @@ impl Loop {
                     let names = vec![node.to_string()];
                     return answer(reply, Err(fleet::Rejection::UnknownNodes { names }.into()));
                 }
-                let now = Arc::new(self.desired(&node));
+                let now = Arc::new(self.desired(&node, &self.jobs.stops()));
                 let stream = self.streams.entry(node);
                 let stream = stream.or_insert_with(|| watch::Sender::new(now.clone()));
-                stream.send_replace(now);
+                // Its revision stays where nothing else is new: whoever waits for a later one is not to be woken.
+                stream.send_if_modified(|then| {
+                    let other = !then.wants_the_same(&now);
+                    if other {
+                        *then = now;
+                    }
+                    other
+                });
                 answer(reply, Ok(stream.subscribe()));
             }
             Ask::Command { .. } | Ask::Fleet { .. } | Ask::Reports { .. } => {

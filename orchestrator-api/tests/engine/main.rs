@@ -298,3 +298,35 @@ async fn a_command_with_its_key_is_done_once_also_over_a_restart() {
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_job_ends_when_every_node_says_that_it_stopped() {
+    let world = World::new().await;
+    world.join(3, &[]).await;
+    for strategy in ["immediate", "rolling"] {
+        let id = world.register(strategy, 1, strategy).await;
+        world.ends(id, DeploymentState::Completed).await;
+        let stopped = world.command(strategy, Command::Stop).await;
+        let stopped = stopped.expect("it runs").answer.deployment;
+        let stopped = stopped.expect("it begins");
+        world.ends(stopped, DeploymentState::Completed).await;
+        assert_eq!(world.record(stopped).await["status"]["updated_nodes"], 3);
+        assert_eq!(world.running(strategy, 1).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_again_is_no_news_to_who_listens() {
+    let world = World::new().await;
+    world.join(2, &[]).await;
+    let id = world.register("web", 1, "immediate").await;
+    world.ends(id, DeploymentState::Completed).await;
+    let settled = world.handle().connect("n1".into()).await;
+    let settled = settled.expect("it is there").borrow().revision;
+    // Something else is written meanwhile.
+    let drain = fleet::Input::Drain { name: "n2".into() };
+    let drained = world.handle().fleet(drain, Some(World::who())).await;
+    drained.expect("it is there");
+    let again = world.handle().connect("n1".into()).await;
+    assert_eq!(again.expect("it is there").borrow().revision, settled);
+}

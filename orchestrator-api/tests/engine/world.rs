@@ -316,20 +316,21 @@ async fn agent(
         number += 1;
         let said = desired.executions.iter().map(|execution| {
             let job = execution.job.to_string();
-            let workload = &desired.workloads[&job][&execution.version];
-            let bad = workload["config"]["version"] == World::BAD;
+            let workload = desired.workloads.get(&job);
+            let workload = workload.and_then(|versions| versions.get(&execution.version));
+            let bad = workload.is_some_and(|workload| workload["config"]["version"] == World::BAD);
             Said {
                 job: execution.job.clone(),
                 slot: execution.slot,
                 generation: execution.generation,
                 target: execution.target,
                 number,
-                what: if bad {
-                    Observation::CannotStart {
+                what: match execution.version {
+                    0 => Observation::Stopped,
+                    _ if bad => Observation::CannotStart {
                         detail: "no such program".to_owned(),
-                    }
-                } else {
-                    Observation::Interval(Interval::PASSING)
+                    },
+                    _ => Observation::Interval(Interval::PASSING),
                 },
             }
         });
