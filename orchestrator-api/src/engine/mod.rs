@@ -10,6 +10,7 @@
 //!
 //! No rule of a rollout is in here.
 
+mod counts;
 mod desired;
 mod machines;
 mod rows;
@@ -19,14 +20,17 @@ mod turn;
 use std::sync::Arc;
 
 use orchestrator_core::fleet::{self, Fleet, FleetSettings, NodeName};
-use orchestrator_core::{Answer, DeploymentId, Job, JobId, Plan, Rejection, Request};
+use orchestrator_core::{
+    Answer, Command, DeploymentId, DeploymentState, Job, JobId, Plan, Rejection, Request,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::counts::Counts;
 pub use self::desired::{Desired, Execution};
 use self::shown::Shown;
 pub use self::shown::ShownDeployment;
 use self::turn::Loop;
-use crate::store::{DeploymentRow, Store, StoreError};
+use crate::store::{DeploymentRow, JobRow, Store, StoreError};
 
 /// How many asks wait before those who ask have to.
 const INBOX_MAX: usize = 4096;
@@ -52,15 +56,18 @@ impl Engine {
         let (ready, started) = oneshot::channel();
         let shown = Arc::new(Shown::default());
         let runtime = tokio::runtime::Handle::current();
+        let counts = Arc::new(Counts::default());
         let handle = Handle {
             asks,
             shown: shown.clone(),
             store: store.clone(),
+            counts: counts.clone(),
+            settings,
         };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
-                let begun = Loop::begin(store, shown, runtime, settings, inbox);
+                let begun = Loop::begin(store, shown, counts, runtime, settings, inbox);
                 let (driven, outcome) = match begun {
                     Ok(driven) => (Some(driven), Ok(())),
                     Err(why) => (None, Err(why)),
@@ -98,6 +105,8 @@ pub struct Handle {
     asks: mpsc::Sender<Ask>,
     shown: Arc<Shown>,
     store: Arc<dyn Store>,
+    counts: Arc<Counts>,
+    settings: Settings,
 }
 
 /// Who wants something, for the audit log.
@@ -150,6 +159,14 @@ pub enum EngineError {
     /// There is no such deployment.
     #[error("there is no deployment {0}")]
     NoSuchDeployment(DeploymentId),
+    /// Another deployment of its job came after it.
+    #[error("deployment {id} gave way to {last}: say it of that one, or of the job")]
+    GaveWay {
+        /// Which.
+        id: DeploymentId,
+        /// The last one of the job.
+        last: DeploymentId,
+    },
     /// The store failed. Whether the change was made is in its error.
     #[error("it could not be kept")]
     Store(#[from] Arc<StoreError>),
@@ -185,6 +202,8 @@ pub(crate) enum Ask {
     Command {
         job: JobId,
         request: Request,
+        /// Only if this is the job's last deployment.
+        of: Option<DeploymentId>,
         who: Who,
         reply: Reply<Done>,
     },
@@ -239,13 +258,40 @@ impl Handle {
         request: Request,
         who: Who,
     ) -> Result<Done, EngineError> {
-        let command = |reply| Ask::Command {
+        self.ask(|reply| Ask::Command {
             job,
             request,
+            of: None,
             who,
             reply,
+        })
+        .await
+    }
+
+    /// Takes a deployment back, where it is the last one of its job: by the same rules as a rollback of the job. One
+    /// that is taken back already is not taken back further: the answer is the rollback that there is.
+    pub async fn take_back(
+        &self,
+        id: DeploymentId,
+        to: Option<u32>,
+        key: Option<String>,
+        who: Who,
+    ) -> Result<Done, EngineError> {
+        let shown = self.deployment(id).await?;
+        let job = shown.ok_or(EngineError::NoSuchDeployment(id))?.job.clone();
+        let request = Request {
+            command: Command::RollBack { to },
+            key,
+            expected: None,
         };
-        self.ask(command).await
+        self.ask(|reply| Ask::Command {
+            job,
+            request,
+            of: Some(id),
+            who,
+            reply,
+        })
+        .await
     }
 
     /// What a command would lead to.
@@ -294,6 +340,11 @@ impl Handle {
         .await
     }
 
+    /// A job as it is listed, with nothing left out that was answered already.
+    pub async fn job(&self, id: JobId) -> Result<JobRow, EngineError> {
+        self.look(id, rows::job).await
+    }
+
     /// The same of the fleet.
     pub async fn look_at_fleet<T: Send + 'static>(
         &self,
@@ -322,6 +373,21 @@ impl Handle {
     /// A deployment, now and whenever it changes; `None` where it will not change any more.
     pub fn watch(&self, id: DeploymentId) -> Option<watch::Receiver<Arc<ShownDeployment>>> {
         self.shown.watch(id)
+    }
+
+    /// How many of the deployments that were last of their jobs are in each state.
+    pub fn states(&self) -> Vec<(DeploymentState, u64)> {
+        self.shown.states()
+    }
+
+    /// What was done since the start.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How it was started.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Where lists, logs and what has passed are read.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use orchestrator_core::{DeploymentId, DeploymentState, JobId};
 use tokio::sync::watch;
 
@@ -19,8 +20,19 @@ pub struct ShownDeployment {
     pub revision: u64,
     /// Where it is.
     pub state: DeploymentState,
+    /// `{"deployment":{…}}`, the answer to who asks for it: made once, and sent as often as it is read.
+    pub answer: Bytes,
+}
+
+const BEFORE: &str = "{\"deployment\":";
+const AFTER: &str = "}";
+
+impl ShownDeployment {
     /// The record, as JSON.
-    pub record: String,
+    pub fn record(&self) -> &str {
+        let record = &self.answer[BEFORE.len()..self.answer.len() - AFTER.len()];
+        std::str::from_utf8(record).expect("it was put together from texts")
+    }
 }
 
 impl From<DeploymentRow> for ShownDeployment {
@@ -30,7 +42,7 @@ impl From<DeploymentRow> for ShownDeployment {
             job: row.job,
             revision: row.revision,
             state: row.state,
-            record: row.record,
+            answer: [BEFORE, &row.record, AFTER].concat().into(),
         }
     }
 }
@@ -51,6 +63,20 @@ impl Shown {
     pub(super) fn get(&self, id: DeploymentId) -> Option<Arc<ShownDeployment>> {
         let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
         latest.by_id.get(&id).map(|sender| sender.borrow().clone())
+    }
+
+    /// How many of them are in each state.
+    pub(super) fn states(&self) -> Vec<(DeploymentState, u64)> {
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        let mut states: Vec<(DeploymentState, u64)> = Vec::new();
+        for sender in latest.by_id.values() {
+            let state = sender.borrow().state;
+            match states.iter_mut().find(|(known, _)| *known == state) {
+                Some((_, count)) => *count += 1,
+                None => states.push((state, 1)),
+            }
+        }
+        states
     }
 
     pub(super) fn watch(&self, id: DeploymentId) -> Option<watch::Receiver<Arc<ShownDeployment>>> {

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
-    Command, Committed, Done as WorkDone, Effect, Entry, Input, Job, JobId, NodeChange,
-    Observation, Plan, Rejection, Report, Request, Sealed, Time,
+    Answer, Command, Committed, DeploymentId, Done as WorkDone, Effect, Entry, Input, Job, JobId,
+    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Time,
 };
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
+use super::counts::Counts;
 use super::desired::{Desired, Execution};
 use super::machines::{Jobs, Owned, chain, load_fleet, load_job};
 use super::shown::Shown;
@@ -30,6 +31,7 @@ const CLAIMS_PER_CALL: u32 = 1000;
 pub(super) struct Loop {
     store: Arc<dyn Store>,
     shown: Arc<Shown>,
+    counts: Arc<Counts>,
     runtime: Runtime,
     settings: Settings,
     inbox: Receiver<Ask>,
@@ -54,6 +56,8 @@ struct Turn {
     members_due: BTreeSet<JobId>,
     /// To be answered when all is safe, or is not.
     waiting: Vec<Reply<()>>,
+    /// The same, of a job, and what there is to say already.
+    answered: Vec<(JobId, Answer, Reply<Done>)>,
     /// To be looked at when all is safe.
     looks: Vec<Ask>,
 }
@@ -71,6 +75,7 @@ impl Loop {
     pub(super) fn begin(
         store: Arc<dyn Store>,
         shown: Arc<Shown>,
+        counts: Arc<Counts>,
         runtime: Runtime,
         settings: Settings,
         inbox: Receiver<Ask>,
@@ -87,6 +92,7 @@ impl Loop {
         let mut driven = Self {
             store,
             shown,
+            counts,
             runtime,
             settings,
             inbox,
@@ -155,6 +161,7 @@ impl Loop {
             heard: BTreeSet::new(),
             members_due: BTreeSet::new(),
             waiting: Vec::new(),
+            answered: Vec::new(),
             looks: Vec::new(),
         }
     }
@@ -164,9 +171,15 @@ impl Loop {
             Ask::Command {
                 job,
                 request,
+                of,
                 who,
                 reply,
-            } => self.command(turn, &job, request, &who, reply),
+            } => match self.given_way(&job, of) {
+                Ok(None) => self.command(turn, &job, request, &who, reply),
+                // Once everything of this turn is safe, or is not.
+                Ok(Some(answered)) => turn.answered.push((job, answered, reply)),
+                Err(why) => answer(reply, Err(why)),
+            },
             Ask::Fleet { input, who, reply } => {
                 let audit = who.and_then(|who| audit_of_fleet(turn.now, &who, &input));
                 match self.step_fleet(turn, input) {
@@ -211,6 +224,30 @@ impl Loop {
                     answer(reply, Err(why.into()));
                 }
             }
+        }
+    }
+
+    /// Whether a command to a deployment comes too late for it; what it would lead to, where that is so already.
+    fn given_way(
+        &mut self,
+        job: &JobId,
+        of: Option<DeploymentId>,
+    ) -> Result<Option<Answer>, EngineError> {
+        let Some(id) = of else {
+            return Ok(None);
+        };
+        self.find(job, false)?;
+        let owned = self.jobs.get(job).map(|owned| &owned.machine);
+        let last = owned.and_then(|machine| Some((machine.version(), machine.deployment()?)));
+        match last {
+            Some((_, last)) if last.id == id => Ok(None),
+            Some((version, last)) if last.rollback_of == Some(id) => Ok(Some(Answer {
+                version,
+                deployment: Some(last.id),
+                changed: false,
+            })),
+            Some((_, last)) => Err(EngineError::GaveWay { id, last: last.id }),
+            None => Err(EngineError::NoSuchDeployment(id)),
         }
     }
 
@@ -459,8 +496,11 @@ impl Loop {
             BTreeMap::new()
         } else {
             let written: Vec<(usize, Option<usize>)> = appends.iter().map(written).collect();
+            let entries = appends.iter().map(|append| append.lines.len()).sum();
             let outcome = self.runtime.block_on(self.store.commit(appends));
-            self.note_outcome(&whose, &written, outcome)
+            let lost = self.note_outcome(&whose, &written, outcome);
+            self.counts.note(entries, !lost.is_empty());
+            lost
         };
         for (machine, why) in &lost {
             tracing::error!(?machine, why = chain(why), "what was to be kept was not");
@@ -495,19 +535,24 @@ impl Loop {
                 let committed = sealed.committed();
                 self.hear(&id, &committed, &mut hear);
                 if let (Some(reply), Some(done)) = (reply, committed.answer) {
-                    let deployment = done.deployment.and_then(|d| self.shown.get(d));
-                    let done = Done {
-                        answer: done,
-                        deployment,
-                    };
-                    answer(reply, Ok(done));
+                    answer(reply, Ok(self.done(done)));
                 }
             }
+        }
+        for (job, done, reply) in turn.answered {
+            let why = lost.get(&Machine::Job(job));
+            let done = why.map_or_else(|| Ok(self.done(done)), |why| Err(why.clone()));
+            answer(reply, done);
         }
         self.send(&hear);
         for look in turn.looks {
             self.look(look);
         }
+    }
+
+    fn done(&self, answer: Answer) -> Done {
+        let deployment = answer.deployment.and_then(|id| self.shown.get(id));
+        Done { answer, deployment }
     }
 
     /// All that this turn changes about a job; nothing where it only has to be answered.

@@ -330,3 +330,28 @@ async fn asking_again_is_no_news_to_who_listens() {
     let again = world.handle().connect("n1".into()).await;
     assert_eq!(again.expect("it is there").borrow().revision, settled);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_taken_back_once_and_only_while_it_is_the_last() {
+    let world = World::new().await;
+    world.join(2, &[]).await;
+    let mut ids = Vec::new();
+    for version in 1..=3 {
+        let id = world.register("web", version, "immediate").await;
+        world.ends(id, DeploymentState::Completed).await;
+        ids.push(id);
+    }
+    let take_back = async |id| {
+        let handle = world.handle();
+        handle.take_back(id, None, None, World::who()).await
+    };
+    let refused = take_back(ids[1]).await;
+    assert!(matches!(refused, Err(EngineError::GaveWay { last, .. }) if last == ids[2]));
+    let back = take_back(ids[2]).await.expect("it is the last");
+    let again = take_back(ids[2]).await.expect("it is taken back already");
+    assert_eq!(again.answer.deployment, back.answer.deployment);
+    assert!(back.answer.changed && !again.answer.changed);
+    let back = back.answer.deployment.expect("it begins");
+    world.ends(back, DeploymentState::Completed).await;
+    assert_eq!(world.runs("web").await, BTreeSet::from([2]));
+}

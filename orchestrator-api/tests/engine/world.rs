@@ -176,7 +176,7 @@ impl World {
 
     pub(crate) async fn record_text(&self, id: DeploymentId) -> String {
         let shown = self.handle().deployment(id).await.expect("it reads");
-        shown.expect("it is there").record.clone()
+        shown.expect("it is there").record().to_owned()
     }
 
     pub(crate) async fn record(&self, id: DeploymentId) -> Value {
@@ -201,7 +201,7 @@ impl World {
                 match &mut changes {
                     Some(changes) => {
                         let seen = changes.borrow_and_update().clone();
-                        let now = serde_json::from_str(&seen.record).expect("a record");
+                        let now = serde_json::from_str(seen.record()).expect("a record");
                         if is(&now) {
                             return;
                         }
