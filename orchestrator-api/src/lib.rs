@@ -4,5 +4,6 @@
 pub mod access;
 pub mod engine;
 pub mod list;
+pub mod native;
 pub mod serve;
 pub mod store;

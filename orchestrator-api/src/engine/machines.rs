@@ -278,7 +278,7 @@ pub(super) async fn load_fleet(
 }
 
 /// An error and all that led to it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -8,7 +8,7 @@ use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
     Answer, Command, Committed, DeploymentId, Done as WorkDone, Effect, Entry, Input, Job, JobId,
-    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Time,
+    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Standing, Time,
 };
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
@@ -245,6 +245,7 @@ impl Loop {
                 version,
                 deployment: Some(last.id),
                 changed: false,
+                standing: Standing::UnderWay,
             })),
             Some((_, last)) => Err(EngineError::GaveWay { id, last: last.id }),
             None => Err(EngineError::NoSuchDeployment(id)),

@@ -23,6 +23,7 @@ use crate::store::DeploymentRow;
 pub use filter::{FILTER_BYTES_MAX, FILTER_DEPTH_MAX, FILTER_TERMS_MAX, FilterError, FilterErrors};
 pub use order::{ORDER_FIELDS_MAX, OrderError, OrderErrors};
 pub use token::TokenError;
+pub(crate) use token::{open, seal};
 
 /// What can be filtered and ordered by.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

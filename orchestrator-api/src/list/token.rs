@@ -18,12 +18,7 @@ impl Place {
     /// The token of this place in the list of the deployments that this condition is true of, in this order. What
     /// else chose the list (a parameter for the namespace, say) has to be part of the condition.
     pub fn token(&self, condition: &Condition, order: &Order) -> String {
-        let mut checked = hash_of(condition, order).to_be_bytes().to_vec();
-        checked.extend(serde_json::to_vec(self).expect("texts and numbers can always be written"));
-        let mut bytes = vec![FORM];
-        bytes.extend(hash(&checked).to_be_bytes());
-        bytes.extend(checked);
-        encode(&bytes)
+        seal(&name_of(condition, order), &self.written())
     }
 
     /// The place that a token of this list says. It has the values that the order wants.
@@ -32,22 +27,15 @@ impl Place {
         condition: &Condition,
         order: &Order,
     ) -> Result<Self, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Damaged);
-        }
-        let bytes = decode(token).ok_or(TokenError::Damaged)?;
-        let (head, place) = bytes.split_at_checked(HEAD).ok_or(TokenError::Damaged)?;
-        let whole = head[0] == FORM && head[1..9] == hash(&bytes[9..]).to_be_bytes();
-        if !whole {
-            return Err(TokenError::Damaged);
-        }
-        if head[9..] != hash_of(condition, order).to_be_bytes() {
-            return Err(TokenError::OtherList);
-        }
-        serde_json::from_slice(place)
+        let place = open(&name_of(condition, order), token)?;
+        serde_json::from_slice(&place)
             .ok()
             .filter(|place: &Self| place.is_of(order))
             .ok_or(TokenError::Damaged)
+    }
+
+    fn written(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers can always be written")
     }
 
     /// Whether a row can have this place.
@@ -75,9 +63,36 @@ pub enum TokenError {
     OtherList,
 }
 
-fn hash_of(condition: &Condition, order: &Order) -> u64 {
+/// The token of a place in the list of this name, which says all that the list was chosen by.
+pub(crate) fn seal(list: &str, place: &[u8]) -> String {
+    let mut checked = hash(list.as_bytes()).to_be_bytes().to_vec();
+    checked.extend(place);
+    let mut bytes = vec![FORM];
+    bytes.extend(hash(&checked).to_be_bytes());
+    bytes.extend(checked);
+    encode(&bytes)
+}
+
+/// The place that a token of this list says.
+pub(crate) fn open(list: &str, token: &str) -> Result<Vec<u8>, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Damaged);
+    }
+    let bytes = decode(token).ok_or(TokenError::Damaged)?;
+    let (head, place) = bytes.split_at_checked(HEAD).ok_or(TokenError::Damaged)?;
+    let whole = head[0] == FORM && head[1..9] == hash(&bytes[9..]).to_be_bytes();
+    if !whole {
+        return Err(TokenError::Damaged);
+    }
+    if head[9..] != hash(list.as_bytes()).to_be_bytes() {
+        return Err(TokenError::OtherList);
+    }
+    Ok(place.to_vec())
+}
+
+fn name_of(condition: &Condition, order: &Order) -> String {
     // No order has a line break.
-    hash(format!("{order}\n{condition}").as_bytes())
+    format!("{order}\n{condition}")
 }
 
 /// FNV-1a. The one of the standard library may change with the compiler, and then a rolling update of the servers

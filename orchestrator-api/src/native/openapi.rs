@@ -1,0 +1,168 @@
+//! The contract: OpenAPI 3.1, made from the handlers, and completed by what holds for all of them.
+
+use utoipa::openapi::path::{HttpMethod, Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{
+    ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::problem::{Fault, Problem};
+
+/// The document.
+pub fn document() -> OpenApi {
+    let (_, mut document) = super::routes().split_for_parts();
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            (HttpMethod::Get, item.get.as_mut()),
+            (HttpMethod::Post, item.post.as_mut()),
+            (HttpMethod::Delete, item.delete.as_mut()),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else {
+                continue;
+            };
+            name(operation);
+            if path.starts_with("/v1/") {
+                complete(path, &method, operation);
+            }
+        }
+    }
+    document
+}
+
+/// The same, as it is sent.
+pub(super) fn text() -> String {
+    let mut text = document()
+        .to_pretty_json()
+        .expect("it holds texts, numbers, and maps by text");
+    text.push('\n');
+    text
+}
+
+/// What comes before the paths.
+pub(super) fn head() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Orchestrator")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Progressive rollouts. Errors are `application/problem+json` (RFC 9457) with everything that is wrong \
+             with a request at once.",
+        ))
+        .build();
+    let mut head = OpenApiBuilder::new().info(info).build();
+    let components = head.components.get_or_insert_default();
+    for (name, schema) in [
+        (Problem::name(), Problem::schema()),
+        (Fault::name(), Fault::schema()),
+    ] {
+        components.schemas.insert(name.into_owned(), schema);
+    }
+    head
+}
+
+/// Handlers of two resources have the same names.
+fn name(operation: &mut Operation) {
+    let tag = operation.tags.iter().flatten().next();
+    if let (Some(tag), Some(id)) = (tag, &operation.operation_id) {
+        operation.operation_id = Some(format!("{tag}_{id}"));
+    }
+}
+
+/// Bodies that may be left out.
+const OPTIONAL: [&str; 3] = ["Fail", "Nothing", "RollBack"];
+
+fn may_be_left_out(body: &RequestBody) -> bool {
+    let contents = body.content.values().filter_map(|content| match content {
+        RefOr::T(content) => content.schema.as_ref(),
+        RefOr::Ref(_) => None,
+    });
+    let mut names = contents.filter_map(|schema| match schema {
+        RefOr::Ref(schema) => schema.ref_location.rsplit('/').next(),
+        RefOr::T(_) => None,
+    });
+    names.any(|name| OPTIONAL.contains(&name))
+}
+
+/// What holds for every route: how a command is made to happen once, and what else than success may be answered.
+fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
+    let posts = *method == HttpMethod::Post;
+    let parameters = operation.parameters.get_or_insert_default();
+    if posts {
+        let key = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(orchestrator_core::KEY_BYTES_MAX))
+            .pattern(Some("^[ -~]+$"));
+        let key = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some("The same request under the same key is carried out once, and answered as the first time"))
+            .schema(Some(key));
+        parameters.push(RefOr::T(key.build()));
+    }
+    if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
+        body.required = Some(match may_be_left_out(body) {
+            true => Required::False,
+            false => Required::True,
+        });
+    }
+    let expects = |parameter: &RefOr<Parameter>| match parameter {
+        RefOr::T(parameter) => parameter.name.starts_with("expected_"),
+        RefOr::Ref(_) => false,
+    };
+    let guarded = parameters.iter().any(expects);
+    if guarded {
+        let tag = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::Custom("etag".to_owned())))
+            .pattern(Some("^\"[0-9]{1,19}\"$"));
+        let tag = ParameterBuilder::new()
+            .name("If-Match")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(
+                "The ETag that the caller has seen: refuse it if there is a newer one",
+            ))
+            .schema(Some(tag));
+        parameters.push(RefOr::T(tag.build()));
+    }
+    let named = path.contains('{') || path.starts_with("/v1/agent/");
+    let commands = posts && !path.starts_with("/v1/agent/");
+    let statuses = [
+        ("400", true, "The request cannot be read"),
+        ("403", path.starts_with("/v1/agent/"), "Not for this caller"),
+        ("404", named, "There is no such thing"),
+        ("408", posts, "The body came too slowly"),
+        (
+            "409",
+            commands || path == "/v1/agent/join",
+            "What is there does not allow it",
+        ),
+        (
+            "410",
+            path.ends_with("/explain"),
+            "What it needs was discarded",
+        ),
+        ("412", guarded, "It has changed meanwhile"),
+        ("413", *method != HttpMethod::Get, "The body is too large"),
+        ("415", *method != HttpMethod::Get, "The body is no JSON"),
+        (
+            "422",
+            *method != HttpMethod::Get,
+            "What the request says is wrong",
+        ),
+        ("503", true, "Not now: after a while it may be done"),
+    ];
+    for (status, _, description) in statuses.into_iter().filter(|(_, may, _)| *may) {
+        let problem = Ref::from_schema_name(Problem::name());
+        let content = ContentBuilder::new().schema(Some(RefOr::Ref(problem)));
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", content.build());
+        let responses = &mut operation.responses.responses;
+        responses.insert(status.to_owned(), RefOr::T(response.build()));
+    }
+}

@@ -1,0 +1,810 @@
+//! What is sent and answered: for the contract, and for programs that read answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// A type that is written as one of a few words.
+pub trait Word {
+    /// All of them.
+    const WORDS: &'static [&'static str];
+}
+
+/// Where a deployment is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = types::DeploymentStateType)]
+pub enum State {
+    /// It has not begun.
+    Pending,
+    /// It goes on.
+    InProgress,
+    /// It starts nothing more for now.
+    Paused,
+    /// It did what it should.
+    Completed,
+    /// It did not.
+    Failed,
+    /// It was called off.
+    Canceled,
+}
+
+impl Word for State {
+    const WORDS: &'static [&'static str] = &[
+        "pending",
+        "in_progress",
+        "paused",
+        "completed",
+        "failed",
+        "canceled",
+    ];
+}
+
+/// What a deployment does.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = types::DeploymentType)]
+pub enum Type {
+    /// It runs the first version.
+    Create,
+    /// It goes on to another version.
+    Update,
+    /// It starts the same version again.
+    Restart,
+    /// It goes back to a stable version.
+    Rollback,
+    /// It runs the job nowhere.
+    Stop,
+}
+
+impl Word for Type {
+    const WORDS: &'static [&'static str] = &["create", "update", "restart", "rollback", "stop"];
+}
+
+/// How a deployment goes from node to node.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = types::DeploymentStrategyType)]
+pub enum Strategy {
+    /// Everything at once, whatever its health.
+    Immediate,
+    /// Waves, each healthy before the next.
+    Rolling,
+    /// A first wave of canaries, then a promotion, then waves.
+    Canary,
+}
+
+/// One deployment.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[schema(as = api::GetDeploymentResponse)]
+pub struct GetDeploymentResponse {
+    /// It.
+    pub deployment: Deployment,
+}
+
+/// One deployment. Fields without a value are absent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Deployment {
+    /// The version that nodes come from; 0 = nothing.
+    pub from_version: u32,
+    /// Identity.
+    pub id: String,
+    /// The job's name within its namespace.
+    pub job_id: String,
+    /// `service` or `batch`.
+    pub job_type: JobType,
+    /// The job's namespace.
+    pub namespace: String,
+    /// How it rolls out.
+    pub spec: Rollout,
+    /// Where it is.
+    pub status: Status,
+    /// The version that nodes go to; 0 = nothing.
+    pub to_version: u32,
+    /// create, update, restart, rollback, stop.
+    #[serde(rename = "type")]
+    pub kind: Type,
+    /// The deployment that this one takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<String>,
+    /// The deployment that takes this one back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_by: Option<String>,
+}
+
+/// When an execution is done.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobType {
+    /// Never: it runs on.
+    Service,
+    /// When it exits with 0.
+    Batch,
+}
+
+/// How it rolls out, every default spelled out.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Rollout {
+    /// Promote canaries by itself.
+    pub auto_promote: bool,
+    /// How many canaries; 0 where they are counted in percent, or there are none.
+    pub canary_count: u32,
+    /// How many canaries, in percent of all nodes.
+    pub canary_percent: u32,
+    /// What healthy means; absent where it is not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// How many failed nodes are tolerated.
+    pub max_failed_nodes: u32,
+    /// The same in percent of all nodes.
+    pub max_failed_nodes_percent: f64,
+    /// How many nodes at a time; 0 = all at once.
+    pub max_parallel: u32,
+    /// Do not go back by itself after a failure.
+    pub no_auto_rollback: bool,
+    /// What a failure leads to: rollback, pause, fail.
+    pub on_failure: OnFailure,
+    /// The node label over whose values waves are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+    /// immediate, rolling, canary.
+    pub strategy: Strategy,
+}
+
+/// What a failure leads to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Go back to the stable version.
+    Rollback,
+    /// Hold everything for a person to look at.
+    Pause,
+    /// Stop where it is.
+    Fail,
+}
+
+/// When a node is healthy.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct HealthCheck {
+    /// The longest time to become healthy: `5m`.
+    pub deadline: String,
+    /// The largest share of failed requests in an interval.
+    pub max_error_rate: f64,
+    /// For how long it has to be healthy: `30s`.
+    pub min_healthy_time: String,
+    /// The length of an interval.
+    pub interval: String,
+    /// How many bad intervals in a row fail a node.
+    pub failure_threshold: u8,
+    /// An interval with fewer requests says nothing about the error rate.
+    pub min_samples: u32,
+}
+
+/// System-managed status. Times are RFC 3339 in UTC.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Status {
+    /// The nodes of the canaries; absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canary_nodes: Vec<String>,
+    /// Whether the rest may follow the canaries.
+    pub canary_promoted: bool,
+    /// When it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<String>,
+    /// When it began.
+    pub created_at: String,
+    /// Counts from 1; 0 = not started.
+    pub current_wave: u32,
+    /// Nodes that failed.
+    pub failed_nodes: u32,
+    /// The earliest deadline of a node that is being updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_deadline: Option<String>,
+    /// The latest of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy_deadline: Option<String>,
+    /// When it last came further than ever before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_progress_time: Option<String>,
+    /// What is going on, and why.
+    pub message: String,
+    /// Grows by one with every change.
+    pub revision: u64,
+    /// Current state.
+    pub state: State,
+    /// All nodes of it.
+    pub total_nodes: u32,
+    /// When it last changed.
+    pub updated_at: String,
+    /// Nodes that run the new version, proven.
+    pub updated_nodes: u32,
+    /// Nodes whose turn has not come.
+    pub pending_nodes: u32,
+    /// Nodes that are being updated.
+    pub in_flight_nodes: u32,
+    /// Nodes that were not ready when their turn came.
+    pub skipped_nodes: u32,
+    /// What has to happen before it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_on: Option<String>,
+}
+
+/// A page of deployments.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct DeploymentPage {
+    /// They.
+    pub deployments: Vec<Deployment>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// What has become of one node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Target {
+    /// Its number, by which the log names it.
+    pub target: u32,
+    /// The node's name.
+    pub node: String,
+    /// Where it is in its life: `pending`, `assigned`, `healthy`, `updated`, `failed`, …
+    pub state: String,
+    /// The wave that it was sent out with; 0 = none yet.
+    pub wave: u32,
+    /// Whether it is a canary.
+    pub canary: bool,
+    /// Bad intervals in a row.
+    pub bad_intervals: u8,
+    /// Whether its node is silent.
+    pub lost: bool,
+    /// Until when it has to be healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A page of targets.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct TargetPage {
+    /// They.
+    pub targets: Vec<Target>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// One entry of a deployment's log.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Event {
+    /// The deployment's revision from here on.
+    pub revision: u64,
+    /// When.
+    pub at: String,
+    /// What happened: `started`, `dispatched`, `failed`, …
+    pub kind: String,
+    /// What there is to say about it. Targets are named by their numbers, several as `[first, count]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+}
+
+/// A page of a deployment's log.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct EventPage {
+    /// They.
+    pub events: Vec<Event>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// Why a deployment is where it is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct ExplanationResponse {
+    /// It.
+    pub explanation: Explanation,
+}
+
+/// A chain of causes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Explanation {
+    /// What happened, oldest first.
+    pub links: Vec<Link>,
+    /// Where that has led to.
+    pub now: String,
+}
+
+/// One of the causes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Link {
+    /// When.
+    pub at: String,
+    /// What.
+    pub text: String,
+}
+
+/// A job.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Job {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name within that.
+    pub job_id: String,
+    /// `service` or `batch`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub job_type: Option<JobType>,
+    /// The newest version.
+    pub version: u32,
+    /// The version that nodes are to run; 0 = nothing.
+    pub current_version: u32,
+    /// The versions that proved themselves.
+    pub stable_versions: Vec<u32>,
+    /// Its last deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<String>,
+}
+
+/// One job.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct GetJobResponse {
+    /// It.
+    pub job: Job,
+}
+
+/// What a command to a job led to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct JobResponse {
+    /// The job, as it is now.
+    pub job: Job,
+    /// The version that was the newest then.
+    pub version: u32,
+    /// The deployment that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<String>,
+    /// Whether there was anything to do.
+    pub changed: bool,
+}
+
+/// The answer of a registration.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum RegisterResponse {
+    /// Of a dry run.
+    Plan(PlanResponse),
+    /// Otherwise.
+    Job(JobResponse),
+}
+
+/// What a registration would lead to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct PlanResponse {
+    /// Who would start when.
+    pub plan: Plan,
+    /// In what the document differs from the newest version.
+    pub changes: Vec<Change>,
+}
+
+/// Who would start when, if every node stays as it is and turns healthy.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Plan {
+    /// What the deployment would do; absent where there would be none.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Type>,
+    /// The version that nodes would come from; 0 = nothing.
+    pub from_version: u32,
+    /// The version that they would go to; 0 = nothing.
+    pub to_version: u32,
+    /// Who would start together, and in which order.
+    pub waves: Vec<Wave>,
+    /// Nodes that are not ready now.
+    pub skipped: Vec<String>,
+    /// Nodes that would be told to stop.
+    pub retired: Vec<String>,
+    /// Whether another deployment would give way.
+    pub supersedes: bool,
+}
+
+/// Nodes that would start together.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Wave {
+    /// Counts from 1.
+    pub wave: u32,
+    /// Whether they are canaries.
+    pub canary: bool,
+    /// They, in the order of their turn.
+    pub nodes: Vec<String>,
+}
+
+/// One difference between two documents.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Change {
+    /// Where: a JSON pointer.
+    pub pointer: String,
+    /// What was there; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Value>,
+    /// What would be there; absent where nothing would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Value>,
+}
+
+/// A page of jobs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct JobPage {
+    /// They.
+    pub jobs: Vec<Job>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// One version of a job.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Version {
+    /// Its number.
+    pub version: u32,
+    /// When it was registered.
+    pub registered_at: String,
+    /// Whether nodes are to run it.
+    pub current: bool,
+    /// Whether a deployment of it completed.
+    pub stable: bool,
+    /// Whether it was taken back.
+    pub taken_back: bool,
+    /// How many executions were last told to run it.
+    pub executions: u32,
+}
+
+/// A page of versions.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct VersionPage {
+    /// They.
+    pub versions: Vec<Version>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// One version and its document.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct VersionResponse {
+    /// It.
+    pub version: Version,
+    /// What was registered, every default spelled out.
+    pub spec: Value,
+}
+
+/// A node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// What may be asked of it: `ready`, `draining`, `disconnected`, `down`.
+    pub status: NodeStatus,
+    /// Whether nothing new should start there.
+    pub drain: bool,
+    /// What selectors look at.
+    pub labels: BTreeMap<String, String>,
+    /// What it told about itself.
+    pub facts: BTreeMap<String, String>,
+    /// How many executions it has.
+    pub executions: u32,
+    /// Since when it is heard of, or is not.
+    pub since: String,
+}
+
+/// What may be asked of a node.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStatus {
+    /// Everything.
+    Ready,
+    /// That it goes on; nothing new.
+    Draining,
+    /// Nothing: it is silent.
+    Disconnected,
+    /// Nothing: it has been silent for long.
+    Down,
+}
+
+/// One node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct NodeResponse {
+    /// It.
+    pub node: Node,
+}
+
+/// A page of nodes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct NodePage {
+    /// They.
+    pub nodes: Vec<Node>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// What an agent learns when it joins.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct JoinResponse {
+    /// Its node.
+    pub node: Node,
+    /// In milliseconds: for how long it may be silent.
+    pub lease: u64,
+    /// In milliseconds: after how much silence more it counts as gone.
+    pub down_after: u64,
+}
+
+/// All that a node should run. Whatever else runs there is to be stopped.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Desired {
+    /// The node's name.
+    pub node: String,
+    /// An agent refuses an older one than it has.
+    pub revision: u64,
+    /// The executions, by job and slot.
+    pub executions: Vec<Execution>,
+    /// The job documents that they name, by job and version.
+    pub workloads: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+/// One execution of one job.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Execution {
+    /// `namespace/job_id`.
+    pub job: String,
+    /// Its number within the job.
+    pub slot: u32,
+    /// What it is to run; 0: nothing, and that it has stopped is to be reported.
+    pub version: u32,
+    /// What has a newer one is started again.
+    pub generation: u64,
+    /// To be named in reports; absent where no deployment waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<u32>,
+}
+
+/// It lives.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+}
+
+/// A body that says nothing; it may be left out.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Why.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fail {
+    /// For the record, at most 500 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_length = 125)]
+    pub reason: Option<String>,
+}
+
+/// Where to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollBack {
+    /// A stable version; the newest that was not taken back, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub to_version: Option<u32>,
+}
+
+/// How many.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// So many executions.
+    #[schema(maximum = 1_000_000)]
+    pub replicas: u32,
+}
+
+/// Whether anything new may start there.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eligibility {
+    /// Whether it may.
+    pub eligible: bool,
+}
+
+/// A node introduces itself.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// Its name.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.-]+$")]
+    pub name: String,
+    /// What selectors look at. They replace the former ones.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What it tells about itself. They replace the former ones.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// How a node's executions go.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reports {
+    /// The node's name.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.-]+$")]
+    pub node: String,
+    /// None keep the lease, too.
+    #[serde(default)]
+    #[schema(max_items = 10_000)]
+    pub reports: Vec<Report>,
+}
+
+/// How one execution goes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// `namespace/job_id`.
+    #[schema(pattern = "^([A-Za-z0-9_.-]{1,200}/)?[A-Za-z0-9_.-]{1,200}$")]
+    pub job: String,
+    /// As the assignment said.
+    pub slot: u32,
+    /// As the assignment said.
+    pub generation: u64,
+    /// As the assignment said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub target: Option<u32>,
+    /// Grows with every report about this assignment, from 1, over restarts of the agent too.
+    pub number: u32,
+    /// What there is to say.
+    pub observation: Observation,
+}
+
+/// What an agent can observe.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Observation {
+    /// The workload runs.
+    Started,
+    /// It cannot.
+    CannotStart {
+        /// Why.
+        detail: String,
+    },
+    /// It ended, and the agent will not start it again by itself.
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// It ended, and the agent started it again.
+    Restarted,
+    /// An interval went by.
+    Interval {
+        /// Whether the checks pass; absent where there is no result yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        checks: Option<bool>,
+        /// How many requests were counted; absent where the job counts none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        requests: Option<u32>,
+        /// How many of them failed; 0 where there are requests and nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        failed: Option<u32>,
+    },
+    /// What was told to stop has stopped.
+    Stopped,
+}
+
+/// What should run, where, and how it rolls out. What is wrong with it is told field by field.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobDocument {
+    /// Its namespace; `default` if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(
+        nullable = false,
+        min_length = 1,
+        max_length = 200,
+        pattern = "^[A-Za-z0-9_.-]+$"
+    )]
+    pub namespace: Option<String>,
+    /// Its name within that.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.-]+$")]
+    pub job_id: String,
+    /// `service` if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub job_type: Option<JobType>,
+    /// Which nodes may run it: `zone in (eu-1, eu-2), gpu, !spot`. All of them if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub selector: Option<String>,
+    /// `every`, or `{"replicas": 3, "distinct": true}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Value>,
+    /// A short form of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, maximum = 1_000_000)]
+    pub replicas: Option<u32>,
+    /// How long an execution waits for its lost node: `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub lost_after: Option<String>,
+    /// How it rolls out: the fields of a deployment's `spec`. Everything at once if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub rollout: Option<Value>,
+    /// `exec`, `docker`, `external`.
+    pub driver: Driver,
+    /// What the driver needs.
+    #[schema(value_type = Object)]
+    pub config: Value,
+    /// Strings, numbers, true or false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub env: Option<Value>,
+    /// What it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub resources: Option<Value>,
+    /// What it listens on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub ports: Option<Vec<Value>>,
+    /// What it keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub volumes: Option<Vec<Value>>,
+    /// What is fetched before it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub artifact: Option<Value>,
+    /// How its health is seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub checks: Option<Vec<Value>>,
+    /// How its requests are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub error_rate: Option<Value>,
+    /// Whether the old one stops first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub switch: Option<Switch>,
+    /// When it is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    pub restart: Option<Value>,
+    /// What others may look for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// By what it runs.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// A process.
+    Exec,
+    /// A container.
+    Docker,
+    /// Something outside, which the agent calls.
+    External,
+}
+
+/// In which order the old one stops and the new one starts.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// Never both.
+    StopFirst,
+    /// Never none.
+    StartFirst,
+}

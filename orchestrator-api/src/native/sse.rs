@@ -1,0 +1,46 @@
+//! Streams of server-sent events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt};
+
+use super::Api;
+
+/// How often a comment tells that a stream is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Whether a stream is asked for.
+pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter();
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(','));
+    kinds.any(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("text/event-stream")
+    })
+}
+
+/// Sends these events, until they end or the server does.
+pub(super) fn stream(api: &Api, events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let open = api.0.metrics.stream_opened();
+    let events = events
+        .take_until(Box::pin(api.stopped()))
+        .map(move |event| {
+            // Closes with the stream.
+            let _open = &open;
+            Ok::<_, Infallible>(event)
+        });
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    // Or a proxy keeps them to itself.
+    response.headers_mut().insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    response
+}

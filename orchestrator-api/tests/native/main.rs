@@ -1,0 +1,11 @@
+//! The native API: a real engine on a real file, over real HTTP.
+
+mod agents;
+mod contract;
+mod conventions;
+mod harness;
+mod jobs;
+mod lists;
+mod live;
+mod operations;
+mod records;

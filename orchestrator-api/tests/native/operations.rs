@@ -1,0 +1,275 @@
+//! What an operator says to deployments and nodes.
+
+use axum::http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Server, as_told, canary, immediate, job, rolling, well};
+
+#[tokio::test]
+async fn a_deployment_takes_the_commands_that_fit() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let api = &server.client;
+    let id = api
+        .register(job("web", rolling(), json!({ "fate": "silent" })))
+        .await;
+    let say = async |id: &str, what: &str, body: Value| {
+        api.post(&format!("/v1/deployments/{id}/{what}"), body)
+            .await
+    };
+    let state =
+        |reply: &crate::harness::Reply| reply.json()["deployment"]["status"]["state"].clone();
+
+    assert_eq!(
+        say(&id, "promote", json!({})).await.problem().1,
+        "nothing-to-promote"
+    );
+    assert_eq!(
+        say(&id, "resume", json!({})).await.problem().1,
+        "does-not-fit"
+    );
+    assert_eq!(state(&say(&id, "pause", json!({})).await), "paused");
+    assert_eq!(say(&id, "pause", json!({})).await.problem().0, 409);
+    assert_eq!(state(&say(&id, "resume", json!({})).await), "in_progress");
+    let failed = say(&id, "fail", json!({ "reason": "it smells" })).await;
+    assert_eq!(state(&failed), "failed", "{}", failed.text());
+    let message = failed.json()["deployment"]["status"]["message"].clone();
+    assert!(message.as_str().unwrap().contains("it smells"), "{message}");
+    let (status, kind, _) = say(&id, "cancel", json!({})).await.problem();
+    assert_eq!((status, kind.as_str()), (409, "deployment-over"));
+
+    let id = api
+        .register(job("db", rolling(), json!({ "fate": "silent" })))
+        .await;
+    // A body may be left out.
+    let path = format!("/v1/deployments/{id}/cancel");
+    let canceled = api.send(Method::POST, &path, &[], "").await;
+    assert_eq!(state(&canceled), "canceled");
+
+    let nobody = "01969af3-6c00-7a1b-8c2d-0123456789ab";
+    for what in ["promote", "pause", "resume", "cancel", "fail", "rollback"] {
+        let (status, kind, _) = say(nobody, what, json!({})).await.problem();
+        assert_eq!((status, kind.as_str()), (404, "not-found"), "{what}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_is_taken_back_once() {
+    let mut server = Server::start().await;
+    server.nodes(3, well).await;
+    let api = &server.client;
+    let first = api
+        .register(job("web", immediate(), json!({ "v": 1 })))
+        .await;
+    api.until_state(&first, "completed").await;
+    let second = api
+        .register(job("web", immediate(), json!({ "v": 2 })))
+        .await;
+    api.until_state(&second, "completed").await;
+
+    let path = format!("/v1/deployments/{first}/rollback");
+    let (status, kind, _) = api.post(&path, json!({})).await.problem();
+    assert_eq!((status, kind.as_str()), (409, "gave-way"));
+
+    let path = format!("/v1/deployments/{second}/rollback");
+    let back = api.post(&path, json!({})).await.json()["deployment"].clone();
+    assert_eq!(back["rollback_of"], *second);
+    assert_eq!(back["to_version"], 1);
+    // Said twice it is not taken back further.
+    let again = api.post(&path, json!({})).await.json()["deployment"].clone();
+    assert_eq!(again["id"], back["id"]);
+    api.until_state(back["id"].as_str().unwrap(), "completed")
+        .await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_guard_refuses_what_was_meant_for_something_older() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let api = &server.client;
+    let id = api
+        .register(job("web", rolling(), json!({ "fate": "silent" })))
+        .await;
+    let reply = api.get(&format!("/v1/deployments/{id}")).await;
+    let revision = reply.json()["deployment"]["status"]["revision"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(reply.header("etag"), format!("\"{revision}\""));
+
+    let path = format!("/v1/deployments/{id}/pause");
+    let stale = [("if-match", "\"1\"")];
+    let (status, kind, _) = api.post_with(&path, &stale, json!({})).await.problem();
+    assert_eq!((status, kind.as_str()), (412, "changed-meanwhile"));
+    let stale = format!("{path}?expected_revision={}", revision + 1);
+    assert_eq!(api.post(&stale, json!({})).await.problem().0, 412);
+    for tag in ["1", "W/\"1\"", "*", "\"x\"", "\"1\", \"2\""] {
+        let wrong = api.post_with(&path, &[("if-match", tag)], json!({})).await;
+        let (status, _, errors) = wrong.problem();
+        assert_eq!((status, errors[0].0.as_str()), (400, "if-match"), "{tag}");
+    }
+    let both = format!("{path}?expected_revision={revision}");
+    let other = [("if-match", "\"1\"")];
+    assert_eq!(
+        api.post_with(&both, &other, json!({})).await.problem().0,
+        400
+    );
+    let tag = format!("\"{revision}\"");
+    let same = [("if-match", tag.as_str())];
+    assert_eq!(api.post_with(&both, &same, json!({})).await.status, 200);
+
+    let job_path = "/v1/jobs?expected_version=0";
+    let stale = api.post(job_path, job("web", immediate(), json!({}))).await;
+    assert_eq!(stale.problem().1, "changed-meanwhile");
+    let etag = api
+        .get("/v1/jobs/default/web")
+        .await
+        .header("etag")
+        .to_owned();
+    let same = [("if-match", etag.as_str())];
+    let second = api
+        .post_with("/v1/jobs", &same, job("web", immediate(), json!({})))
+        .await;
+    assert_eq!(second.status, 201, "{}", second.text());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_makes_a_command_happen_once() {
+    let mut server = Server::start().await;
+    server.nodes(2, well).await;
+    let api = &server.client;
+    let key = [("idempotency-key", "one")];
+    let document = || job("web", immediate(), json!({ "v": 1 }));
+    let first = api.post_with("/v1/jobs", &key, document()).await;
+    let again = api.post_with("/v1/jobs", &key, document()).await;
+    assert_eq!((first.status, again.status), (201, 201));
+    assert_eq!(first.json()["deployment_id"], again.json()["deployment_id"]);
+    assert_eq!(again.json()["version"], 1);
+    let id = first.json()["deployment_id"].as_str().unwrap().to_owned();
+    api.until_state(&id, "completed").await;
+
+    let restart = "/v1/jobs/default/web/restart";
+    let (status, kind, _) = api.post_with(restart, &key, json!({})).await.problem();
+    assert_eq!((status, kind.as_str()), (422, "idempotency-key-reused"));
+    let key = [("idempotency-key", "two")];
+    let first = api.post_with(restart, &key, json!({})).await.json();
+    let id = first["deployment_id"].as_str().unwrap();
+    api.until_state(id, "completed").await;
+    let again = api.post_with(restart, &key, json!({})).await.json();
+    assert_eq!(again["deployment_id"], first["deployment_id"]);
+    let all = api.get("/v1/deployments").await.json();
+    assert_eq!(all["deployments"].as_array().unwrap().len(), 2);
+
+    for key in ["", &"x".repeat(201)] {
+        let (status, _, errors) = api
+            .post_with(restart, &[("idempotency-key", key)], json!({}))
+            .await
+            .problem();
+        assert_eq!((status, errors[0].0.as_str()), (400, "idempotency-key"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_is_read_drained_enabled_and_forgotten() {
+    let mut server = Server::start().await;
+    server.nodes(2, well).await;
+    let api = &server.client;
+    let node = async |reply: crate::harness::Reply| {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["node"].clone()
+    };
+    let shown = node(api.get("/v1/nodes/n1").await).await;
+    assert_eq!(shown["status"], "ready");
+    assert_eq!(shown["drain"], false);
+    for _ in 0..2 {
+        let drained = node(api.post("/v1/nodes/n1/drain", json!({})).await).await;
+        assert_eq!(
+            (&drained["status"], &drained["drain"]),
+            (&json!("draining"), &json!(true))
+        );
+    }
+    let eligible = json!({ "eligible": true });
+    let enabled = node(api.post("/v1/nodes/n1/eligibility", eligible).await).await;
+    assert_eq!(enabled["status"], "ready");
+    let not = json!({ "eligible": false });
+    assert_eq!(
+        node(api.post("/v1/nodes/n1/eligibility", not).await).await["drain"],
+        true
+    );
+    let (status, _, errors) = api
+        .post("/v1/nodes/n1/eligibility", json!({}))
+        .await
+        .problem();
+    assert_eq!((status, errors[0].0.as_str()), (422, "/eligible"));
+
+    let removed = api.send(Method::DELETE, "/v1/nodes/n1", &[], "").await;
+    assert_eq!((removed.status, removed.body.len()), (204, 0));
+    let again = api.send(Method::DELETE, "/v1/nodes/n1", &[], "").await;
+    assert_eq!(again.problem().0, 404);
+    assert_eq!(api.get("/v1/nodes/n1").await.problem().0, 404);
+    for (what, body) in [
+        ("drain", json!({})),
+        ("eligibility", json!({ "eligible": true })),
+    ] {
+        let gone = api.post(&format!("/v1/nodes/n1/{what}"), body).await;
+        assert_eq!(gone.problem().0, 404);
+    }
+    let nodes = api.get("/v1/nodes").await.json();
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn targets_are_shown_live_and_after_they_gave_way() {
+    let mut server = Server::start().await;
+    server.nodes(5, well).await;
+    let api = &server.client;
+    let first = api.register(job("web", canary(), json!({ "v": 1 }))).await;
+    let canary_done = |d: &Value| d["status"]["updated_nodes"] == 1;
+    api.until(&first, canary_done).await;
+    let targets = async |id: &str| {
+        let (mut all, mut query) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/deployments/{id}/targets?page_size=2{query}");
+            let page = api.get(&path).await.json();
+            all.extend(page["targets"].as_array().unwrap().clone());
+            match page["next_page_token"].as_str() {
+                Some(token) => query = format!("&page_token={token}"),
+                None => return all,
+            }
+        }
+    };
+    let live = targets(&first).await;
+    assert_eq!(live.len(), 5);
+    let numbers: Vec<u64> = live.iter().map(|t| t["target"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
+    assert_eq!(live[0]["canary"], true);
+    assert_eq!(live[0]["state"], "updated");
+    assert_eq!(
+        (&live[1]["state"], &live[1]["wave"]),
+        (&json!("pending"), &json!(0))
+    );
+
+    let second = api
+        .register(job("web", immediate(), json!({ "v": 2 })))
+        .await;
+    api.until_state(&second, "completed").await;
+    let aside = targets(&first).await;
+    assert_eq!(aside.len(), 5);
+    assert_eq!(aside[0]["node"], live[0]["node"]);
+    let token = seal_of_another_list(api, &second).await;
+    let path = format!("/v1/deployments/{first}/targets?page_token={token}");
+    let (status, _, errors) = api.get(&path).await.problem();
+    assert_eq!((status, errors[0].0.as_str()), (400, "page_token"));
+    server.stop().await;
+}
+
+async fn seal_of_another_list(api: &crate::harness::Api, id: &str) -> String {
+    let page = api
+        .get(&format!("/v1/deployments/{id}/targets?page_size=1"))
+        .await;
+    page.json()["next_page_token"].as_str().unwrap().to_owned()
+}
