@@ -21,6 +21,7 @@ use super::ask::Ask;
 use super::fields::Fields;
 use super::page::written;
 use super::problem::{Fault, Problem};
+use super::request::soon;
 use super::{schema, sse};
 use crate::engine::{Desired, Said};
 
@@ -114,7 +115,7 @@ async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
         ask.speaks_for(node)?;
     }
     let node = ask.done(node)?;
-    let mut news = api.handle().connect(node).await?;
+    let mut news = soon(api.handle().connect(node)).await??;
     let open = api.0.metrics.agent_listens();
     if streams {
         news.mark_changed();

@@ -12,6 +12,7 @@ use super::ask::Ask;
 use super::fields::Fields;
 use super::page::{cut, json, page};
 use super::problem::Problem;
+use super::request::soon;
 use super::schema;
 use crate::engine::{Done, ShownDeployment};
 use crate::list::{Condition, Field, Order, Place, Query, Relation, Value};
@@ -39,7 +40,7 @@ impl Api {
         &self,
         id: DeploymentId,
     ) -> Result<std::sync::Arc<ShownDeployment>, Problem> {
-        let shown = self.handle().deployment(id).await?;
+        let shown = soon(self.handle().deployment(id)).await??;
         shown.ok_or_else(|| Problem::not_found("deployment", id))
     }
 }

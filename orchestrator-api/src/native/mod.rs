@@ -114,10 +114,10 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(agents::routes())
         .merge(health::routes())
         .layer(from_fn(request::answered_soon));
+    // These bound their own time.
     let patient = OpenApiRouter::new()
         .merge(deployments::patient_routes())
-        .merge(agents::patient_routes())
-        .layer(from_fn(request::answered_after_a_wait));
+        .merge(agents::patient_routes());
     OpenApiRouter::with_openapi(openapi::head())
         .merge(quick)
         .merge(patient)

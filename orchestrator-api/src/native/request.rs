@@ -1,9 +1,14 @@
 //! What is around every request: its id, its line in the log, its time, and an answer whatever happens.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -13,7 +18,6 @@ use futures_util::FutureExt;
 use tracing::Instrument;
 
 use super::Api;
-use super::ask::WAIT_MAX;
 use super::problem::Problem;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,10 +49,31 @@ impl RequestId {
             return (Self(text.into()), id.clone());
         }
         let mut buffer = uuid::Uuid::encode_buffer();
-        let text: &str = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+        let text: &str = new_id().hyphenated().encode_lower(&mut buffer);
         let value = HeaderValue::from_str(text).expect("a UUID is ASCII");
         (Self(text.into()), value)
     }
+}
+
+/// A UUIDv7. It only has to be another one than all others: asking the system for randomness each time would cost
+/// more than answering what is read most.
+fn new_id() -> uuid::Uuid {
+    static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one("request"));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.unwrap_or_default().as_millis() as u64;
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut random = [0; 10];
+    random[..8].copy_from_slice(&mixed(SEED.wrapping_add(count)).to_be_bytes());
+    random[8..].copy_from_slice(&SEED.to_be_bytes()[..2]);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+/// Another number for each number, and none that looks like its neighbour (the end of splitmix64).
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// The outermost layer.
@@ -57,7 +82,7 @@ pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: 
     let (id, id_value) = RequestId::of(&request);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let uri = request.uri().clone();
     let span = tracing::info_span!("request", %id);
     request.extensions_mut().insert(id);
 
@@ -79,7 +104,7 @@ pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: 
     api.0.metrics.note(route, &method, status, took);
     let _entered = span.enter();
     let millis = took.as_secs_f64() * 1e3;
-    let (status, read) = (status.as_u16(), method == Method::GET);
+    let (status, path, read) = (status.as_u16(), uri.path(), method == Method::GET);
     match status {
         500.. => tracing::error!(%method, path, status, millis, "answered"),
         // What only looks is of no interest to who reads the log later.
@@ -91,30 +116,30 @@ pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: 
 
 /// Ends what takes too long.
 pub(super) async fn answered_soon(request: Request, next: Next) -> Response {
-    within(WITHIN, request, next).await
-}
-
-/// The same, of what waits for something.
-pub(super) async fn answered_after_a_wait(request: Request, next: Next) -> Response {
-    within(WITHIN + WAIT_MAX, request, next).await
-}
-
-async fn within(limit: Duration, request: Request, next: Next) -> Response {
     let asks = request.method() == Method::GET;
-    match tokio::time::timeout(limit, next.run(request)).await {
+    match soon(next.run(request)).await {
         Ok(response) => response,
-        Err(_) if asks => {
-            let detail = format!("there was no answer within {} s", limit.as_secs());
-            Problem::for_now("timeout", detail).into_response()
-        }
-        Err(_) => {
-            let detail = format!(
-                "there was no answer within {} s, and it may yet be done: look, or say it again with the same Idempotency-Key",
-                limit.as_secs()
-            );
-            Problem::for_now("timeout", detail).into_response()
+        Err(problem) if asks => problem.into_response(),
+        Err(problem) => {
+            let more = "; it may yet be done: look, or say it again with the same Idempotency-Key";
+            let detail = problem.detail.clone() + more;
+            Problem { detail, ..problem }.into_response()
         }
     }
+}
+
+/// What comes of it, if that is within the time that anything but a long poll may take.
+pub(super) async fn soon<F: Future>(work: F) -> Result<F::Output, Problem> {
+    let mut work = pin!(work);
+    // What is there at once needs no timer.
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Ok(done);
+    }
+    let done = tokio::time::timeout(WITHIN, work).await;
+    done.map_err(|_| {
+        let detail = format!("there was no answer within {} s", WITHIN.as_secs());
+        Problem::for_now("timeout", detail)
+    })
 }
 
 /// There is nothing at this path.
