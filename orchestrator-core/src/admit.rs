@@ -82,7 +82,7 @@ pub enum Rejection {
     #[error("the idempotency key {0:?} was used for another command: take a new one")]
     KeyReused(String),
     /// Not a deployment that is under way.
-    #[error("deployment {id} is {}: it takes no more commands", state_word(.state))]
+    #[error("deployment {id} is {}: it takes no more commands", state.word())]
     Over {
         /// Which.
         id: DeploymentId,
@@ -98,7 +98,7 @@ pub enum Rejection {
         id: DeploymentId,
     },
     /// The command does not fit the deployment's state.
-    #[error("cannot {command} a deployment that is {}", state_word(.state))]
+    #[error("cannot {command} a deployment that is {}", state.word())]
     DoesNotFit {
         /// The command.
         command: &'static str,
@@ -848,18 +848,6 @@ fn active(state: &State, id: DeploymentId) -> Result<&Rollout, Rejection> {
             job: state.id.clone(),
             id,
         }),
-    }
-}
-
-/// The word that the record uses.
-pub(crate) fn state_word(state: &DeploymentState) -> &'static str {
-    match state {
-        DeploymentState::Pending => "pending",
-        DeploymentState::InProgress => "in_progress",
-        DeploymentState::Paused => "paused",
-        DeploymentState::Completed => "completed",
-        DeploymentState::Failed => "failed",
-        DeploymentState::Canceled => "canceled",
     }
 }
 

@@ -366,7 +366,51 @@ pub enum DeploymentState {
     Canceled,
 }
 
+impl DeploymentKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Create,
+        Self::Update,
+        Self::Restart,
+        Self::Rollback,
+        Self::Stop,
+    ];
+
+    /// The word that the record uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Restart => "restart",
+            Self::Rollback => "rollback",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 impl DeploymentState {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::InProgress,
+        Self::Paused,
+        Self::Completed,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// The word that the record uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InProgress => "in_progress",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
     /// Whether nothing can change it any more.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Canceled)

@@ -209,7 +209,7 @@ impl Chain {
             } => {
                 let head = self.job.state.rollout.as_ref().map(|r| &r.head);
                 let Some(head) = head else { return };
-                let ending = crate::admit::state_word(state);
+                let ending = state.word();
                 let mut text = format!("{ending}: {}", cause(why, head));
                 if head.aftermath != crate::event::Aftermath::Nothing {
                     text += &format!("; {}", aftermath(head));

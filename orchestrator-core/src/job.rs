@@ -432,6 +432,22 @@ impl Job {
             .collect()
     }
 
+    /// What a node was told to stop, as long as a deployment waits to hear that it has: to be told together with
+    /// what is [desired](Self::desired) there, or its agent does not know what its report speaks of.
+    pub fn stops(&self, node: &str) -> Vec<Assignment<'_>> {
+        let node = self.state.members.find(node);
+        let slots = node.into_iter().flat_map(|n| self.state.members.slots(n));
+        slots
+            .map(|slot| self.assignment(slot))
+            .filter(|a| a.version == 0 && a.target.is_some())
+            .collect()
+    }
+
+    /// The id of the active deployment, or of the last one.
+    pub fn last_id(&self) -> Option<DeploymentId> {
+        self.state.rollout.as_ref().map(|r| r.head.id)
+    }
+
     /// What one execution was last told; nothing, and on no node, where there is no such slot.
     pub fn assignment(&self, slot: u32) -> Assignment<'_> {
         let Some(&Slot {

@@ -53,15 +53,17 @@ impl Desired {
         node: &str,
         revision: u64,
         jobs: impl Iterator<Item = (&'a JobId, &'a Job)>,
-        stops: &[Execution],
     ) -> Self {
         let mut desired = Self {
             node: node.to_owned(),
             revision,
-            executions: stops.to_vec(),
+            executions: Vec::new(),
             workloads: BTreeMap::new(),
         };
         for (id, job) in jobs {
+            let stops = job.stops(node);
+            let stops = stops.iter().map(|assignment| Execution::of(id, assignment));
+            desired.executions.extend(stops);
             let mut versions = BTreeSet::new();
             for assignment in job.desired(node) {
                 versions.insert(assignment.version);

@@ -1,12 +1,11 @@
 //! The machines in memory: how they come from the store, and who of them has to hear of a node.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::fleet::{self, Fleet, FleetSettings, NodeName};
 use orchestrator_core::{Entry, Job, JobId, Time};
 
 use super::EngineError;
-use super::desired::Execution;
 use crate::store::{Claim, Machine, Store};
 
 /// How many entries are read at a time.
@@ -46,8 +45,6 @@ pub(super) struct Jobs {
     wakes: BTreeSet<(Time, JobId)>,
     wake_of: BTreeMap<JobId, Time>,
     runs_on: BTreeMap<NodeName, BTreeMap<JobId, u32>>,
-    /// Those that are to run nowhere, and wait for it.
-    stopping: BTreeSet<JobId>,
 }
 
 impl Jobs {
@@ -69,7 +66,6 @@ impl Jobs {
             self.count(&id, &node);
         }
         self.note_wake(&id);
-        self.note_stopping(&id);
     }
 
     pub(super) fn remove(&mut self, id: &JobId) -> Option<Owned<Job>> {
@@ -79,7 +75,6 @@ impl Jobs {
         for jobs in self.runs_on.values_mut() {
             jobs.remove(id);
         }
-        self.stopping.remove(id);
         self.by_id.remove(id)
     }
 
@@ -91,7 +86,6 @@ impl Jobs {
     ) -> Option<T> {
         let stepped = step(self.by_id.get_mut(id)?);
         self.note_wake(id);
-        self.note_stopping(id);
         Some(stepped)
     }
 
@@ -110,12 +104,13 @@ impl Jobs {
     pub(super) fn count(&mut self, id: &JobId, node: &NodeName) -> Option<u32> {
         let job = self.by_id.get(id)?;
         let count = job.machine.desired(node).len() as u32;
+        let listed = count > 0 || !job.machine.stops(node).is_empty();
         let jobs = self.runs_on.entry(node.clone()).or_default();
         let before = jobs.get(id).copied().unwrap_or(0);
-        if count == 0 {
-            jobs.remove(id);
-        } else {
+        if listed {
             jobs.insert(id.clone(), count);
+        } else {
+            jobs.remove(id);
         }
         let all = jobs.values().sum();
         if jobs.is_empty() {
@@ -131,34 +126,10 @@ impl Jobs {
             .map(|(node, jobs)| (node, jobs.values().sum()))
     }
 
-    /// The jobs that have something to run on a node.
+    /// The jobs that have something to run, or to stop, on a node.
     pub(super) fn on<'a>(&'a self, node: &str) -> impl Iterator<Item = (&'a JobId, &'a Job)> {
         let jobs = self.runs_on.get(node).into_iter().flatten();
         jobs.filter_map(|(id, _)| Some((id, &self.by_id.get(id)?.machine)))
-    }
-
-    /// What was told to stop and has not said that it did, by its node: it is desired no more, and is waited for all
-    /// the same.
-    pub(super) fn stops(&self) -> HashMap<&str, Vec<Execution>> {
-        let mut stops: HashMap<&str, Vec<Execution>> = HashMap::new();
-        for id in &self.stopping {
-            let job = self.by_id.get(id).map(|owned| &owned.machine);
-            let waited_for = job.into_iter().flat_map(Job::outstanding);
-            for assignment in waited_for.filter(|assignment| assignment.version == 0) {
-                let stop = Execution::of(id, &assignment);
-                stops.entry(assignment.node).or_default().push(stop);
-            }
-        }
-        stops
-    }
-
-    fn note_stopping(&mut self, id: &JobId) {
-        let job = self.by_id.get(id).map(|owned| &owned.machine);
-        if job.is_some_and(|job| job.current() == 0 && job.outstanding().next().is_some()) {
-            self.stopping.insert(id.clone());
-        } else {
-            self.stopping.remove(id);
-        }
     }
 
     fn note_wake(&mut self, id: &JobId) {

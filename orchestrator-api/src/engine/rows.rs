@@ -56,7 +56,7 @@ pub(super) fn job(job: &Job) -> JobRow {
             .filter(|v| v.stable)
             .map(|v| v.number)
             .collect(),
-        deployment_id: job.deployment().map(|d| d.id),
+        deployment_id: job.last_id(),
     };
     JobRow {
         id: id.clone(),

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
 use super::counts::Counts;
-use super::desired::{Desired, Execution};
+use super::desired::Desired;
 use super::machines::{Jobs, Owned, chain, load_fleet, load_job};
 use super::shown::Shown;
 use super::{Ask, Done, EngineError, Reply, Said, Settings, Who, rows};
@@ -24,6 +24,8 @@ use crate::store::{Append, Audit, Claim, DeploymentRow, Machine, Store, StoreErr
 
 /// How many asks one turn takes before it commits.
 const ASKS_PER_TURN_MAX: usize = 1024;
+/// So few streams may be left though nobody listens.
+const STREAMS_MIN: usize = 64;
 /// How many logs are claimed at a time when the engine starts.
 const CLAIMS_PER_CALL: u32 = 1000;
 
@@ -40,6 +42,8 @@ pub(super) struct Loop {
     /// Machines that are ours and could not be read: tried again when somebody asks.
     broken: BTreeMap<JobId, Claim>,
     streams: HashMap<NodeName, watch::Sender<Arc<Desired>>>,
+    /// When there are so many it is time to look who is gone.
+    streams_max: usize,
     /// Nodes with another number of executions than the fleet knows of.
     loads: BTreeMap<NodeName, u32>,
 }
@@ -100,6 +104,7 @@ impl Loop {
             jobs: Jobs::default(),
             broken: BTreeMap::new(),
             streams: HashMap::new(),
+            streams_max: STREAMS_MIN,
             loads: BTreeMap::new(),
         };
         driven.load_all()?;
@@ -717,6 +722,19 @@ impl Loop {
             }
             nodes.insert(node);
         }
+        self.drop_streams();
+        for node in nodes {
+            if let Some(stream) = self.streams.get(node) {
+                stream.send_replace(Arc::new(self.desired(node)));
+            }
+        }
+    }
+
+    /// Forgets streams that nobody listens to, each time that there are twice as many as were left the last time.
+    fn drop_streams(&mut self) {
+        if self.streams.len() < self.streams_max {
+            return;
+        }
         // One that asks again and again, instead of listening, is gone between two of its questions.
         let fleet = &self.fleet.machine;
         let heard_of = |node: &NodeName| {
@@ -725,18 +743,12 @@ impl Loop {
         };
         self.streams
             .retain(|node, stream| stream.receiver_count() > 0 || heard_of(node));
-        let stops = self.jobs.stops();
-        for node in nodes {
-            if let Some(stream) = self.streams.get(node) {
-                stream.send_replace(Arc::new(self.desired(node, &stops)));
-            }
-        }
+        self.streams_max = (2 * self.streams.len()).max(STREAMS_MIN);
     }
 
-    fn desired(&self, node: &str, stops: &HashMap<&str, Vec<Execution>>) -> Desired {
+    fn desired(&self, node: &str) -> Desired {
         let revision = *self.store.position().borrow();
-        let stops = stops.get(node).map_or(&[][..], Vec::as_slice);
-        Desired::of(node, revision, self.jobs.on(node), stops)
+        Desired::of(node, revision, self.jobs.on(node))
     }
 
     fn look(&mut self, ask: Ask) {
@@ -759,7 +771,7 @@ impl Loop {
                     let names = vec![node.to_string()];
                     return answer(reply, Err(fleet::Rejection::UnknownNodes { names }.into()));
                 }
-                let now = Arc::new(self.desired(&node, &self.jobs.stops()));
+                let now = Arc::new(self.desired(&node));
                 let stream = self.streams.entry(node);
                 let stream = stream.or_insert_with(|| watch::Sender::new(now.clone()));
                 // Its revision stays where nothing else is new: whoever waits for a later one is not to be woken.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use orchestrator_core::{DeploymentKind, DeploymentState, Time};
+use orchestrator_core::Time;
 
 use super::{Field, Value};
 use crate::store::DeploymentRow;
@@ -100,8 +100,8 @@ impl Field {
             Self::Id => Value::Text(row.id.to_string()),
             Self::Namespace => Value::Text(row.job.namespace().into()),
             Self::JobId => Value::Text(row.job.name().into()),
-            Self::Type => Value::Text(kind_word(row.kind).into()),
-            Self::State => Value::Text(state_word(row.state).into()),
+            Self::Type => Value::Text(row.kind.word().into()),
+            Self::State => Value::Text(row.state.word().into()),
             Self::FromVersion => Value::Number(row.from_version.into()),
             Self::ToVersion => Value::Number(row.to_version.into()),
             Self::TotalNodes => Value::Number(row.total_nodes.into()),
@@ -153,27 +153,6 @@ impl fmt::Display for Field {
     }
 }
 
-fn kind_word(kind: DeploymentKind) -> &'static str {
-    match kind {
-        DeploymentKind::Create => "create",
-        DeploymentKind::Update => "update",
-        DeploymentKind::Restart => "restart",
-        DeploymentKind::Rollback => "rollback",
-        DeploymentKind::Stop => "stop",
-    }
-}
-
-fn state_word(state: DeploymentState) -> &'static str {
-    match state {
-        DeploymentState::Pending => "pending",
-        DeploymentState::InProgress => "in_progress",
-        DeploymentState::Paused => "paused",
-        DeploymentState::Completed => "completed",
-        DeploymentState::Failed => "failed",
-        DeploymentState::Canceled => "canceled",
-    }
-}
-
 /// No store keeps a larger one.
 fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -181,17 +160,19 @@ fn number(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use orchestrator_core::{DeploymentKind, DeploymentState};
+
     use super::*;
 
     #[test]
     fn words_are_those_of_the_record() {
         for word in KINDS {
             let kind: DeploymentKind = serde_json::from_value(word.into()).unwrap();
-            assert_eq!(kind_word(kind), word);
+            assert_eq!(kind.word(), word);
         }
         for word in STATES {
             let state: DeploymentState = serde_json::from_value(word.into()).unwrap();
-            assert_eq!(state_word(state), word);
+            assert_eq!(state.word(), word);
         }
     }
 

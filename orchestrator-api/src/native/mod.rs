@@ -22,7 +22,6 @@ mod page;
 mod problem;
 mod request;
 pub mod schema;
-mod serve;
 mod sse;
 
 use std::sync::Arc;
@@ -36,7 +35,6 @@ pub use self::caller::{Caller, Role, open};
 use self::metrics::Metrics;
 pub use self::openapi::document;
 pub use self::problem::{Fault, Problem};
-pub use self::serve::{serve, serve_router};
 use crate::engine::Handle;
 
 /// What every handler stands on. Cheap to clone.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, Request, Response};
+use axum::middleware::from_fn;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -14,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use orchestrator_api::engine::{Engine, Settings};
 use orchestrator_api::native;
+use orchestrator_api::serve::{Limits, serve};
 use orchestrator_api::store::sqlite::Sqlite;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -41,9 +43,16 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let served = native::serve(listener, engine.handle(), async {
-            let _ = stopped.await;
-        });
+        let api = native::Api::new(engine.handle());
+        let router = api.watched(api.routes().layer(from_fn(native::open)));
+        let served = async move {
+            serve(listener, None, router, Limits::default(), async {
+                // An error means that the test is over: an end like the other.
+                let _ = stopped.await;
+                api.stop();
+            })
+            .await;
+        };
         Self {
             client: Api::of(address),
             stop: Some(stop),

@@ -81,46 +81,18 @@ impl FromSql for Id {
     }
 }
 
-pub(super) fn kind_word(kind: DeploymentKind) -> &'static str {
-    match kind {
-        DeploymentKind::Create => "create",
-        DeploymentKind::Update => "update",
-        DeploymentKind::Restart => "restart",
-        DeploymentKind::Rollback => "rollback",
-        DeploymentKind::Stop => "stop",
-    }
-}
-
-pub(super) fn state_word(state: DeploymentState) -> &'static str {
-    match state {
-        DeploymentState::Pending => "pending",
-        DeploymentState::InProgress => "in_progress",
-        DeploymentState::Paused => "paused",
-        DeploymentState::Completed => "completed",
-        DeploymentState::Failed => "failed",
-        DeploymentState::Canceled => "canceled",
-    }
-}
-
 fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<DeploymentKind> {
-    Ok(match row.get_ref(column)?.as_str()? {
-        "create" => DeploymentKind::Create,
-        "update" => DeploymentKind::Update,
-        "restart" => DeploymentKind::Restart,
-        "rollback" => DeploymentKind::Rollback,
-        "stop" => DeploymentKind::Stop,
-        other => return Err(damaged(column, format!("{other:?} is no type"))),
-    })
+    let word = row.get_ref(column)?.as_str()?;
+    let known = DeploymentKind::ALL
+        .into_iter()
+        .find(|kind| kind.word() == word);
+    known.ok_or_else(|| damaged(column, format!("{word:?} is no type")))
 }
 
 fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeploymentState> {
-    Ok(match row.get_ref(column)?.as_str()? {
-        "pending" => DeploymentState::Pending,
-        "in_progress" => DeploymentState::InProgress,
-        "paused" => DeploymentState::Paused,
-        "completed" => DeploymentState::Completed,
-        "failed" => DeploymentState::Failed,
-        "canceled" => DeploymentState::Canceled,
-        other => return Err(damaged(column, format!("{other:?} is no state"))),
-    })
+    let word = row.get_ref(column)?.as_str()?;
+    let known = DeploymentState::ALL
+        .into_iter()
+        .find(|state| state.word() == word);
+    known.ok_or_else(|| damaged(column, format!("{word:?} is no state")))
 }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::value::RawValue;
 
 use super::fault::misuse;
-use super::rows::{Id, kind_word, state_word};
+use super::rows::Id;
 use crate::store::{
     Append, Audit, Claim, DeploymentRow, Line, LogId, Machine, Refused, TokenRow, Wanted,
 };
@@ -142,8 +142,8 @@ fn deployment(conn: &Connection, row: &DeploymentRow) -> rusqlite::Result<()> {
         ":number": number,
         ":namespace": job.namespace(),
         ":job_id": job.name(),
-        ":type": kind_word(*kind),
-        ":state": state_word(*state),
+        ":type": kind.word(),
+        ":state": state.word(),
         ":from_version": from_version,
         ":to_version": to_version,
         ":total_nodes": total_nodes,
