@@ -5,7 +5,8 @@ use std::fmt;
 
 use crate::event::{Bad, DeploymentKind, Entry, Event, Presence, Reason};
 use crate::id::{DeploymentId, JobId};
-use crate::job::{BrokenLog, Job};
+use crate::job::Job;
+use crate::replay::BrokenLog;
 use crate::runs::Runs;
 use crate::spec::Strategy;
 use crate::time::Time;

@@ -1,17 +1,18 @@
 //! The face of a job's machine: step it, persist what it says, carry out what it orders.
 
+use std::borrow::Borrow;
+
 use crate::admit::{self, Admitted, Ignored, Rejection};
 use crate::apply::{apply, facts};
 use crate::decide::{decide, next_due};
 use crate::effect::Effect;
-use crate::event::{
-    Aftermath, Answered, Cause, DeploymentState, Entry, Event, Heard, Of, Presence,
-};
+use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Presence};
 use crate::group::Outcome;
-use crate::id::{DeploymentId, JobId, is_name};
-use crate::input::{Input, Request};
+use crate::id::{DeploymentId, JobId};
+use crate::input::{Input, NodeChange, Request};
+use crate::replay::{BrokenLog, TIME_MAX, of, take_in};
 use crate::rollout::{Target, TargetState};
-use crate::spec::{JobSpec, REPLICAS_MAX};
+use crate::spec::JobSpec;
 use crate::state::{Moment, NONE, Slot, State};
 use crate::time::Time;
 
@@ -25,6 +26,9 @@ const JITTER_MILLIS: u64 = 1000;
 #[derive(Clone, Debug)]
 pub struct Job {
     pub(crate) state: State,
+    /// Made of what was kept, and not stepped since: nobody listened from the latest entry on. Not kept itself; what
+    /// the first step makes of it is a fact.
+    rebuilt: bool,
 }
 
 /// What a step led to. The entries come first: the effects are out of reach until they are taken.
@@ -117,38 +121,56 @@ impl Job {
     pub fn new(id: JobId, seed: u64) -> Self {
         Self {
             state: State::new(id, seed),
+            rebuilt: false,
         }
     }
 
     /// The job that wrote these entries. `id` and `seed` must be those that it was made with.
-    pub fn recover(
+    pub fn recover<E: Borrow<Entry>>(
         id: JobId,
         seed: u64,
-        log: impl IntoIterator<Item = Entry>,
+        log: impl IntoIterator<Item = E>,
     ) -> Result<Self, BrokenLog> {
         let mut job = Self::new(id, seed);
-        job.catch_up(log)?;
-        Ok(job)
+        let whole = job.follow(log)?;
+        match job.state.step_left {
+            0 => Ok(job),
+            missing => Err(BrokenLog::Torn { whole, missing }),
+        }
     }
 
-    /// Takes in entries that follow what it has: after a snapshot, or on a replica.
-    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
-        let mut effects = Vec::new();
+    /// Takes in entries that follow what it has: after a snapshot, or on a replica. They may end within a step: the
+    /// job can be stepped when the rest of it was taken in too.
+    pub fn catch_up<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<(), BrokenLog> {
+        self.follow(log).map(drop)
+    }
+
+    /// Answers the last entry of the last step that is whole; 0 where there is none.
+    fn follow<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<u64, BrokenLog> {
+        let (mut whole, mut effects) = (0, Vec::new());
         for entry in log {
-            let expected = self.state.seq + 1;
-            if entry.seq != expected {
-                return Err(BrokenLog::Gap {
-                    expected,
-                    found: entry.seq,
-                });
-            }
-            if !fits(&self.state, &entry) {
-                return Err(BrokenLog::DoesNotFit { seq: entry.seq });
-            }
-            apply(&mut self.state, &entry, &mut effects);
+            take_in(&mut self.state, entry.borrow(), &mut effects)?;
+            self.rebuilt = true;
             effects.clear();
+            if self.state.step_left == 0 {
+                whole = self.state.seq;
+            }
         }
-        Ok(())
+        Ok(whole)
+    }
+
+    /// A job as it was kept.
+    pub(crate) fn rebuilt(state: State) -> Self {
+        Self {
+            state,
+            rebuilt: true,
+        }
     }
 
     /// Takes one input in at `now` and draws every conclusion from it.
@@ -157,6 +179,9 @@ impl Job {
     /// command that begins or ends a deployment, or changes the number of executions, looks at all of them. A
     /// rejection changes nothing.
     pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
+        if self.state.step_left > 0 {
+            return Err(Rejection::WithinStep(self.state.step_left));
+        }
         // All that can be refused is refused before anything is written down.
         let admitted = match &input {
             Input::Command(request) => Some(admit::command(&self.state, request)?),
@@ -167,9 +192,12 @@ impl Job {
             Input::Members(members) => Some(Admitted::Facts(admit::listed(&self.state, members)?)),
             Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
         };
+        let rebuilt = std::mem::take(&mut self.rebuilt);
         let mut log = Log::open(&mut self.state, now);
+        if rebuilt && !matches!(input, Input::Absent { .. }) {
+            log.absent(u64::MAX);
+        }
         let mut ignored = Vec::new();
-        let mut answer = None;
         match &input {
             Input::Tick | Input::Command(_) | Input::Members(_) => {}
             Input::Reports(reports) => {
@@ -180,23 +208,8 @@ impl Job {
                     }
                 }
             }
-            Input::Nodes(changes) => {
-                for change in *changes {
-                    // A node may differ in its status and in its label: at most two facts.
-                    for _ in 0..2 {
-                        let Some(event) = admit::node(log.state, change) else {
-                            break;
-                        };
-                        log.push(event);
-                    }
-                }
-            }
-            Input::Absent { millis } => {
-                let millis = (*millis).min(log.now.elapsed - log.state.moment.elapsed);
-                if millis > 0 && log.state.waits_for_time() {
-                    log.push(Event::Absent { millis });
-                }
-            }
+            Input::Nodes(changes) => changes.iter().for_each(|change| log.node(change)),
+            Input::Absent { millis } => log.absent(*millis),
         }
         let mut changed = false;
         let mut again = None;
@@ -206,59 +219,21 @@ impl Job {
                 changed = facts.iter().any(|fact| !fact.is_of_nodes());
                 facts.into_iter().for_each(|fact| log.push(fact));
             }
-            Some(Admitted::Again(known)) => again = Some(known),
+            Some(Admitted::Again(known)) => again = Some(known.answer()),
             None => {}
         }
         log.conclude();
-        if let Input::Command(Request { command, key, .. }) = input {
-            let mut now = Answer {
-                version: log.state.version_max,
-                deployment: log.state.rollout.as_ref().map(|r| r.head.id),
-                changed,
-            };
-            if let Some(Answered {
-                version,
-                deployment,
-                changed,
-                ..
-            }) = again
-            {
-                now = Answer {
-                    version,
-                    deployment,
-                    changed,
-                };
-            } else if let Some(key) = key {
-                let digest = admit::digest(&command);
-                let Answer {
-                    version,
-                    deployment,
-                    changed,
-                } = now;
-                log.push(Event::Answered(Answered {
-                    key,
-                    digest,
-                    version,
-                    deployment,
-                    changed,
-                }));
-            }
-            answer = Some(now);
-        }
-        let Log {
-            entries,
-            mut effects,
-            ..
-        } = log;
-        settle(&self.state, &mut effects);
-        Ok(Step {
-            entries,
-            after: Committed {
-                effects,
-                ignored,
-                answer,
-            },
-        })
+        let answer = match input {
+            Input::Command(request) => Some(again.unwrap_or_else(|| log.answer(request, changed))),
+            _ => None,
+        };
+        let (entries, effects) = log.close();
+        let after = Committed {
+            effects,
+            ignored,
+            answer,
+        };
+        Ok(Step { entries, after })
     }
 
     /// Takes a fact for granted and draws the conclusions: for plans, on a copy.
@@ -266,7 +241,7 @@ impl Job {
         let mut log = Log::open(&mut self.state, now);
         log.push(fact);
         log.conclude();
-        log.entries
+        log.close().0
     }
 
     /// When the job wants to be stepped though nothing happens: with [`Input::Tick`]. `None` where
@@ -487,119 +462,6 @@ pub struct VersionView {
     pub executions: u32,
 }
 
-/// A log that does not go on where the job is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BrokenLog {
-    /// Entries are missing, or come twice.
-    #[error("the log goes on with entry {found} where {expected} is next: entries are missing")]
-    Gap {
-        /// The position that is next.
-        expected: u64,
-        /// What came.
-        found: u64,
-    },
-    /// An entry speaks of what is not there. The job holds what came before it.
-    #[error(
-        "entry {seq} of the log does not fit what comes before it: it is another job's, was made with another seed, or is damaged"
-    )]
-    DoesNotFit {
-        /// Its position.
-        seq: u64,
-    },
-}
-
-/// More than clocks that jump to the year 9999 and back can add up to, and so little that sums of a few do not
-/// overflow.
-const TIME_MAX: u64 = u64::MAX / 16;
-
-/// Whether an entry speaks of nothing but what is there: what [`apply`] takes for granted.
-fn fits(state: &State, entry: &Entry) -> bool {
-    fits_in_time(state, entry) && fits_in_state(state, entry)
-}
-
-/// The job's time only grows, by no more than there is time, and a deployment's revisions by one.
-fn fits_in_time(state: &State, entry: &Entry) -> bool {
-    let elapsed = state.moment.elapsed..=TIME_MAX;
-    let revision = match (&entry.event, &entry.of, &state.rollout) {
-        (Event::Started(_), Some(of), _) => of.revision == 1,
-        (_, Some(of), Some(r)) => {
-            of.deployment == r.head.number && of.revision == r.head.revision + 1
-        }
-        (_, of, _) => of.is_none(),
-    };
-    elapsed.contains(&entry.elapsed) && revision
-}
-
-fn fits_in_state(state: &State, entry: &Entry) -> bool {
-    let node = |node: u32| node < state.members.len();
-    let slot = |&slot: &u32| state.slots.get(slot as usize).is_some_and(|s| s.live);
-    let version = |version: u32| version == 0 || state.versions.contains_key(&version);
-    let rows = state.active().map_or(&[][..], |r| &r.targets);
-    let target = |t: u32| (t as usize) < rows.len();
-    let sent = |t: u32| rows.get(t as usize).is_some_and(|row| row.dispatch > 0);
-    let heard = |heard: &[Heard]| heard.iter().all(|&(t, _)| sent(t));
-    let active = state.active().is_some();
-    match &entry.event {
-        Event::Registered { version, spec } => {
-            spec.id == state.id && *version == state.version_max + 1 && spec.check().is_ok()
-        }
-        Event::NodesJoined { nodes } => nodes.iter().all(|member| is_name(&member.name)),
-        Event::NodesChanged { nodes, .. } => nodes.iter().all(node),
-        Event::NodeRelabeled { node: n, .. } => node(*n),
-        Event::Scaled { replicas, retired } => {
-            *replicas <= REPLICAS_MAX && state.replicas.is_some() && retired.iter().all(slot)
-        }
-        Event::Placed { moves } => moves.iter().all(|&(s, n, v)| {
-            let somewhere = || state.unplaced.contains(&s) || state.slots[s as usize].node != NONE;
-            state.replicas.is_some() && slot(&s) && somewhere() && node(n) && version(v)
-        }),
-        Event::Retired { slots } => slots.iter().all(slot),
-        Event::Requested(want) => version(want.to),
-        Event::Started(started) => {
-            let distinct = |slots: &[u32]| {
-                let set: std::collections::BTreeSet<_> = slots.iter().collect();
-                set.len() == slots.len()
-            };
-            started.id == DeploymentId::derive(state.seed, started.number, entry.at)
-                && started.number == state.deployments + 1
-                && !active
-                && version(started.from)
-                && version(started.to)
-                && started.order.iter().all(slot)
-                && distinct(&started.order)
-                && started
-                    .spec
-                    .gate()
-                    .is_none_or(|gate| (1..=TIME_MAX).contains(&gate.deadline.as_millis()))
-        }
-        Event::Dispatched {
-            targets, skipped, ..
-        } => targets.iter().chain(skipped.iter()).all(target),
-        Event::Skipped { targets } => targets.iter().all(target),
-        Event::Failed { targets, .. } => targets.iter().all(sent),
-        Event::Healthy { heard: told }
-        | Event::Unhealthy { heard: told, .. }
-        | Event::Restarted { heard: told }
-        | Event::Updated { heard: told } => heard(told),
-        Event::Promoted { .. } | Event::Resumed | Event::Ended { .. } => active,
-        Event::Paused { failure } => {
-            active
-                && match failure {
-                    Some(Cause::CanaryFailed { target: t }) => target(*t),
-                    _ => true,
-                }
-        }
-        Event::RolledBackBy { .. } => state.rollout.is_some(),
-        Event::Converged { version: v, slots } => version(*v) && slots.iter().all(|s| slot(&s)),
-        Event::Absent { millis } => *millis <= entry.elapsed,
-        Event::Forgot { version } => {
-            let told = state.versions.get(version).map_or(0, |v| v.told);
-            told == 0 && *version != state.layout && *version != state.current
-        }
-        Event::MembersListed | Event::ClockSetBack | Event::Answered(_) => true,
-    }
-}
-
 /// Leaves out of a step's effects what came to nothing before its end: each execution is named once, with what
 /// it is to run now, and only nodes that are there.
 fn settle(state: &State, effects: &mut Vec<Effect>) {
@@ -662,50 +524,76 @@ impl<'a> Log<'a> {
         log
     }
 
+    /// Nobody listened for so long, or since the latest entry.
+    fn absent(&mut self, millis: u64) {
+        let millis = millis.min(self.now.elapsed - self.state.moment.elapsed);
+        if millis > 0 && self.state.waits_for_time() {
+            self.push(Event::Absent { millis });
+        }
+    }
+
+    fn node(&mut self, change: &NodeChange) {
+        // A node may differ in its status and in its label: at most two facts.
+        for _ in 0..2 {
+            let Some(event) = admit::node(self.state, change) else {
+                break;
+            };
+            self.push(event);
+        }
+    }
+
     fn conclude(&mut self) {
         while let Some(event) = decide(self.state, self.now) {
             self.push(event);
         }
     }
 
+    /// What a command is answered, now that it was carried out.
+    fn answer(&mut self, request: Request, changed: bool) -> Answer {
+        let answer = Answer {
+            version: self.state.version_max,
+            deployment: self.state.rollout.as_ref().map(|r| r.head.id),
+            changed,
+        };
+        if let Some(key) = request.key {
+            let digest = admit::digest(&request.command);
+            self.push(Event::Answered(Answered::new(key, digest, answer)));
+        }
+        answer
+    }
+
     fn push(&mut self, event: Event) {
-        if let Some(last) = self
-            .entries
-            .last_mut()
-            .filter(|last| last.event.merges(&event))
-        {
+        let last = self.entries.last_mut();
+        let last = last.filter(|last| last.event.merges(&event));
+        if let Some(last) = last {
             // The state takes it in either way; only the log says both in one entry.
             facts(self.state, &event, &mut self.effects);
             return last.event.merge(event);
         }
-        let of = match (&event, &self.state.rollout) {
-            (Event::Started(started), _) => Some(Of {
-                deployment: started.number,
-                revision: 1,
-            }),
-            (Event::Answered(_), _) => None,
-            (Event::RolledBackBy { .. }, Some(r)) => Some(Of::next(r)),
-            (_, Some(r)) if !r.head.state.is_final() => Some(Of::next(r)),
-            _ => None,
-        };
         let Moment { wall, elapsed } = self.now;
         let entry = Entry {
             seq: self.state.seq + 1,
             at: wall,
             elapsed,
-            of,
+            of: of(self.state, &event),
+            more: 0,
             event,
         };
         apply(self.state, &entry, &mut self.effects);
         self.entries.push(entry);
     }
-}
 
-impl Of {
-    fn next(rollout: &crate::rollout::Rollout) -> Self {
-        Self {
-            deployment: rollout.head.number,
-            revision: rollout.head.revision + 1,
+    fn close(self) -> (Vec<Entry>, Vec<Effect>) {
+        let Self {
+            state,
+            now: _,
+            mut entries,
+            mut effects,
+        } = self;
+        for (more, entry) in (0..).zip(entries.iter_mut().rev()) {
+            entry.more = more;
         }
+        settle(state, &mut effects);
+        (entries, effects)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Answered, DeploymentKind, Presence, Want};
+use crate::event::{Answered, DeploymentKind, Presence, Want, is_zero};
 use crate::id::JobId;
 use crate::members::Members;
 use crate::packed::U48;
@@ -29,6 +29,9 @@ pub(crate) struct State {
     pub(crate) seed: u64,
     /// Position of the latest entry.
     pub(crate) seq: u64,
+    /// How many entries of the latest one's step have still to be taken in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) step_left: u32,
     /// When the latest entry was made.
     pub(crate) moment: Moment,
     pub(crate) versions: BTreeMap<u32, Version>,
@@ -187,6 +190,7 @@ impl State {
             id,
             seed,
             seq: 0,
+            step_left: 0,
             moment: Moment::default(),
             versions: BTreeMap::new(),
             version_max: 0,

@@ -259,10 +259,10 @@ proptest! {
     fn a_snapshot_and_what_came_after_it_is_the_state(script in script(), cut in 0.0..1.0) {
         let story = play(&script)?;
         let cut = (story.log.len() as f64 * cut) as usize;
-        let early = Job::recover(story.job.id().clone(), story::SEED, story.log[..cut].to_vec());
-        let early = early.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let mut early = Job::new(story.job.id().clone(), story::SEED);
+        early.catch_up(&story.log[..cut]).map_err(|e| TestCaseError::fail(e.to_string()))?;
         let mut job = Job::from_snapshot(&early.snapshot()).expect("it was just taken");
-        job.catch_up(story.log[cut..].to_vec()).expect("it goes on where the snapshot ends");
+        job.catch_up(&story.log[cut..]).expect("it goes on where the snapshot ends");
         prop_assert_eq!(job.snapshot(), story.job.snapshot());
     }
 

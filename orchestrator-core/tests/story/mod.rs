@@ -134,12 +134,17 @@ impl Story {
             "away" => {
                 let by = span(rest)?;
                 self.now = self.now.after(by);
-                self.restart_driver()?;
+                self.rebuild()?;
                 self.step(Input::Absent {
                     millis: by.as_millis(),
                 })
             }
-            "restart-driver" => self.restart_driver(),
+            "restart-driver" if rest.is_empty() => self.restart_driver(),
+            "restart-driver" => {
+                self.rebuild()?;
+                self.now = self.now.after(span(rest)?);
+                self.step(Input::Tick)
+            }
             "plan" => self.plan(rest),
             "again" => self.again(rest),
             _ => match self.command(word, rest) {
@@ -502,14 +507,24 @@ impl Story {
     }
 
     /// Rebuilt from the log, and from a snapshot, the job is the same to the byte.
-    fn restart_driver(&mut self) -> Line {
-        let again = Job::recover(self.job.id().clone(), SEED, self.log.clone())
-            .map_err(|e| e.to_string())?;
+    fn rebuild(&mut self) -> Line {
+        let again =
+            Job::recover(self.job.id().clone(), SEED, &self.log).map_err(|e| e.to_string())?;
         if again.snapshot() != self.job.snapshot() {
             return Err("the log does not rebuild the state".to_owned());
         }
         self.job = Job::from_snapshot(&again.snapshot()).map_err(|e| e.to_string())?;
         Ok(())
+    }
+
+    /// It was away for no time at all.
+    fn restart_driver(&mut self) -> Line {
+        self.rebuild()?;
+        let back = self.job.step(self.now, Input::Absent { millis: 0 });
+        match back.map(|step| step.entries().is_empty()) {
+            Ok(true) => Ok(()),
+            _ => Err("that the driver is back leads to something".to_owned()),
+        }
     }
 }
 
@@ -554,8 +569,8 @@ fn put_aside_as_it_was(before: &Job, after: &Job, aside: &PutAside) -> Line {
     let same = |(a, b): (TargetView, TargetView)| {
         (a.node == b.node || moved) && a.wave == b.wave && a.state == b.state
     };
-    let seen = before.targets().zip(aside.targets());
-    if over(before) && !seen.map(same).all(|same| same) {
+    let mut seen = before.targets().zip(aside.targets());
+    if over(before) && !seen.all(same) {
         return Err(format!("{id} is put aside otherwise than it was"));
     }
     Ok(())
