@@ -10,10 +10,11 @@ use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Presence}
 use crate::group::Outcome;
 use crate::id::{DeploymentId, JobId};
 use crate::input::{Input, NodeChange, Request};
+use crate::narrator::{Sentence, Words};
 use crate::replay::{BrokenLog, TIME_MAX, of, take_in};
 use crate::rollout::{Target, TargetState};
 use crate::spec::JobSpec;
-use crate::state::{Moment, NONE, Slot, State};
+use crate::state::{Moment, Slot, State};
 use crate::time::Time;
 
 /// A clock that is set back by no more than this is taken for the jitter of a driver's threads.
@@ -58,7 +59,7 @@ pub struct Answer {
     /// The deployment that it is about: the active one, or the last.
     pub deployment: Option<DeploymentId>,
     /// False where there was nothing to do. A command that comes again with its key is answered as the first
-    /// time, and then the [step](Step::entries) has no entries.
+    /// time, and does nothing.
     pub changed: bool,
 }
 
@@ -179,6 +180,29 @@ impl Job {
     /// command that begins or ends a deployment, or changes the number of executions, looks at all of them. A
     /// rejection changes nothing.
     pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
+        self.take(now, input, None)
+    }
+
+    /// A [step](Job::step), and each of its entries in words, with the names of its nodes as they are at that point
+    /// of it; of no more than `names_max` nodes for each. Names cannot be looked up later: a deployment that begins
+    /// takes the numbers of the one before it.
+    pub fn step_in_words(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+        names_max: usize,
+    ) -> Result<(Step, Vec<Sentence>), Rejection> {
+        let mut words = Words::new(names_max);
+        let step = self.take(now, input, Some(&mut words))?;
+        Ok((step, words.said()))
+    }
+
+    fn take(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+        words: Option<&mut Words>,
+    ) -> Result<Step, Rejection> {
         if self.state.step_left > 0 {
             return Err(Rejection::WithinStep(self.state.step_left));
         }
@@ -193,7 +217,7 @@ impl Job {
             Input::Tick | Input::Reports(_) | Input::Absent { .. } => None,
         };
         let rebuilt = std::mem::take(&mut self.rebuilt);
-        let mut log = Log::open(&mut self.state, now);
+        let mut log = Log::open(&mut self.state, now, words);
         if rebuilt && !matches!(input, Input::Absent { .. }) {
             log.absent(u64::MAX);
         }
@@ -237,11 +261,13 @@ impl Job {
     }
 
     /// Takes a fact for granted and draws the conclusions: for plans, on a copy.
-    pub(crate) fn assume(&mut self, now: Time, fact: Event) -> Vec<Entry> {
-        let mut log = Log::open(&mut self.state, now);
+    pub(crate) fn assume(&mut self, now: Time, fact: Event) -> Vec<(Entry, Sentence)> {
+        let mut words = Words::new(usize::MAX);
+        let mut log = Log::open(&mut self.state, now, Some(&mut words));
         log.push(fact);
         log.conclude();
-        log.close().0
+        let (entries, _) = log.close();
+        entries.into_iter().zip(words.said()).collect()
     }
 
     /// When the job wants to be stepped though nothing happens: with [`Input::Tick`]. `None` where
@@ -259,30 +285,31 @@ impl Job {
         self.state.seed
     }
 
-    /// How a deployment ended, its automatic rollback included, as far back as the job remembers; `None`
-    /// while it goes on, or is being taken back.
-    pub fn outcome(&self, deployment: DeploymentId) -> Option<Outcome> {
-        let heads = self.state.rollout.iter().map(|r| &r.head);
-        let head = |id| {
-            heads
-                .clone()
-                .chain(&self.state.history)
-                .find(|h| h.id == id)
+    /// How a deployment ended, its automatic rollback included.
+    pub fn outcome(&self, deployment: DeploymentId) -> Ending {
+        let Some(head) = self.state.heads().find(|h| h.id == deployment) else {
+            return Ending::Unknown;
         };
-        let ended = head(deployment)?;
-        match (ended.state, ended.aftermath) {
-            (DeploymentState::Completed, _) => Some(Outcome::Completed),
-            (DeploymentState::Canceled, _) => Some(Outcome::Canceled),
+        Ending::Known(match (head.state, head.aftermath) {
+            (DeploymentState::Completed, _) => Outcome::Completed,
+            (DeploymentState::Canceled, _) => Outcome::Canceled,
             (DeploymentState::Failed, Aftermath::RollBack { .. }) => {
-                match head(ended.rolled_back_by?)?.state {
-                    DeploymentState::Completed => Some(Outcome::RolledBack),
-                    DeploymentState::Failed | DeploymentState::Canceled => Some(Outcome::Failed),
-                    _ => None,
+                let mut heads = self.state.heads();
+                match heads
+                    .find(|h| head.rolled_back_by == Some(h.id))
+                    .map(|h| h.state)
+                {
+                    Some(DeploymentState::Completed) => Outcome::RolledBack,
+                    Some(DeploymentState::Failed | DeploymentState::Canceled) => Outcome::Failed,
+                    _ => return Ending::UnderWay,
                 }
             }
-            (DeploymentState::Failed, _) => Some(Outcome::Failed),
-            _ => None,
-        }
+            (DeploymentState::Failed, _) => Outcome::Failed,
+            (
+                DeploymentState::Pending | DeploymentState::InProgress | DeploymentState::Paused,
+                _,
+            ) => return Ending::UnderWay,
+        })
     }
 
     /// Whose job it is.
@@ -417,7 +444,8 @@ impl Job {
         targets.map(|target| self.assignment(target.slot))
     }
 
-    /// The name of a node by its number in an event or an effect.
+    /// The name of a node by its number in an effect of the latest step. The numbers of nodes that left are given
+    /// to others: an entry may mean another one.
     pub fn node_name(&self, node: u32) -> &str {
         if node < self.state.members.len() {
             self.state.members.name(node)
@@ -432,19 +460,26 @@ impl Job {
         Some(self.state.members.presence(node)).filter(|&p| p != Presence::Gone)
     }
 
-    /// The name of the node of a target of the active or the last deployment.
-    pub fn target_name(&self, target: u32) -> &str {
-        let slot = self
-            .state
-            .rollout
-            .as_ref()
-            .and_then(|r| r.targets.get(target as usize))
-            .map(|t| t.slot);
-        match slot.map(|slot| self.state.slots[slot as usize].node) {
-            None | Some(NONE) => "",
-            Some(node) => self.state.members.name(node),
-        }
+    /// The name of the node that a target is on now; `None` where the deployment is not the active or the last one,
+    /// or has no such target. An entry may speak of another node: [`Job::step_in_words`] and
+    /// [`Narrator`](crate::Narrator) say which.
+    pub fn target_name(&self, deployment: u32, target: u32) -> Option<&str> {
+        let rollout = self.state.rollout.as_ref();
+        let rollout = rollout.filter(|r| r.head.number == deployment)?;
+        let target = rollout.targets.get(target as usize)?;
+        Some(self.state.node_of(target.slot))
     }
+}
+
+/// How a deployment ended, if it did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// It goes on, or is being taken back.
+    UnderWay,
+    /// It is over, and so is what followed from it.
+    Known(Outcome),
+    /// The job knows no such deployment, or [no longer](crate::HISTORY_KEPT).
+    Unknown,
 }
 
 /// A version as a reader sees it.
@@ -495,10 +530,11 @@ struct Log<'a> {
     now: Moment,
     entries: Vec<Entry>,
     effects: Vec<Effect>,
+    words: Option<&'a mut Words>,
 }
 
 impl<'a> Log<'a> {
-    fn open(state: &'a mut State, now: Time) -> Self {
+    fn open(state: &'a mut State, now: Time, words: Option<&'a mut Words>) -> Self {
         let Moment { wall, elapsed } = state.moment;
         let set_back = now.as_millis() + JITTER_MILLIS < wall.as_millis();
         let passed = now.as_millis().saturating_sub(wall.as_millis());
@@ -517,6 +553,7 @@ impl<'a> Log<'a> {
             now,
             entries: Vec::new(),
             effects: Vec::new(),
+            words,
         };
         if set_back {
             log.push(Event::ClockSetBack);
@@ -565,6 +602,9 @@ impl<'a> Log<'a> {
     fn push(&mut self, event: Event) {
         let last = self.entries.last_mut();
         let last = last.filter(|last| last.event.merges(&event));
+        if let Some(words) = &mut self.words {
+            words.hear(self.state, &event, last.is_some());
+        }
         if let Some(last) = last {
             // The state takes it in either way; only the log says both in one entry.
             facts(self.state, &event, &mut self.effects);
@@ -589,6 +629,7 @@ impl<'a> Log<'a> {
             now: _,
             mut entries,
             mut effects,
+            words: _,
         } = self;
         for (more, entry) in (0..).zip(entries.iter_mut().rev()) {
             entry.more = more;

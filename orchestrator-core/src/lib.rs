@@ -92,6 +92,20 @@
 //! would not know its key. Store them in one transaction. The end of a plain file may be torn: [`Entry::decode_log`] says
 //! where to cut it. A log that ends within a step is [refused](BrokenLog::Torn).
 //!
+//! # What is shown
+//!
+//! | what | by |
+//! |---|---|
+//! | a list of deployments; whether one has changed | [`Job::deployments`], [`Job::summary`]: a few numbers |
+//! | one of them, for people | [`Job::record`], [`Job::deployment`] |
+//! | a page of its targets | [`Job::targets_from`]; of one that gave way, [`Effect::PutAside`] |
+//! | what happened, with names | [`Job::step_in_words`] while it happens, [`Narrator`] from a log |
+//! | why it is where it is | [`explain`] |
+//! | what a command would do | [`Job::plan`] |
+//!
+//! A job remembers the last deployment and [`HISTORY_KEPT`] before it, [`VERSIONS_KEPT`] versions and what runs, and
+//! [`KEYS_KEPT`] answered keys. A store that is to show more keeps the records of what is over itself.
+//!
 //! # Health is shown, not assumed
 //!
 //! As long as a deployment goes on, agents report every [`Interval`](Observation::Interval) of its targets,
@@ -130,6 +144,7 @@ mod job;
 pub mod laws;
 mod members;
 mod names;
+mod narrator;
 mod order;
 mod packed;
 mod placement;
@@ -145,6 +160,7 @@ pub mod selector;
 pub mod sim;
 pub mod spec;
 mod state;
+mod summary;
 mod time;
 mod waiting_on;
 
@@ -161,12 +177,15 @@ pub use input::{
     Command, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report, Request,
     TEXT_BYTES_MAX,
 };
-pub use job::{Answer, Assignment, Committed, Job, Sealed, Step, VersionView};
+pub use job::{Answer, Assignment, Committed, Ending, Job, Sealed, Step, VersionView};
+pub use narrator::{Named, Narrator, Sentence};
 pub use plan::{Plan, PlannedWave};
 pub use put_aside::PutAside;
-pub use record::{Record, Status, TargetView};
+pub use record::{CANARY_NODES_MAX, Record, Status, TargetView};
 pub use replay::BrokenLog;
 pub use rollout::TargetState;
 pub use runs::Runs;
+pub use state::{HISTORY_KEPT, KEYS_KEPT, VERSIONS_KEPT};
+pub use summary::Summary;
 pub use time::{Span, Time};
 pub use waiting_on::{Sign, WaitingOn};

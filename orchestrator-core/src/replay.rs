@@ -43,6 +43,7 @@ pub(crate) fn check(state: &State, entry: &Entry) -> Result<(), BrokenLog> {
 }
 
 /// The deployment that a fact belongs to, and its revision from there on.
+#[inline]
 pub(crate) fn of(state: &State, event: &Event) -> Option<Of> {
     let next = |r: &crate::rollout::Rollout| Of {
         deployment: r.head.number,

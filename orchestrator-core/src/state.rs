@@ -13,12 +13,12 @@ use crate::rollout::{Head, Rollout, TargetState};
 use crate::spec::{JobSpec, Placement};
 use crate::time::Time;
 
-/// How many answered idempotency keys are remembered.
-pub(crate) const KEYS_KEPT: usize = 128;
-/// How many finished deployments are remembered here; a store may keep more.
-pub(crate) const HISTORY_KEPT: usize = 16;
-/// How many versions are remembered that nothing needs.
-pub(crate) const VERSIONS_KEPT: usize = 64;
+/// How many answered idempotency keys a job remembers.
+pub const KEYS_KEPT: usize = 128;
+/// How many finished deployments a job remembers besides the last one.
+pub const HISTORY_KEPT: usize = 16;
+/// How many versions a job remembers: the oldest that nothing needs is forgotten first.
+pub const VERSIONS_KEPT: usize = 64;
 
 /// No number: no node, no target.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -220,6 +220,12 @@ impl State {
         self.rollout.as_ref().filter(|r| !r.head.state.is_final())
     }
 
+    /// All deployments that are remembered, the latest first.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &Head> {
+        let last = self.rollout.iter().map(|r| &r.head);
+        last.chain(self.history.iter().rev())
+    }
+
     /// The spec that says where executions go.
     pub(crate) fn spec(&self) -> Option<&Arc<JobSpec>> {
         self.versions.get(&self.layout).map(|v| &v.spec)
@@ -283,6 +289,11 @@ impl State {
             NONE => None,
             node => Some(self.members.zone(node)),
         }
+    }
+
+    /// The name of the node that a slot is on, or was on last.
+    pub(crate) fn node_of(&self, slot: u32) -> &str {
+        self.members.name(self.slots[slot as usize].node)
     }
 
     pub(crate) fn presence(&self, slot: u32) -> Presence {

@@ -7,7 +7,8 @@ use orchestrator_core::group::{
 };
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
-    Command, DeploymentId, Input, Job, JobId, NodeChange, Observation, Report, Request, Time,
+    Command, DeploymentId, Ending, Input, Job, JobId, NodeChange, Observation, Report, Request,
+    Time,
 };
 
 const NOW: Time = Time::from_millis(1_767_225_600_000);
@@ -128,7 +129,7 @@ impl Driver {
         let job = id(name);
         let machine = self.jobs.get_mut(&job).expect("it is a member");
         report(machine, what);
-        let Some(outcome) = machine.outcome(self.deployments[&job]) else {
+        let Ending::Known(outcome) = machine.outcome(self.deployments[&job]) else {
             return;
         };
         let rolls_back = self
