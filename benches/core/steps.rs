@@ -96,9 +96,11 @@ impl Subject {
         }
         let deployment = walk.job.deployment().expect("under way");
         assert_eq!(deployment.status.updated_nodes as usize, nodes / 2);
+        let number = walk.job.summary(deployment.id).expect("under way").number;
         let mut wave: Vec<Member> = (walk.wave.drain(..))
             .map(|report| {
-                let name = walk.job.target_name(report.target).to_owned();
+                let name = walk.job.target_name(number, report.target);
+                let name = name.expect("it is a target").to_owned();
                 // Nodes are numbered by their names.
                 let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
                 let node = digits.parse().expect("a numbered node");

@@ -32,7 +32,7 @@ pub enum Rejection {
         own: JobId,
     },
     /// The spec breaks the rules of a document.
-    #[error("the spec is not valid:\n{0}")]
+    #[error("the spec is not valid")]
     InvalidSpec(#[from] SpecErrors),
     /// More executions than a job may have.
     #[error("{0} replicas are more than a job may have ({REPLICAS_MAX})")]
@@ -141,6 +141,9 @@ pub enum Rejection {
     /// Every node runs it already.
     #[error("every node was last told to run version {0}: there is nothing to take back")]
     NothingToRollBack(u32),
+    /// Entries are missing.
+    #[error("a part of a step was taken in, {0} of its entries are missing: catch up first")]
+    WithinStep(u32),
     /// The job runs once on every node.
     #[error("the job runs once on every matching node: only a job with `replicas` can be scaled")]
     NotReplicated,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::DeploymentId;
+use crate::job::Answer;
 use crate::runs::Runs;
 use crate::spec::{JobSpec, RolloutSpec};
 use crate::time::Time;
@@ -22,6 +23,9 @@ pub struct Entry {
     pub elapsed: u64,
     /// The deployment whose log this belongs to, and its revision from here on.
     pub of: Option<Of>,
+    /// How many entries of the same step follow it. A log that ends with another number than 0 here was cut
+    /// within a step.
+    pub more: u32,
     /// What happened.
     pub event: Event,
 }
@@ -73,6 +77,35 @@ impl Standing {
     )]
     fn is_new(&self) -> bool {
         *self == Self::New
+    }
+}
+
+impl Answered {
+    pub(crate) fn new(key: String, digest: u64, answer: Answer) -> Self {
+        let Answer {
+            version,
+            deployment,
+            changed,
+            standing,
+        } = answer;
+        Self {
+            key,
+            digest,
+            version,
+            deployment,
+            changed,
+            standing,
+        }
+    }
+
+    /// What the caller is told when the key comes again.
+    pub(crate) fn answer(&self) -> Answer {
+        Answer {
+            version: self.version,
+            deployment: self.deployment,
+            changed: self.changed,
+            standing: self.standing,
+        }
     }
 }
 
@@ -619,7 +652,7 @@ impl Event {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde asks for a reference"
 )]
-fn is_zero(n: &u32) -> bool {
+pub(crate) fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 

@@ -1,18 +1,18 @@
 //! From the log: why a deployment is where it is, as a short chain of causes in plain words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::event::{Bad, DeploymentKind, Entry, Event, Presence, Reason};
-use crate::id::{DeploymentId, JobId};
-use crate::job::{BrokenLog, Job};
-use crate::runs::Runs;
-use crate::spec::Strategy;
+use crate::event::{Bad, Entry, Event, Reason};
+use crate::id::DeploymentId;
+use crate::job::Job;
+use crate::narrator::{Narrator, Sentence, beginning};
+use crate::replay::BrokenLog;
 use crate::time::Time;
-use crate::waiting_on::{aftermath, cause, nodes};
 
-/// How many nodes are named before the rest is only counted.
-const NAMED_MAX: usize = 5;
+/// How many nodes are looked up of an entry: more than are named, so that some may have no name.
+const NAMES_MAX: usize = 20;
 /// How many links a chain has at the most; the first and the last ones are kept.
 const LINKS_MAX: usize = 40;
 
@@ -34,31 +34,28 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Reads a job's whole log for one of its deployments, and for the rollback that followed from it.
-/// `None` where the log knows no such deployment.
-pub fn explain(
-    id: JobId,
-    seed: u64,
-    log: impl IntoIterator<Item = Entry>,
+/// Reads a job's log for one of its deployments, and for the rollback that followed from it: from where `job` is,
+/// which is [a new one](Job::new) for the whole log, and a [snapshot](Job::from_snapshot) for the rest of it. What a
+/// snapshot knows already is said in short. `None` where neither knows such a deployment.
+pub fn explain<E: Borrow<Entry>>(
+    job: Job,
+    log: impl IntoIterator<Item = E>,
     deployment: DeploymentId,
 ) -> Result<Option<Explanation>, BrokenLog> {
-    let mut chain = Chain::new(Job::new(id, seed), deployment);
+    let mut chain = Chain::new(job, deployment);
     for entry in log {
-        // Names are looked up before the entry that may free them, and after the one that gives them.
-        let about = chain.is_about(&entry);
+        let entry = entry.borrow();
+        let about = chain.is_about(entry);
+        let sentence = chain.narrator.tell(entry)?;
         if about {
-            chain.before(&entry);
-        }
-        chain.job.catch_up([entry.clone()])?;
-        if about {
-            chain.after(&entry);
+            chain.hear(entry, &sentence);
         }
     }
     Ok(chain.finish())
 }
 
 struct Chain {
-    job: Job,
+    narrator: Narrator,
     deployment: DeploymentId,
     /// The numbers of the deployment and of its rollback.
     number: Option<u32>,
@@ -71,8 +68,8 @@ struct Chain {
 
 impl Chain {
     fn new(job: Job, deployment: DeploymentId) -> Self {
-        Self {
-            job,
+        let mut chain = Self {
+            narrator: Narrator::new(job, NAMES_MAX),
             deployment,
             number: None,
             rollback: None,
@@ -80,6 +77,32 @@ impl Chain {
             left_out: 0,
             bad: BTreeMap::new(),
             now: String::new(),
+        };
+        chain.look_back();
+        chain
+    }
+
+    /// What the job knows already: how each began, and where it is.
+    fn look_back(&mut self) {
+        let mut known = Vec::new();
+        for head in self.narrator.job().state.heads() {
+            if head.id == self.deployment {
+                self.number = Some(head.number);
+            } else if head.rollback_of == Some(self.deployment) {
+                // The latest comes first.
+                self.rollback.get_or_insert(head.number);
+            } else {
+                continue;
+            }
+            let size = (head.from, head.to, head.total);
+            let began = beginning(size, head.kind, &head.spec, head.canaries_wanted);
+            known.push((head.number, head.created, began, head.updated));
+        }
+        for (number, created, began, updated) in known.into_iter().rev() {
+            self.link(created, began);
+            if let Some(record) = self.narrator.job().record_by_number(number) {
+                self.link(updated, record.status.message);
+            }
         }
     }
 
@@ -96,135 +119,58 @@ impl Chain {
         number.is_some() && (number == self.number || number == self.rollback)
     }
 
-    fn before(&mut self, entry: &Entry) {
+    fn hear(&mut self, entry: &Entry, sentence: &Sentence) {
+        let mut text = sentence.to_string();
         match &entry.event {
             Event::Unhealthy { heard, cause } => {
-                self.bad.extend(heard.iter().map(|(t, _)| (*t, *cause)))
+                return self.bad.extend(heard.iter().map(|(t, _)| (*t, *cause)));
+            }
+            Event::Healthy { heard } | Event::Updated { heard } => {
+                return heard.iter().for_each(|(t, _)| {
+                    self.bad.remove(t);
+                });
             }
             Event::Failed { targets, reason } => {
-                let mut text = format!("{} failed: {reason}", self.names(targets));
                 // What was bad about one of several is not why the others failed.
                 let mut bad = targets.iter().map(|t| self.bad.get(&t));
                 if let (Reason::Deadline, Some(Some(bad)), None) = (reason, bad.next(), bad.next())
                 {
                     text += &format!("; bad at last by {bad}");
                 }
-                self.link(entry.at, text);
             }
-            Event::Healthy { heard } | Event::Updated { heard } => {
-                heard.iter().for_each(|(t, _)| {
-                    self.bad.remove(t);
-                });
-            }
-            Event::Skipped { targets } => self.skipped(entry.at, targets),
-            Event::Dispatched { skipped, .. } if !skipped.is_empty() => {
-                self.skipped(entry.at, skipped);
-            }
-            Event::Scaled { replicas, .. } => {
-                self.link(entry.at, format!("scaled to {replicas} executions"));
-            }
-            Event::ClockSetBack => {
-                self.link(entry.at, "the driver's clock was set back".to_owned());
-            }
-            Event::Promoted { auto: true } => self.link(
-                entry.at,
-                "all canaries healthy: promoted by itself".to_owned(),
-            ),
-            Event::Promoted { auto: false } => {
-                self.link(entry.at, "promoted by an operator".to_owned())
-            }
-            Event::Resumed => self.link(entry.at, "resumed by an operator".to_owned()),
-            Event::NodesChanged { status, nodes } => {
-                let names = nodes.iter().take(NAMED_MAX);
-                let names: Vec<&str> = names.map(|n| self.job.node_name(n)).collect();
-                let text = format!("{} {}", list(&names, nodes.count()), became(*status));
-                self.link(entry.at, text);
-            }
-            Event::Absent { millis } => {
-                let text = format!(
-                    "nobody listened for {}: deadlines moved on",
-                    crate::Span::from_millis(*millis)
-                );
-                self.link(entry.at, text);
-            }
-            _ => {}
+            Event::Ended { .. } => self.conclude(),
+            Event::Started(_)
+            | Event::Dispatched { .. }
+            | Event::Skipped { .. }
+            | Event::Placed { .. }
+            | Event::Scaled { .. }
+            | Event::NodesChanged { .. }
+            | Event::Promoted { .. }
+            | Event::Paused { .. }
+            | Event::Resumed
+            | Event::Absent { .. }
+            | Event::ClockSetBack => {}
+            Event::Registered { .. }
+            | Event::NodesJoined { .. }
+            | Event::MembersListed
+            | Event::NodeRelabeled { .. }
+            | Event::Retired { .. }
+            | Event::Done { .. }
+            | Event::Requested(_)
+            | Event::Restarted { .. }
+            | Event::RolledBackBy { .. }
+            | Event::Converged { .. }
+            | Event::Answered(_)
+            | Event::Forgot { .. } => return,
         }
-    }
-
-    fn after(&mut self, entry: &Entry) {
-        match &entry.event {
-            Event::Started(started) => {
-                let how = match (&started.spec.strategy, started.kind) {
-                    (_, DeploymentKind::Rollback) => "rollback, no gates".to_owned(),
-                    (Strategy::Immediate { .. }, _) => "immediate".to_owned(),
-                    (Strategy::Rolling { .. }, _) if started.spec.max_parallel == 0 => {
-                        "rolling, all at once".to_owned()
-                    }
-                    (Strategy::Rolling { .. }, _) => {
-                        format!("rolling, {} at a time", started.spec.max_parallel)
-                    }
-                    (Strategy::Canary { .. }, _) => format!("canary, {} first", started.canaries),
-                };
-                let total = started.order.len() as u32;
-                let (from, to) = (started.from, started.to);
-                let text = format!(
-                    "version {from} to version {to} began over {total} {} ({how})",
-                    nodes(total)
-                );
-                self.link(entry.at, text);
-            }
-            Event::Dispatched {
-                wave,
-                canary,
-                targets,
-                ..
-            } => {
-                let who = if *canary { "canaries " } else { "" };
-                let text = format!("wave {wave} was sent to {who}{}", self.names(targets));
-                self.link(entry.at, text);
-            }
-            Event::Placed { moves } => {
-                let names = moves.iter().take(NAMED_MAX);
-                let names: Vec<&str> = names
-                    .map(|(_, node, _)| self.job.node_name(*node))
-                    .collect();
-                let (count, names) = (moves.len() as u32, list(&names, moves.len() as u32));
-                let executions = if count == 1 {
-                    "execution"
-                } else {
-                    "executions"
-                };
-                self.link(entry.at, format!("{count} {executions} went to {names}"));
-            }
-            Event::Paused { failure } => {
-                let head = self.job.state.rollout.as_ref().map(|r| &r.head);
-                let text = match failure.as_ref().zip(head) {
-                    Some((failure, head)) => format!("paused: {}", cause(failure, head)),
-                    None => "paused by an operator".to_owned(),
-                };
-                self.link(entry.at, text);
-            }
-            Event::Ended {
-                cause: why, state, ..
-            } => {
-                let head = self.job.state.rollout.as_ref().map(|r| &r.head);
-                let Some(head) = head else { return };
-                let ending = state.word();
-                let mut text = format!("{ending}: {}", cause(why, head));
-                if head.aftermath != crate::event::Aftermath::Nothing {
-                    text += &format!("; {}", aftermath(head));
-                }
-                self.link(entry.at, text);
-                self.conclude();
-            }
-            _ => {}
-        }
+        self.link(entry.at, text);
     }
 
     /// Keeps the last sentence of what the chain is about, before the job forgets it.
     fn conclude(&mut self) {
         let number = self.rollback.or(self.number);
-        if let Some(record) = number.and_then(|number| self.job.record_by_number(number)) {
+        let job = self.narrator.job();
+        if let Some(record) = number.and_then(|number| job.record_by_number(number)) {
             self.now = record.status.message;
         }
     }
@@ -250,49 +196,5 @@ impl Chain {
             links: self.links,
             now: self.now,
         })
-    }
-
-    fn skipped(&mut self, at: Time, targets: &Runs) {
-        let away = |target| match self.job.presence(self.job.target_name(target)) {
-            None => "gone",
-            Some(Presence::Ready) => "without a node",
-            Some(Presence::Disconnected) => "silent",
-            Some(Presence::Down) => "down",
-            Some(Presence::Draining) => "draining",
-            Some(Presence::Unmatched) => "not matching",
-            Some(Presence::Gone) => "gone",
-        };
-        let why: BTreeSet<&str> = targets.iter().map(away).collect();
-        let why: Vec<&str> = why.into_iter().collect();
-        let text = format!("{} skipped: {}", self.names(targets), why.join(", "));
-        self.link(at, text);
-    }
-
-    fn names(&self, targets: &Runs) -> String {
-        let names: Vec<&str> = targets
-            .iter()
-            .take(NAMED_MAX)
-            .map(|t| self.job.target_name(t))
-            .collect();
-        list(&names, targets.count())
-    }
-}
-
-fn became(status: Presence) -> &'static str {
-    match status {
-        Presence::Ready => "back",
-        Presence::Disconnected | Presence::Down => "fell silent",
-        Presence::Draining => "drained",
-        Presence::Unmatched => "no longer matching",
-        Presence::Gone => "left",
-    }
-}
-
-fn list(names: &[&str], count: u32) -> String {
-    let more = count as usize - names.len();
-    if more == 0 {
-        names.join(", ")
-    } else {
-        format!("{} and {more} more", names.join(", "))
     }
 }

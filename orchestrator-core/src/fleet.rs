@@ -30,7 +30,7 @@ use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{InvalidName, is_name};
 use crate::input::NodeChange;
-use crate::job::BrokenLog;
+use crate::replay::BrokenLog;
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
 use crate::spec::parse::{Errors, Part, from_value, parse};
 use crate::spec::{JobSpec, SpecErrors};

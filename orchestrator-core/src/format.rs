@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::admit;
 use crate::draw::draw;
-use crate::event::{Entry, Event, Of};
+use crate::event::{Entry, Event, Of, is_zero};
 use crate::job::Job;
 use crate::state::State;
 use crate::time::Time;
@@ -60,6 +60,8 @@ struct Written<'a> {
     elapsed: u64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     of: Option<Of>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more: u32,
     v: u32,
     #[serde(flatten)]
     event: &'a Event,
@@ -72,6 +74,8 @@ struct Read<'a> {
     elapsed: u64,
     deployment: Option<u32>,
     revision: Option<u64>,
+    #[serde(default)]
+    more: u32,
     v: u32,
     kind: &'a str,
     #[serde(borrow)]
@@ -143,13 +147,14 @@ fn read_event<'a, E: Deserialize<'a>>(
 }
 
 impl Entry {
-    /// One line of JSON: `{"seq":…,"at":…,"elapsed":…,"deployment":…,"revision":…,"v":1,"kind":…,"body":…}`.
+    /// One line of JSON: `{"seq":…,"at":…,"elapsed":…,"deployment":…,"revision":…,"more":…,"v":1,"kind":…,"body":…}`.
     pub fn encode(&self) -> String {
         let Self {
             seq,
             at,
             elapsed,
             of,
+            more,
             event,
         } = self;
         let written = Written {
@@ -157,11 +162,37 @@ impl Entry {
             at: at.as_millis(),
             elapsed: *elapsed,
             of: *of,
+            more: *more,
             v: ENTRY_VERSION,
             event,
         };
         serde_json::to_string(&written)
             .expect("entries hold nothing that JSON cannot: no maps but of texts")
+    }
+
+    /// Reads a file of such lines up to the end of its last whole step: the entries, and how many bytes they take.
+    /// What comes after that was cut while it was written, and nobody was told of it: the file is to be cut there before
+    /// anything is appended.
+    pub fn decode_log(file: &[u8]) -> Result<(Vec<Self>, usize), FormatError> {
+        let (mut entries, mut whole, mut read) = (Vec::new(), (0, 0), 0);
+        for line in file.split_inclusive(|&byte| byte == b'\n') {
+            read += line.len();
+            let Some(line) = line.strip_suffix(b"\n") else {
+                break;
+            };
+            let text = std::str::from_utf8(line).map_err(|why| FormatError::Malformed {
+                what: "an entry of a job's log",
+                source: serde_json::Error::custom(why),
+            });
+            let entry = Self::decode(text?)?;
+            let ends = entry.more == 0;
+            entries.push(entry);
+            if ends {
+                whole = (entries.len(), read);
+            }
+        }
+        entries.truncate(whole.0);
+        Ok((entries, whole.1))
     }
 
     /// Reads what [`Entry::encode`] wrote, today or by any released version.
@@ -173,6 +204,7 @@ impl Entry {
             elapsed,
             deployment,
             revision,
+            more,
             v,
             kind,
             body,
@@ -180,15 +212,24 @@ impl Entry {
         check_version(kind, v, ENTRY_VERSION)?;
         // Older versions of a kind are turned into today's here, by (kind, v).
         let event = read_event(kind, body, what)?;
-        let of = deployment.zip(revision).map(|(deployment, revision)| Of {
-            deployment,
-            revision,
-        });
+        let of = match (deployment, revision) {
+            (Some(deployment), Some(revision)) => Some(Of {
+                deployment,
+                revision,
+            }),
+            (None, None) => None,
+            _ => {
+                let half = "`deployment` and `revision` come together, or not at all";
+                let source = serde_json::Error::custom(half);
+                return Err(FormatError::Malformed { what, source });
+            }
+        };
         Ok(Self {
             seq,
             at: Time::from_millis(at),
             elapsed,
             of,
+            more,
             event,
         })
     }
@@ -309,6 +350,6 @@ impl Job {
             let distinct = state.distinct();
             state.members.index(state.seed, distinct);
         }
-        Ok(Self { state })
+        Ok(Self::rebuilt(state))
     }
 }

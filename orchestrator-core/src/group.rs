@@ -112,9 +112,9 @@ use self::spec::Order;
 pub use self::spec::{GroupSpec, Member, OnFailure};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{DeploymentId, JobId};
-use crate::job::BrokenLog;
 #[cfg(doc)]
 use crate::job::Job;
+use crate::replay::BrokenLog;
 use crate::spec::SpecErrors;
 use crate::time::Time;
 

@@ -31,8 +31,8 @@ pub enum Input<'a> {
     /// What a person, or a program for one, wants.
     Command(Request),
     /// Nobody listened for so long: deadlines, and the waiting for lost nodes, move on by it. To be said once, as
-    /// the first step after a restart of the driver: time that has passed since the last entry counts as nobody's,
-    /// also if somebody listened in vain.
+    /// the first step after a restart of the driver. Where it is left out, a job that was rebuilt takes all time since
+    /// its latest entry for nobody's, also if somebody listened in vain; 0 = somebody was there all the time.
     Absent {
         /// Milliseconds; no more than have passed since the last entry are taken.
         millis: u64,

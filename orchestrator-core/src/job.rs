@@ -1,19 +1,21 @@
 //! The face of a job's machine: step it, persist what it says, carry out what it orders.
 
+use std::borrow::Borrow;
+
 use crate::admit::{self, Admitted, Ignored, Rejection};
 use crate::apply::{apply, facts};
 use crate::decide::{decide, next_due};
 use crate::effect::Effect;
-use crate::event::{
-    Aftermath, Answered, Cause, DeploymentState, Entry, Event, Heard, Of, Presence, Standing,
-};
+use crate::event::{Aftermath, Answered, DeploymentState, Entry, Event, Presence, Standing};
 use crate::group::Outcome;
-use crate::id::{DeploymentId, JobId, is_name};
-use crate::input::{Input, Request};
+use crate::id::{DeploymentId, JobId};
+use crate::input::{Input, NodeChange, Request};
+use crate::narrator::{Sentence, Words};
 use crate::put_aside::PutAside;
+use crate::replay::{BrokenLog, TIME_MAX, of, take_in};
 use crate::rollout::{Target, TargetState};
-use crate::spec::{JobSpec, REPLICAS_MAX};
-use crate::state::{Moment, NONE, Slot, State};
+use crate::spec::JobSpec;
+use crate::state::{Moment, Slot, State};
 use crate::time::Time;
 
 /// A clock that is set back by no more than this is taken for the jitter of a driver's threads.
@@ -26,6 +28,9 @@ const JITTER_MILLIS: u64 = 1000;
 #[derive(Clone, Debug)]
 pub struct Job {
     pub(crate) state: State,
+    /// Made of what was kept, and not stepped since: nobody listened from the latest entry on. Not kept itself; what
+    /// the first step makes of it is a fact.
+    rebuilt: bool,
 }
 
 /// What a step led to. The entries come first: the effects are out of reach until they are taken.
@@ -55,22 +60,11 @@ pub struct Answer {
     /// The deployment that it is about: the active one, or the last.
     pub deployment: Option<DeploymentId>,
     /// False where there was nothing to do. A command that comes again with its key is answered as the first
-    /// time, and then the [step](Step::entries) has no entries.
+    /// time, and does nothing.
     pub changed: bool,
     /// Whether the command began the deployment, or met it: where there was nothing to do because it is being
     /// done, the deployment is to be waited for.
     pub standing: Standing,
-}
-
-impl From<&Answered> for Answer {
-    fn from(answered: &Answered) -> Self {
-        Self {
-            version: answered.version,
-            deployment: answered.deployment,
-            changed: answered.changed,
-            standing: answered.standing,
-        }
-    }
 }
 
 impl Step {
@@ -140,38 +134,56 @@ impl Job {
     pub fn new(id: JobId, seed: u64) -> Self {
         Self {
             state: State::new(id, seed),
+            rebuilt: false,
         }
     }
 
     /// The job that wrote these entries. `id` and `seed` must be those that it was made with.
-    pub fn recover(
+    pub fn recover<E: Borrow<Entry>>(
         id: JobId,
         seed: u64,
-        log: impl IntoIterator<Item = Entry>,
+        log: impl IntoIterator<Item = E>,
     ) -> Result<Self, BrokenLog> {
         let mut job = Self::new(id, seed);
-        job.catch_up(log)?;
-        Ok(job)
+        let whole = job.follow(log)?;
+        match job.state.step_left {
+            0 => Ok(job),
+            missing => Err(BrokenLog::Torn { whole, missing }),
+        }
     }
 
-    /// Takes in entries that follow what it has: after a snapshot, or on a replica.
-    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
-        let mut effects = Vec::new();
+    /// Takes in entries that follow what it has: after a snapshot, or on a replica. They may end within a step: the
+    /// job can be stepped when the rest of it was taken in too.
+    pub fn catch_up<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<(), BrokenLog> {
+        self.follow(log).map(drop)
+    }
+
+    /// Answers the last entry of the last step that is whole; 0 where there is none.
+    fn follow<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<u64, BrokenLog> {
+        let (mut whole, mut effects) = (0, Vec::new());
         for entry in log {
-            let expected = self.state.seq + 1;
-            if entry.seq != expected {
-                return Err(BrokenLog::Gap {
-                    expected,
-                    found: entry.seq,
-                });
-            }
-            if !fits(&self.state, &entry) {
-                return Err(BrokenLog::DoesNotFit { seq: entry.seq });
-            }
-            apply(&mut self.state, &entry, &mut effects);
+            take_in(&mut self.state, entry.borrow(), &mut effects)?;
+            self.rebuilt = true;
             effects.clear();
+            if self.state.step_left == 0 {
+                whole = self.state.seq;
+            }
         }
-        Ok(())
+        Ok(whole)
+    }
+
+    /// A job as it was kept.
+    pub(crate) fn rebuilt(state: State) -> Self {
+        Self {
+            state,
+            rebuilt: true,
+        }
     }
 
     /// Takes one input in at `now` and draws every conclusion from it.
@@ -180,6 +192,32 @@ impl Job {
     /// command that begins or ends a deployment, or changes the number of executions, looks at all of them. A
     /// rejection changes nothing.
     pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
+        self.take(now, input, None)
+    }
+
+    /// A [step](Job::step), and each of its entries in words, with the names of its nodes as they are at that point
+    /// of it; of no more than `names_max` nodes for each. Names cannot be looked up later: a deployment that begins
+    /// takes the numbers of the one before it.
+    pub fn step_in_words(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+        names_max: usize,
+    ) -> Result<(Step, Vec<Sentence>), Rejection> {
+        let mut words = Words::new(names_max);
+        let step = self.take(now, input, Some(&mut words))?;
+        Ok((step, words.said()))
+    }
+
+    fn take(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+        words: Option<&mut Words>,
+    ) -> Result<Step, Rejection> {
+        if self.state.step_left > 0 {
+            return Err(Rejection::WithinStep(self.state.step_left));
+        }
         // All that can be refused is refused before anything is written down.
         let admitted = match &input {
             Input::Command(request) => Some(admit::command(&self.state, request)?),
@@ -191,10 +229,16 @@ impl Job {
             Input::Tick | Input::Reports(_) | Input::Done(_) | Input::Absent { .. } => None,
         };
         let met = self.state.rollout.as_ref();
-        let met = met.map(|r| (r.head.id, r.head.state.is_final()));
-        let mut log = Log::open(&mut self.state, now);
+        let met = met.map(|r| Met {
+            deployment: r.head.id,
+            over: r.head.state.is_final(),
+        });
+        let rebuilt = std::mem::take(&mut self.rebuilt);
+        let mut log = Log::open(&mut self.state, now, words);
+        if rebuilt && !matches!(input, Input::Absent { .. }) {
+            log.absent(u64::MAX);
+        }
         let mut ignored = Vec::new();
-        let mut answer = None;
         match &input {
             Input::Tick | Input::Command(_) | Input::Members(_) => {}
             Input::Reports(reports) => {
@@ -213,100 +257,43 @@ impl Job {
                     }
                 }
             }
-            Input::Nodes(changes) => {
-                for change in *changes {
-                    // A node may differ in its status and in its label: at most two facts.
-                    for _ in 0..2 {
-                        let Some(event) = admit::node(log.state, change) else {
-                            break;
-                        };
-                        log.push(event);
-                    }
-                }
-            }
-            Input::Absent { millis } => {
-                let millis = (*millis).min(log.now.elapsed - log.state.moment.elapsed);
-                if millis > 0 && log.state.waits_for_time() {
-                    log.push(Event::Absent { millis });
-                }
-            }
+            Input::Nodes(changes) => changes.iter().for_each(|change| log.node(change)),
+            Input::Absent { millis } => log.absent(*millis),
         }
-        let mut changed = false;
-        let (mut begins, mut leaves_it) = (false, false);
+        let mut asked = Asked::by(&[]);
         let mut again = None;
         match admitted {
             Some(Admitted::Facts(facts)) => {
-                // What it says of nodes by the way is nothing that was asked for.
-                changed = facts.iter().any(|fact| !fact.is_of_nodes());
-                begins = facts.iter().any(|f| matches!(f, Event::Requested(_)));
-                let scales = |fact: &Event| matches!(fact, Event::Scaled { .. });
-                leaves_it = facts.iter().all(|f| f.is_of_nodes() || scales(f));
+                asked = Asked::by(&facts);
                 facts.into_iter().for_each(|fact| log.push(fact));
             }
-            Some(Admitted::Again(known)) => again = Some(known),
+            Some(Admitted::Again(known)) => again = Some(known.answer()),
             None => {}
         }
         log.conclude();
-        if let Input::Command(Request { command, key, .. }) = input {
-            let last = log.state.rollout.as_ref().map(|r| r.head.id);
-            let mut now = Answer {
-                version: log.state.version_max,
-                // What it met may have come to its end by now, and another one taken it back.
-                deployment: if leaves_it {
-                    met.map(|(id, _)| id)
-                } else {
-                    last
-                },
-                changed,
-                standing: match met {
-                    _ if begins => Standing::New,
-                    Some((_, false)) => Standing::UnderWay,
-                    Some((_, true)) | None => Standing::Over,
-                },
-            };
-            if let Some(known) = again {
-                now = Answer::from(&known);
-            } else if let Some(key) = key {
-                let digest = admit::digest(&command);
-                let Answer {
-                    version,
-                    deployment,
-                    changed,
-                    standing,
-                } = now;
-                log.push(Event::Answered(Answered {
-                    key,
-                    digest,
-                    version,
-                    deployment,
-                    changed,
-                    standing,
-                }));
+        let answer = match input {
+            Input::Command(request) => {
+                Some(again.unwrap_or_else(|| log.answer(request, asked, met)))
             }
-            answer = Some(now);
-        }
-        let Log {
-            entries,
-            mut effects,
-            ..
-        } = log;
-        settle(&self.state, &mut effects);
-        Ok(Step {
-            entries,
-            after: Committed {
-                effects,
-                ignored,
-                answer,
-            },
-        })
+            _ => None,
+        };
+        let (entries, effects) = log.close();
+        let after = Committed {
+            effects,
+            ignored,
+            answer,
+        };
+        Ok(Step { entries, after })
     }
 
     /// Takes a fact for granted and draws the conclusions: for plans, on a copy.
-    pub(crate) fn assume(&mut self, now: Time, fact: Event) -> Vec<Entry> {
-        let mut log = Log::open(&mut self.state, now);
+    pub(crate) fn assume(&mut self, now: Time, fact: Event) -> Vec<(Entry, Sentence)> {
+        let mut words = Words::new(usize::MAX);
+        let mut log = Log::open(&mut self.state, now, Some(&mut words));
         log.push(fact);
         log.conclude();
-        log.entries
+        let (entries, _) = log.close();
+        entries.into_iter().zip(words.said()).collect()
     }
 
     /// When the job wants to be stepped though nothing happens: with [`Input::Tick`]. `None` where
@@ -324,48 +311,37 @@ impl Job {
         self.state.seed
     }
 
-    /// How a deployment ended, its automatic rollback included, as far back as the job remembers; `None`
-    /// while it goes on, or is being taken back.
-    pub fn outcome(&self, deployment: DeploymentId) -> Option<Outcome> {
-        let heads = self.state.rollout.iter().map(|r| &r.head);
-        let head = |id| {
-            heads
-                .clone()
-                .chain(&self.state.history)
-                .find(|h| h.id == id)
+    /// How a deployment ended, its automatic rollback included.
+    pub fn outcome(&self, deployment: DeploymentId) -> Ending {
+        let Some(head) = self.state.heads().find(|h| h.id == deployment) else {
+            return Ending::Unknown;
         };
-        let ended = head(deployment)?;
-        match (ended.state, ended.aftermath) {
-            (DeploymentState::Completed, _) => Some(Outcome::Completed),
-            (DeploymentState::Canceled, _) => Some(Outcome::Canceled),
+        Ending::Known(match (head.state, head.aftermath) {
+            (DeploymentState::Completed, _) => Outcome::Completed,
+            (DeploymentState::Canceled, _) => Outcome::Canceled,
             (DeploymentState::Failed, Aftermath::RollBack { .. }) => {
-                match head(ended.rolled_back_by?)?.state {
-                    DeploymentState::Completed => Some(Outcome::RolledBack),
-                    DeploymentState::Failed | DeploymentState::Canceled => Some(Outcome::Failed),
-                    _ => None,
+                let mut heads = self.state.heads();
+                match heads
+                    .find(|h| head.rolled_back_by == Some(h.id))
+                    .map(|h| h.state)
+                {
+                    Some(DeploymentState::Completed) => Outcome::RolledBack,
+                    Some(DeploymentState::Failed | DeploymentState::Canceled) => Outcome::Failed,
+                    _ => return Ending::UnderWay,
                 }
             }
-            (DeploymentState::Failed, _) => Some(Outcome::Failed),
-            _ => None,
-        }
-    }
-
-    /// Whether it knows the deployment: of those that are over it keeps the last few.
-    pub(crate) fn remembers(&self, deployment: DeploymentId) -> bool {
-        let heads = self.state.rollout.iter().map(|r| &r.head);
-        let mut heads = heads.chain(&self.state.history);
-        heads.any(|head| head.id == deployment)
+            (DeploymentState::Failed, _) => Outcome::Failed,
+            (
+                DeploymentState::Pending | DeploymentState::InProgress | DeploymentState::Paused,
+                _,
+            ) => return Ending::UnderWay,
+        })
     }
 
     /// How a command with this idempotency key was answered; `None` where none was carried out, or too long ago.
     pub fn answered(&self, key: &str) -> Option<Answer> {
         let known = self.state.keys.iter().find(|known| known.key == key);
-        known.map(Answer::from)
-    }
-
-    /// The number within the job of the active deployment, or of the last one.
-    pub fn last_number(&self) -> Option<u32> {
-        self.state.rollout.as_ref().map(|r| r.head.number)
+        known.map(Answered::answer)
     }
 
     /// Whose job it is.
@@ -443,11 +419,6 @@ impl Job {
             .collect()
     }
 
-    /// The id of the active deployment, or of the last one.
-    pub fn last_id(&self) -> Option<DeploymentId> {
-        self.state.rollout.as_ref().map(|r| r.head.id)
-    }
-
     /// What one execution was last told; nothing, and on no node, where there is no such slot.
     pub fn assignment(&self, slot: u32) -> Assignment<'_> {
         let Some(&Slot {
@@ -510,7 +481,8 @@ impl Job {
         targets.map(|target| self.assignment(target.slot))
     }
 
-    /// The name of a node by its number in an event or an effect.
+    /// The name of a node by its number in an effect of the latest step. The numbers of nodes that left are given
+    /// to others: an entry may mean another one.
     pub fn node_name(&self, node: u32) -> &str {
         if node < self.state.members.len() {
             self.state.members.name(node)
@@ -525,19 +497,26 @@ impl Job {
         Some(self.state.members.presence(node)).filter(|&p| p != Presence::Gone)
     }
 
-    /// The name of the node of a target of the active or the last deployment.
-    pub fn target_name(&self, target: u32) -> &str {
-        let slot = self
-            .state
-            .rollout
-            .as_ref()
-            .and_then(|r| r.targets.get(target as usize))
-            .map(|t| t.slot);
-        match slot.map(|slot| self.state.slots[slot as usize].node) {
-            None | Some(NONE) => "",
-            Some(node) => self.state.members.name(node),
-        }
+    /// The name of the node that a target is on now; `None` where the deployment is not the active or the last one,
+    /// or has no such target. An entry may speak of another node: [`Job::step_in_words`] and
+    /// [`Narrator`](crate::Narrator) say which.
+    pub fn target_name(&self, deployment: u32, target: u32) -> Option<&str> {
+        let rollout = self.state.rollout.as_ref();
+        let rollout = rollout.filter(|r| r.head.number == deployment)?;
+        let target = rollout.targets.get(target as usize)?;
+        Some(self.state.node_of(target.slot))
     }
+}
+
+/// How a deployment ended, if it did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// It goes on, or is being taken back.
+    UnderWay,
+    /// It is over, and so is what followed from it.
+    Known(Outcome),
+    /// The job knows no such deployment, or [no longer](crate::HISTORY_KEPT).
+    Unknown,
 }
 
 /// A version as a reader sees it.
@@ -553,122 +532,6 @@ pub struct VersionView {
     pub rejected: bool,
     /// Executions that were last told to run it.
     pub executions: u32,
-}
-
-/// A log that does not go on where the machine is: a job, the fleet or a group.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BrokenLog {
-    /// Entries are missing, or come twice.
-    #[error("the log goes on with entry {found} where {expected} is next: entries are missing")]
-    Gap {
-        /// The position that is next.
-        expected: u64,
-        /// What came.
-        found: u64,
-    },
-    /// There is not one entry, and a group begins with one.
-    #[error("the log is empty: a group's begins with how it was made")]
-    NoBeginning,
-    /// An entry speaks of what is not there. The machine holds what came before it.
-    #[error(
-        "entry {seq} of the log does not fit what comes before it: it is another one's, was made with another seed, or is damaged"
-    )]
-    DoesNotFit {
-        /// Its position.
-        seq: u64,
-    },
-}
-
-/// More than clocks that jump to the year 9999 and back can add up to, and so little that sums of a few do not
-/// overflow.
-const TIME_MAX: u64 = u64::MAX / 16;
-
-/// Whether an entry speaks of nothing but what is there: what [`apply`] takes for granted.
-fn fits(state: &State, entry: &Entry) -> bool {
-    fits_in_time(state, entry) && fits_in_state(state, entry)
-}
-
-/// The job's time only grows, by no more than there is time, and a deployment's revisions by one.
-fn fits_in_time(state: &State, entry: &Entry) -> bool {
-    let elapsed = state.moment.elapsed..=TIME_MAX;
-    let revision = match (&entry.event, &entry.of, &state.rollout) {
-        (Event::Started(_), Some(of), _) => of.revision == 1,
-        (_, Some(of), Some(r)) => {
-            of.deployment == r.head.number && of.revision == r.head.revision + 1
-        }
-        (_, of, _) => of.is_none(),
-    };
-    elapsed.contains(&entry.elapsed) && revision
-}
-
-fn fits_in_state(state: &State, entry: &Entry) -> bool {
-    let node = |node: u32| node < state.members.len();
-    let slot = |&slot: &u32| state.slots.get(slot as usize).is_some_and(|s| s.live);
-    let version = |version: u32| version == 0 || state.versions.contains_key(&version);
-    let rows = state.active().map_or(&[][..], |r| &r.targets);
-    let target = |t: u32| (t as usize) < rows.len();
-    let sent = |t: u32| rows.get(t as usize).is_some_and(|row| row.dispatch > 0);
-    let heard = |heard: &[Heard]| heard.iter().all(|&(t, _)| sent(t));
-    let active = state.active().is_some();
-    match &entry.event {
-        Event::Registered { version, spec } => {
-            spec.id == state.id && *version == state.version_max + 1 && spec.check().is_ok()
-        }
-        Event::NodesJoined { nodes } => nodes.iter().all(|member| is_name(&member.name)),
-        Event::NodesChanged { nodes, .. } => nodes.iter().all(node),
-        Event::NodeRelabeled { node: n, .. } => node(*n),
-        Event::Scaled { replicas, retired } => {
-            *replicas <= REPLICAS_MAX && state.replicas.is_some() && retired.iter().all(slot)
-        }
-        Event::Placed { moves } => moves.iter().all(|&(s, n, v)| {
-            let somewhere = || state.unplaced.contains(&s) || state.slots[s as usize].node != NONE;
-            state.replicas.is_some() && slot(&s) && somewhere() && node(n) && version(v)
-        }),
-        Event::Retired { slots } | Event::Done { slots } => slots.iter().all(slot),
-        Event::Requested(want) => version(want.to),
-        Event::Started(started) => {
-            let distinct = |slots: &[u32]| {
-                let set: std::collections::BTreeSet<_> = slots.iter().collect();
-                set.len() == slots.len()
-            };
-            started.id == DeploymentId::derive(state.seed, started.number, entry.at)
-                && started.number == state.deployments + 1
-                && !active
-                && version(started.from)
-                && version(started.to)
-                && started.order.iter().all(slot)
-                && distinct(&started.order)
-                && started
-                    .spec
-                    .gate()
-                    .is_none_or(|gate| (1..=TIME_MAX).contains(&gate.deadline.as_millis()))
-        }
-        Event::Dispatched {
-            targets, skipped, ..
-        } => targets.iter().chain(skipped.iter()).all(target),
-        Event::Skipped { targets } => targets.iter().all(target),
-        Event::Failed { targets, .. } => targets.iter().all(sent),
-        Event::Healthy { heard: told }
-        | Event::Unhealthy { heard: told, .. }
-        | Event::Restarted { heard: told }
-        | Event::Updated { heard: told } => heard(told),
-        Event::Promoted { .. } | Event::Resumed | Event::Ended { .. } => active,
-        Event::Paused { failure } => {
-            active
-                && match failure {
-                    Some(Cause::CanaryFailed { target: t }) => target(*t),
-                    _ => true,
-                }
-        }
-        Event::RolledBackBy { .. } => state.rollout.is_some(),
-        Event::Converged { version: v, slots } => version(*v) && slots.iter().all(|s| slot(&s)),
-        Event::Absent { millis } => *millis <= entry.elapsed,
-        Event::Forgot { version } => {
-            let told = state.versions.get(version).map_or(0, |v| v.told);
-            told == 0 && *version != state.layout && *version != state.current
-        }
-        Event::MembersListed | Event::ClockSetBack | Event::Answered(_) => true,
-    }
 }
 
 /// Leaves out of a step's effects what came to nothing before its end: each execution is named once, with what
@@ -699,15 +562,44 @@ fn settle(state: &State, effects: &mut Vec<Effect>) {
 }
 
 /// One step in the making: every fact is taken in as it is written down.
+/// The deployment that a command finds when it comes.
+#[derive(Clone, Copy)]
+struct Met {
+    deployment: DeploymentId,
+    over: bool,
+}
+
+/// What the facts come to that a command was admitted as. Those of nodes are said by the way, and nothing that was
+/// asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    changed: bool,
+    begins: bool,
+    /// The deployment it met goes on, or stays over, as if nothing had been asked.
+    leaves_it: bool,
+}
+
+impl Asked {
+    fn by(facts: &[Event]) -> Self {
+        let asked = || facts.iter().filter(|fact| !fact.is_of_nodes());
+        Self {
+            changed: asked().next().is_some(),
+            begins: asked().any(|fact| matches!(fact, Event::Requested(_))),
+            leaves_it: asked().all(|fact| matches!(fact, Event::Scaled { .. })),
+        }
+    }
+}
+
 struct Log<'a> {
     state: &'a mut State,
     now: Moment,
     entries: Vec<Entry>,
     effects: Vec<Effect>,
+    words: Option<&'a mut Words>,
 }
 
 impl<'a> Log<'a> {
-    fn open(state: &'a mut State, now: Time) -> Self {
+    fn open(state: &'a mut State, now: Time, words: Option<&'a mut Words>) -> Self {
         let Moment { wall, elapsed } = state.moment;
         let set_back = now.as_millis() + JITTER_MILLIS < wall.as_millis();
         let passed = now.as_millis().saturating_sub(wall.as_millis());
@@ -726,11 +618,30 @@ impl<'a> Log<'a> {
             now,
             entries: Vec::new(),
             effects: Vec::new(),
+            words,
         };
         if set_back {
             log.push(Event::ClockSetBack);
         }
         log
+    }
+
+    /// Nobody listened for so long, or since the latest entry.
+    fn absent(&mut self, millis: u64) {
+        let millis = millis.min(self.now.elapsed - self.state.moment.elapsed);
+        if millis > 0 && self.state.waits_for_time() {
+            self.push(Event::Absent { millis });
+        }
+    }
+
+    fn node(&mut self, change: &NodeChange) {
+        // A node may differ in its status and in its label: at most two facts.
+        for _ in 0..2 {
+            let Some(event) = admit::node(self.state, change) else {
+                break;
+            };
+            self.push(event);
+        }
     }
 
     fn conclude(&mut self) {
@@ -739,44 +650,66 @@ impl<'a> Log<'a> {
         }
     }
 
+    /// What a command is answered, now that it was carried out.
+    fn answer(&mut self, request: Request, asked: Asked, met: Option<Met>) -> Answer {
+        let answer = Answer {
+            version: self.state.version_max,
+            // What it met may have come to its end by now, and another one taken it back.
+            deployment: if asked.leaves_it {
+                met.map(|met| met.deployment)
+            } else {
+                self.state.rollout.as_ref().map(|r| r.head.id)
+            },
+            changed: asked.changed,
+            standing: match met {
+                _ if asked.begins => Standing::New,
+                Some(Met { over: false, .. }) => Standing::UnderWay,
+                Some(Met { over: true, .. }) | None => Standing::Over,
+            },
+        };
+        if let Some(key) = request.key {
+            let digest = admit::digest(&request.command);
+            self.push(Event::Answered(Answered::new(key, digest, answer)));
+        }
+        answer
+    }
+
     fn push(&mut self, event: Event) {
-        if let Some(last) = self
-            .entries
-            .last_mut()
-            .filter(|last| last.event.merges(&event))
-        {
+        let last = self.entries.last_mut();
+        let last = last.filter(|last| last.event.merges(&event));
+        if let Some(words) = &mut self.words {
+            words.hear(self.state, &event, last.is_some());
+        }
+        if let Some(last) = last {
             // The state takes it in either way; only the log says both in one entry.
             facts(self.state, &event, &mut self.effects);
             return last.event.merge(event);
         }
-        let of = match (&event, &self.state.rollout) {
-            (Event::Started(started), _) => Some(Of {
-                deployment: started.number,
-                revision: 1,
-            }),
-            (Event::Answered(_), _) => None,
-            (Event::RolledBackBy { .. }, Some(r)) => Some(Of::next(r)),
-            (_, Some(r)) if !r.head.state.is_final() => Some(Of::next(r)),
-            _ => None,
-        };
         let Moment { wall, elapsed } = self.now;
         let entry = Entry {
             seq: self.state.seq + 1,
             at: wall,
             elapsed,
-            of,
+            of: of(self.state, &event),
+            more: 0,
             event,
         };
         apply(self.state, &entry, &mut self.effects);
         self.entries.push(entry);
     }
-}
 
-impl Of {
-    fn next(rollout: &crate::rollout::Rollout) -> Self {
-        Self {
-            deployment: rollout.head.number,
-            revision: rollout.head.revision + 1,
+    fn close(self) -> (Vec<Entry>, Vec<Effect>) {
+        let Self {
+            state,
+            now: _,
+            mut entries,
+            mut effects,
+            words: _,
+        } = self;
+        for (more, entry) in (0..).zip(entries.iter_mut().rev()) {
+            entry.more = more;
         }
+        settle(state, &mut effects);
+        (entries, effects)
     }
 }

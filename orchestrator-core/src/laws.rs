@@ -47,7 +47,7 @@ pub fn check_step(before: &Job, entries: &[Entry], after: &Job) -> Law {
             in_flight_bounded(rollout)?;
         }
     }
-    let replayed = Job { state };
+    let replayed = Job::rebuilt(state);
     if replayed.state != after.state {
         return broken(7, "the entries do not lead to the state");
     }

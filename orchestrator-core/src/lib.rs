@@ -29,25 +29,35 @@
 //! # The loop of a driver
 //!
 //! ```
-//! use orchestrator_core::{Committed, Entry, Input, Job, JobId, Rejection, Time};
+//! use orchestrator_core::{Committed, Entry, Input, Job, JobId, Member, NodeChange, Rejection, Time};
 //!
 //! /// 1. Wait for an input, or until `job.wake()`: then the input is a tick.
 //! fn drive(job: &mut Job, log: &mut Vec<Entry>, now: Time, input: Input<'_>) -> Result<Committed, Rejection> {
 //!     // 2. Step. A rejection is the caller's to hear; nothing has happened.
 //!     let step = job.step(now, input)?;
-//!     // 3. Make the entries safe. If that fails, drop the job and recover it: it is ahead of its log.
+//!     // 3. Make the entries safe: all of them or none. If that fails, drop the job and recover it: it is ahead
+//!     //    of its log.
 //!     let committed = step.persist(|entries| Ok(log.extend(entries)));
 //!     // 4. Only now answer, show records, and send assignments: `committed.effects`.
 //!     committed.map_err(|never: std::convert::Infallible| match never {})
 //! }
 //!
-//! let id: JobId = "shop/web".parse()?;
+//! let (id, now): (JobId, Time) = ("shop/web".parse()?, "2026-01-01T00:00:00Z".parse()?);
 //! let (mut job, mut log) = (Job::new(id.clone(), 7), Vec::new());
-//! drive(&mut job, &mut log, "2026-01-01T00:00:00Z".parse()?, Input::Tick)?;
+//! drive(&mut job, &mut log, now, Input::Tick)?;
 //!
-//! // 5. After a restart: the log is the truth. Effects that were not carried out are lost; so every node
-//! //    is sent all that it should run, and the job is asked for what else it waits.
-//! let job = Job::recover(id, 7, log)?;
+//! // After a restart: the log is the truth.
+//! // 5. Cut off the end of a step that was not written whole: nobody was told of it.
+//! while log.last().is_some_and(|entry: &Entry| entry.more > 0) {
+//!     log.pop();
+//! }
+//! let mut job = Job::recover(id, 7, &log)?;
+//! // 6. First of all say how long nobody listened. Whoever leaves that out has said: since the latest entry.
+//! drive(&mut job, &mut log, now, Input::Absent { millis: 60_000 })?;
+//! // 7. Say what the fleet knows of the job's nodes: what became of one meanwhile may not have reached the job.
+//! drive(&mut job, &mut log, now, Input::Nodes(&[NodeChange::Seen(Member::new("n1"))]))?;
+//! // 8. Effects that were not carried out are lost: every node is sent all that it should run, and the job is
+//! //    asked for what else it waits.
 //! for node in job.nodes() {
 //!     println!("{node} is to run {:?}, and nothing else of this job", job.desired(node));
 //! }
@@ -64,15 +74,37 @@
 //!
 //! The driver does: it hands `now` to every step. It need not be monotone. The job keeps a time of its own
 //! that only grows: a clock set back costs at most the correction, a clock set forward is time that
-//! passed. After a restart, [`Input::Absent`] says how long nobody listened, and deadlines move on by it.
-//! [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
+//! passed. [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
 //! twice does no harm.
+//!
+//! Deadlines run only while somebody listens. A job that was rebuilt, from a log or a snapshot, takes the time from its
+//! latest entry to its first step for nobody's, and writes that down as a fact; [`Input::Absent`] as the first step says
+//! it better. It has to be said with 0 by a driver that was there all the time and had only put the job away: else the
+//! deadlines of a job that is rebuilt for each step would never pass.
 //!
 //! # How to persist, how to recover
 //!
 //! Append [`Entry::encode`] lines in order, and sync before you act. [`Job::recover`] takes them back;
 //! [`Job::snapshot`] with [`Job::catch_up`] makes that short. A snapshot is a cache and may be thrown away;
 //! the log may not. Both forms are versioned, and what any released version wrote can be read.
+//!
+//! The entries of a step belong together: one that is half written has done half of what a command asked for, and
+//! would not know its key. Store them in one transaction. The end of a plain file may be torn: [`Entry::decode_log`] says
+//! where to cut it. A log that ends within a step is [refused](BrokenLog::Torn).
+//!
+//! # What is shown
+//!
+//! | what | by |
+//! |---|---|
+//! | a list of deployments; whether one has changed | [`Job::deployments`], [`Job::summary`]: a few numbers |
+//! | one of them, for people | [`Job::record`], [`Job::deployment`] |
+//! | a page of its targets | [`Job::targets_from`]; of one that gave way, [`Effect::PutAside`] |
+//! | what happened, with names | [`Job::step_in_words`] while it happens, [`Narrator`] from a log |
+//! | why it is where it is | [`explain`] |
+//! | what a command would do | [`Job::plan`] |
+//!
+//! A job remembers the last deployment and [`HISTORY_KEPT`] before it, [`VERSIONS_KEPT`] versions and what runs, and
+//! [`KEYS_KEPT`] answered keys. A store that is to show more keeps the records of what is over itself.
 //!
 //! # Health is shown, not assumed
 //!
@@ -113,12 +145,14 @@ mod job;
 pub mod laws;
 mod members;
 mod names;
+mod narrator;
 mod order;
 mod packed;
 mod placement;
 mod plan;
 mod put_aside;
 mod record;
+mod replay;
 mod rollout;
 mod room;
 mod runs;
@@ -127,6 +161,7 @@ pub mod selector;
 pub mod sim;
 pub mod spec;
 mod state;
+mod summary;
 mod time;
 mod waiting_on;
 
@@ -143,11 +178,15 @@ pub use input::{
     Command, Done, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report,
     Request, TEXT_BYTES_MAX,
 };
-pub use job::{Answer, Assignment, BrokenLog, Committed, Job, Sealed, Step, VersionView};
+pub use job::{Answer, Assignment, Committed, Ending, Job, Sealed, Step, VersionView};
+pub use narrator::{Named, Narrator, Sentence};
 pub use plan::{Plan, PlannedWave};
 pub use put_aside::PutAside;
-pub use record::{Record, Status, TargetView};
+pub use record::{CANARY_NODES_MAX, Record, Status, TargetView};
+pub use replay::BrokenLog;
 pub use rollout::TargetState;
 pub use runs::Runs;
+pub use state::{HISTORY_KEPT, KEYS_KEPT, VERSIONS_KEPT};
+pub use summary::Summary;
 pub use time::{Span, Time};
 pub use waiting_on::{Sign, WaitingOn};

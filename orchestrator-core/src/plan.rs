@@ -3,12 +3,14 @@
 use serde::Serialize;
 
 use crate::admit::Rejection;
-use crate::event::{DeploymentKind, DeploymentState, Event};
-use crate::input::Request;
+use crate::event::{DeploymentKind, DeploymentState, Entry, Event, Member};
+use crate::input::{Input, Request};
 use crate::job::Job;
+use crate::narrator::Sentence;
 use crate::time::Time;
 
-/// The waves that a command would lead to if every node stays as it is and every target turns healthy.
+/// The waves that a command would lead to if every node stays as it is and every target turns healthy: those of the
+/// deployment that it would begin, or those that are still to come of the one under way.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Plan {
     /// What kind of deployment it would be; absent where none would begin.
@@ -24,8 +26,11 @@ pub struct Plan {
     pub skipped: Vec<String>,
     /// Nodes that would be told to stop when all is done: they no longer belong to the job.
     pub retired: Vec<String>,
-    /// What would be superseded.
+    /// Whether a deployment under way would be superseded.
     pub supersedes: bool,
+    /// Another selector or spread label would be in force, and nothing can be said of the waves before it is known
+    /// which nodes match now: see [`Job::plan_among`].
+    pub members_needed: bool,
 }
 
 /// Targets that would start together.
@@ -43,77 +48,75 @@ impl Job {
     /// What `request` would lead to at `now`. Works on a copy, and by the very rules that then act:
     /// the plan is what happens, as long as no node comes, goes or fails.
     pub fn plan(&self, now: Time, request: Request) -> Result<Plan, Rejection> {
-        let mut copy = self.clone();
-        let before = copy.state.deployments;
-        let supersedes = copy.state.active().is_some();
-        let step = copy.step(now, request.into())?;
+        self.clone().planned(now, request, None)
+    }
+
+    /// A [plan](Job::plan) for the case that these are the nodes that match, if the job would
+    /// [ask for them](Plan::members_needed).
+    pub fn plan_among(
+        &self,
+        now: Time,
+        request: Request,
+        members: &[Member],
+    ) -> Result<Plan, Rejection> {
+        self.clone().planned(now, request, Some(members))
+    }
+
+    /// On a copy, which is of no use afterwards.
+    fn planned(
+        mut self,
+        now: Time,
+        request: Request,
+        members: Option<&[Member]>,
+    ) -> Result<Plan, Rejection> {
+        let before = self.state.active().map(|r| r.head.number);
+        let deployments = self.state.deployments;
+        let mut news = self.in_words(now, request.into())?;
+        if let Some(members) = members.filter(|_| self.state.members_due) {
+            news.extend(self.in_words(now, Input::Members(members))?);
+        }
+        let begins = self.state.deployments != deployments;
+        let about = self.state.rollout.as_ref().map(|r| &r.head);
+        let about = about.filter(|head| begins || before == Some(head.number));
+        let current = self.state.current;
         let mut plan = Plan {
-            kind: None,
-            from_version: copy.state.current,
-            to_version: copy.state.current,
+            kind: about.filter(|_| begins).map(|head| head.kind),
+            from_version: about.map_or(current, |head| head.from),
+            to_version: about.map_or(current, |head| head.to),
             waves: Vec::new(),
             skipped: Vec::new(),
             retired: Vec::new(),
-            supersedes: false,
+            supersedes: begins && before.is_some(),
+            members_needed: self.state.members_due,
         };
-        if copy.state.deployments == before {
-            return Ok(plan);
-        }
-        let Some(head) = copy.state.rollout.as_ref().map(|r| r.head.clone()) else {
+        let Some(number) = about.map(|head| head.number) else {
             return Ok(plan);
         };
-        (plan.kind, plan.from_version, plan.to_version) = (Some(head.kind), head.from, head.to);
-        plan.supersedes = supersedes;
-        let leave = copy
-            .state
-            .surplus
-            .iter()
-            .map(|&s| copy.state.slots[s as usize].node);
-        plan.retired = leave
-            .map(|node| copy.state.members.name(node).to_owned())
-            .collect();
-        let mut news = step.split().0;
-        loop {
-            for entry in news {
-                if entry.of.is_some_and(|of| of.deployment == head.number) {
-                    copy.note(&entry.event, &mut plan);
+        let leave = self.state.surplus.iter();
+        let leave = leave.map(|&slot| self.state.node_of(slot).to_owned());
+        plan.retired = leave.collect();
+        while !news.is_empty() {
+            for (entry, sentence) in news {
+                if entry.of.is_some_and(|of| of.deployment == number) {
+                    plan.note(&entry.event, sentence);
                 }
             }
-            news = copy.all_goes_well(now);
-            if news.is_empty() {
-                return Ok(plan);
-            }
+            news = self.all_goes_well(now);
         }
+        Ok(plan)
     }
 
-    fn note(&self, event: &Event, plan: &mut Plan) {
-        let names = |targets: &crate::runs::Runs| {
-            targets
-                .iter()
-                .map(|t| self.target_name(t).to_owned())
-                .collect()
-        };
-        match event {
-            Event::Dispatched {
-                wave,
-                canary,
-                targets,
-                skipped,
-            } => {
-                plan.waves.push(PlannedWave {
-                    wave: *wave,
-                    canary: *canary,
-                    nodes: names(targets),
-                });
-                plan.skipped.append(&mut names(skipped));
-            }
-            Event::Skipped { targets } => plan.skipped.append(&mut names(targets)),
-            _ => {}
-        }
+    fn in_words(
+        &mut self,
+        now: Time,
+        input: Input<'_>,
+    ) -> Result<Vec<(Entry, Sentence)>, Rejection> {
+        let (step, sentences) = self.step_in_words(now, input, usize::MAX)?;
+        Ok(step.split().0.into_iter().zip(sentences).collect())
     }
 
     /// Lets everything in flight become updated, or the canaries promoted.
-    fn all_goes_well(&mut self, now: Time) -> Vec<crate::event::Entry> {
+    fn all_goes_well(&mut self, now: Time) -> Vec<(Entry, Sentence)> {
         let Some(rollout) = self
             .state
             .active()
@@ -137,6 +140,19 @@ impl Job {
             return Vec::new();
         };
         self.assume(now, fact)
+    }
+}
+
+impl Plan {
+    fn note(&mut self, event: &Event, mut sentence: Sentence) {
+        if let Event::Dispatched { wave, canary, .. } = event {
+            self.waves.push(PlannedWave {
+                wave: *wave,
+                canary: *canary,
+                nodes: sentence.nodes.names,
+            });
+        }
+        self.skipped.append(&mut sentence.skipped.names);
     }
 }
 
@@ -209,12 +225,8 @@ mod tests {
         loop {
             for entry in &entries {
                 if let Event::Dispatched { targets, .. } = &entry.event {
-                    waves.push(
-                        targets
-                            .iter()
-                            .map(|t| job.target_name(t).to_owned())
-                            .collect::<Vec<_>>(),
-                    );
+                    let name = |t| job.target_name(1, t).expect("it is a target").to_owned();
+                    waves.push(targets.iter().map(name).collect::<Vec<_>>());
                 }
             }
             let reports: Vec<Report> = job

@@ -6,10 +6,13 @@ use serde_json::Value;
 use crate::event::{DeploymentKind, DeploymentState};
 use crate::id::DeploymentId;
 use crate::job::Job;
-use crate::rollout::{Head, Rollout, Target, TargetState};
+use crate::rollout::{Head, Rollout, TargetState};
 use crate::spec::JobType;
 use crate::time::Time;
 use crate::waiting_on::{message, waiting_on, wall};
+
+/// How many canaries a record names. All of them are among the [targets](Job::targets).
+pub const CANARY_NODES_MAX: usize = 100;
 
 /// One deployment. Fields without a value are absent when it is serialized.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,7 +47,7 @@ pub struct Record {
 /// Where a deployment is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
-    /// The nodes of the canaries.
+    /// The nodes of the canaries, of many the [first ones](CANARY_NODES_MAX).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub canary_nodes: Vec<String>,
     /// Whether the rest may follow the canaries.
@@ -107,8 +110,16 @@ pub struct Status {
 /// One target, for a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TargetView {
+    /// Its number, as an [`Assignment`](crate::Assignment) and a [`Report`](crate::Report) name it.
+    pub target: u32,
+    /// The number of its execution within the job.
+    pub slot: u32,
     /// The node's name.
     pub node: String,
+    /// What its execution was last told to run; 0 = nothing.
+    pub version: u32,
+    /// The position in the log that told it; 0 = nothing was told yet.
+    pub generation: u64,
     /// Where it is in its life.
     pub state: TargetState,
     /// The wave that it was sent out with; 0 = none yet.
@@ -128,27 +139,6 @@ pub struct TargetView {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-impl TargetView {
-    pub(crate) fn of(
-        target: &Target,
-        node: &str,
-        wave: Option<u32>,
-        deadline: Option<Time>,
-        reason: Option<String>,
-    ) -> Self {
-        Self {
-            node: node.to_owned(),
-            state: target.state(),
-            wave: wave.unwrap_or(0),
-            canary: target.is_canary(),
-            bad_intervals: target.streak,
-            lost: target.is_lost(),
-            deadline,
-            reason,
-        }
-    }
 }
 
 impl Job {
@@ -188,39 +178,53 @@ impl Job {
 
     /// The targets of the active deployment, or of the last one, in the order of their turn.
     pub fn targets(&self) -> impl Iterator<Item = TargetView> + '_ {
+        self.targets_from(0)
+    }
+
+    /// The targets from this number on: what was passed over costs nothing.
+    pub fn targets_from(&self, first: u32) -> impl Iterator<Item = TargetView> + '_ {
         let rollout = self.state.rollout.as_ref();
         rollout.into_iter().flat_map(move |rollout| {
-            let runs = rollout.head.state != DeploymentState::Paused;
-            (0..rollout.targets.len() as u32).map(move |number| {
-                let target = &rollout.targets[number as usize];
-                let dispatch = target
-                    .dispatch
-                    .checked_sub(1)
-                    .map(|d| &rollout.dispatches[d as usize]);
-                let in_flight = target.state().is_in_flight();
-                let deadline = dispatch
-                    .filter(|_| in_flight && runs)
-                    .map(|d| wall(&self.state, rollout, d.due));
-                let reason = rollout.failures.get(&number).map(|f| f.reason.to_string());
-                TargetView::of(
-                    target,
-                    self.target_name(number),
-                    dispatch.map(|d| d.wave),
-                    deadline,
-                    reason,
-                )
-            })
+            let end = rollout.targets.len() as u32;
+            (first.min(end)..end).map(move |number| self.target_view(rollout, number))
         })
+    }
+
+    fn target_view(&self, rollout: &Rollout, number: u32) -> TargetView {
+        let target = &rollout.targets[number as usize];
+        let slot = &self.state.slots[target.slot as usize];
+        let dispatch = target.dispatch.checked_sub(1);
+        let dispatch = dispatch.map(|d| &rollout.dispatches[d as usize]);
+        // While it is paused no deadline comes nearer, and when it is over none comes: there is none to show.
+        let runs = rollout.head.state == DeploymentState::InProgress;
+        let deadline = dispatch.filter(|_| runs && target.state().is_in_flight());
+        let failure = rollout.failures.get(&number);
+        TargetView {
+            target: number,
+            slot: target.slot,
+            node: self.state.node_of(target.slot).to_owned(),
+            version: slot.told,
+            generation: slot.generation.into(),
+            state: target.state(),
+            wave: dispatch.map_or(0, |d| d.wave),
+            canary: target.is_canary(),
+            bad_intervals: target.streak,
+            lost: target.is_lost(),
+            deadline: deadline.map(|d| wall(&self.state, rollout, d.due)),
+            reason: failure.map(|f| f.reason.to_string()),
+        }
     }
 
     fn record_of(&self, head: &Head, rollout: Option<&Rollout>) -> Record {
         let active = rollout.filter(|_| !head.state.is_final());
         let canary_nodes = match active {
-            Some(rollout) => rollout
-                .canaries
-                .iter()
-                .map(|&t| self.target_name(t).to_owned())
-                .collect(),
+            Some(rollout) => {
+                let canaries = rollout.canaries.iter().take(CANARY_NODES_MAX);
+                let slots = canaries.map(|&t| rollout.targets[t as usize].slot);
+                slots
+                    .map(|slot| self.state.node_of(slot).to_owned())
+                    .collect()
+            }
             None => head.canary_nodes.clone(),
         };
         let version = if head.to == 0 { head.from } else { head.to };
@@ -266,12 +270,12 @@ impl Job {
     }
 }
 
-fn rfc3339<S: serde::Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: serde::Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(time)
 }
 
 #[expect(clippy::ref_option, reason = "serde asks for a reference to the field")]
-fn rfc3339_if_any<S: serde::Serializer>(
+pub(crate) fn rfc3339_if_any<S: serde::Serializer>(
     time: &Option<Time>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

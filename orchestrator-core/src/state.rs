@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Answered, DeploymentKind, DeploymentState, Presence, Want};
+use crate::event::{Answered, DeploymentKind, DeploymentState, Presence, Want, is_zero};
 use crate::id::JobId;
 use crate::members::Members;
 use crate::packed::U48;
@@ -13,12 +13,12 @@ use crate::rollout::{Head, Rollout, TargetState};
 use crate::spec::{JobSpec, Placement};
 use crate::time::Time;
 
-/// How many answered idempotency keys are remembered.
-pub(crate) const KEYS_KEPT: usize = 128;
-/// How many finished deployments are remembered here; a store may keep more.
-pub(crate) const HISTORY_KEPT: usize = 16;
-/// How many versions are remembered that nothing needs.
-pub(crate) const VERSIONS_KEPT: usize = 64;
+/// How many answered idempotency keys a job remembers.
+pub const KEYS_KEPT: usize = 128;
+/// How many finished deployments a job remembers besides the last one.
+pub const HISTORY_KEPT: usize = 16;
+/// How many versions a job remembers: the oldest that nothing needs is forgotten first.
+pub const VERSIONS_KEPT: usize = 64;
 
 /// No number: no node, no target.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -29,6 +29,9 @@ pub(crate) struct State {
     pub(crate) seed: u64,
     /// Position of the latest entry.
     pub(crate) seq: u64,
+    /// How many entries of the latest one's step have still to be taken in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) step_left: u32,
     /// When the latest entry was made.
     pub(crate) moment: Moment,
     pub(crate) versions: BTreeMap<u32, Version>,
@@ -187,6 +190,7 @@ impl State {
             id,
             seed,
             seq: 0,
+            step_left: 0,
             moment: Moment::default(),
             versions: BTreeMap::new(),
             version_max: 0,
@@ -214,6 +218,12 @@ impl State {
     /// The active deployment.
     pub(crate) fn active(&self) -> Option<&Rollout> {
         self.rollout.as_ref().filter(|r| !r.head.state.is_final())
+    }
+
+    /// All deployments that are remembered, the latest first.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &Head> {
+        let last = self.rollout.iter().map(|r| &r.head);
+        last.chain(self.history.iter().rev())
     }
 
     /// The spec that says where executions go.
@@ -292,6 +302,11 @@ impl State {
             NONE => None,
             node => Some(self.members.zone(node)),
         }
+    }
+
+    /// The name of the node that a slot is on, or was on last.
+    pub(crate) fn node_of(&self, slot: u32) -> &str {
+        self.members.name(self.slots[slot as usize].node)
     }
 
     pub(crate) fn presence(&self, slot: u32) -> Presence {

@@ -165,22 +165,22 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
             let why = head
                 .cause
                 .as_ref()
-                .map(|c| cause(c, head))
+                .map(|c| cause(c, head.culprit.as_deref()))
                 .unwrap_or_default();
-            format!("failed: {why}; {}", aftermath(head))
+            format!("failed: {why}; {}", aftermath(head.aftermath, head.kind))
         }
         (DeploymentState::Canceled, _) => match &head.cause {
             Some(Cause::Superseded { .. }) => head
                 .cause
                 .as_ref()
-                .map(|c| cause(c, head))
+                .map(|c| cause(c, head.culprit.as_deref()))
                 .unwrap_or_default(),
             _ => format!("canceled by an operator: {done}, nodes stay as they are"),
         },
         (DeploymentState::Paused, _) => match &head.cause {
             Some(why) => format!(
                 "paused by a failure: {}; resume, fail or cancel it",
-                cause(why, head)
+                cause(why, head.culprit.as_deref())
             ),
             None => format!("paused by an operator: {done}"),
         },
@@ -230,12 +230,12 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
     }
 }
 
-/// Why, in words.
-pub(crate) fn cause(cause: &Cause, head: &Head) -> String {
+/// Why, in words; `canary` is the name of the one that failed.
+pub(crate) fn cause(cause: &Cause, canary: Option<&str>) -> String {
     match cause {
         Cause::Done => "every target had its turn".to_owned(),
         Cause::CanaryFailed { .. } => {
-            format!("canary {} failed", head.culprit.as_deref().unwrap_or("?"))
+            format!("canary {} failed", canary.unwrap_or("?"))
         }
         Cause::TooManyFailed { failed, allowed } => {
             format!(
@@ -270,9 +270,9 @@ pub(crate) fn cause(cause: &Cause, head: &Head) -> String {
     }
 }
 
-/// What followed, in words.
-pub(crate) fn aftermath(head: &Head) -> String {
-    match head.aftermath {
+/// What followed on a deployment of this kind, in words.
+pub(crate) fn aftermath(aftermath: Aftermath, kind: DeploymentKind) -> String {
+    match aftermath {
         Aftermath::Nothing => "nothing follows".to_owned(),
         Aftermath::RollBack { to } => format!("rolling back to version {to}"),
         Aftermath::RollbackOff => {
@@ -282,7 +282,7 @@ pub(crate) fn aftermath(head: &Head) -> String {
             "no rollback: there is no stable version to go back to".to_owned()
         }
         Aftermath::WasRollback => "no rollback: a rollback never starts another".to_owned(),
-        Aftermath::SameVersion if head.kind == DeploymentKind::Stop => {
+        Aftermath::SameVersion if kind == DeploymentKind::Stop => {
             "no rollback: what has stopped stays stopped".to_owned()
         }
         Aftermath::SameVersion => "no rollback: the version is the one that ran before".to_owned(),

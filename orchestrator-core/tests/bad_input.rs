@@ -441,7 +441,7 @@ fn a_long_label_is_refused() {
 fn what_is_not_there_has_no_name() {
     let story = under_way();
     assert_eq!(story.job.node_name(99), "");
-    assert_eq!(story.job.target_name(99), "");
+    assert_eq!(story.job.target_name(1, 99), None);
     let nothing = story.job.assignment(99);
     assert_eq!(
         (nothing.node, nothing.version, nothing.target),

@@ -2,7 +2,7 @@
 
 mod story;
 
-use orchestrator_core::{BrokenLog, explain};
+use orchestrator_core::{BrokenLog, Job, explain};
 use story::Story;
 
 #[test]
@@ -27,10 +27,8 @@ expect completed";
     let rollback = story.job.deployment().unwrap();
     let failed = rollback.rollback_of.unwrap();
     let log = story.log.clone();
-    let explained = explain(story.job.id().clone(), 7, log.clone(), failed)
-        .unwrap()
-        .unwrap()
-        .to_string();
+    let new = || Job::new(story.job.id().clone(), 7);
+    let explained = explain(new(), &log, failed).unwrap().unwrap().to_string();
     assert_eq!(
         explained,
         "\
@@ -44,7 +42,7 @@ expect completed";
 2026-01-01T00:01:30.000Z  completed: every target had its turn
 now: rolled back to version 1: 2 of 2 nodes updated"
     );
-    let gap = explain(story.job.id().clone(), 7, log[1..].to_vec(), failed).unwrap_err();
+    let gap = explain(new(), &log[1..], failed).unwrap_err();
     assert_eq!(
         gap,
         BrokenLog::Gap {
@@ -53,8 +51,5 @@ now: rolled back to version 1: 2 of 2 nodes updated"
         }
     );
     let unknown = "01900000-0000-7000-8000-000000000000".parse().unwrap();
-    assert_eq!(
-        explain(story.job.id().clone(), 7, log, unknown).unwrap(),
-        None
-    );
+    assert_eq!(explain(new(), &log, unknown).unwrap(), None);
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{
     BrokenLog, Command, Entry, Event, FormatError, Input, Job, JobId, Member, NodeChange,
-    Observation, Report, Request, Span, Time, fleet, group,
+    Observation, Of, Rejection, Report, Request, Span, Time, fleet, group,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -123,9 +123,13 @@ fn todays_log_is_read_for_ever() {
     let mut entries = story.log.clone();
     // It takes sixty-five versions until one is forgotten: this one is made by hand.
     let last = entries.last().expect("much has happened").clone();
+    let under_way = story.job.waiting_on().is_some();
     let forgot = Entry {
         seq: last.seq + 1,
-        of: None,
+        of: last.of.filter(|_| under_way).map(|of| Of {
+            revision: of.revision + 1,
+            ..of
+        }),
         event: Event::Forgot { version: 3 },
         ..last
     };
@@ -571,6 +575,126 @@ fn another_jobs_log_is_refused() {
     }
 }
 
+/// The log of a command with a key that leads to several entries, and how many entries came before it.
+fn keyed() -> (Story, usize) {
+    let mut story = Story::new();
+    let told = "nodes n1..n3\ndeploy v1\neveryone started";
+    story.play(told).unwrap_or_else(|why| panic!("{why}"));
+    let before = story.log.len();
+    story
+        .play("deploy v2 key=k")
+        .unwrap_or_else(|why| panic!("{why}"));
+    (story, before)
+}
+
+#[test]
+fn a_step_that_was_cut_is_noticed_and_can_be_cut_off() {
+    let (mut story, before) = keyed();
+    let (log, now) = (story.log.clone(), story.now);
+    assert!(log.len() - before > 3 && log[log.len() - 1].event.kind() == "answered");
+    let id = || "web".parse::<JobId>().expect("a name");
+    let whole = Job::recover(id(), SEED, &log[..before]).expect("its steps are whole");
+    for cut in before + 1..log.len() {
+        let why = Job::recover(id(), SEED, &log[..cut]).expect_err("it is cut");
+        let missing = (log.len() - cut) as u32;
+        let torn = BrokenLog::Torn {
+            whole: before as u64,
+            missing,
+        };
+        assert_eq!(why, torn);
+        // A replica that is in the middle of a step says nothing of its own, whichever way it came there.
+        let mut replica = Job::new(id(), SEED);
+        replica.catch_up(&log[..cut]).expect("more will come");
+        let mut replica = Job::from_snapshot(&replica.snapshot()).expect("it was just taken");
+        let refused = replica
+            .step(now, Input::Tick)
+            .expect_err("the rest is missing");
+        assert_eq!(refused, Rejection::WithinStep(missing));
+        let mut other = replica.clone();
+        let why = other.catch_up([Entry {
+            more: missing,
+            ..log[cut].clone()
+        }]);
+        assert!(matches!(why, Err(BrokenLog::DoesNotFit { .. })), "{why:?}");
+        replica.catch_up(&log[cut..]).expect("it is the rest");
+        assert_eq!(replica.snapshot(), story.job.snapshot());
+
+        let mut kept = log[..cut].to_vec();
+        while kept.last().is_some_and(|entry| entry.more > 0) {
+            kept.pop();
+        }
+        let job = Job::recover(id(), SEED, kept).expect("its steps are whole");
+        assert_eq!(job.snapshot(), whole.snapshot());
+        // The same of a file, wherever in a line it was cut.
+        let lines: String = log[..cut].iter().map(|e| e.encode() + "\n").collect();
+        let kept: String = log[..before].iter().map(|e| e.encode() + "\n").collect();
+        for end in [kept.len(), kept.len() + 1, lines.len() - 1, lines.len()] {
+            let (entries, bytes) = Entry::decode_log(&lines.as_bytes()[..end]).expect("lines");
+            assert_eq!((&entries[..], bytes), (&log[..before], kept.len()));
+        }
+    }
+    // What comes again after it is carried out, and answered so.
+    let asked = story.registration("v2 key=k").expect("a command");
+    story.job = whole;
+    let answer = story.job.step(now, asked.into()).expect("it fits");
+    let answer = answer.split().1.committed().answer.expect("to a command");
+    assert!(answer.changed && answer.version == 2);
+}
+
+#[test]
+fn what_belongs_to_a_deployment_says_so() {
+    let log = read("log.v1.jsonl");
+    let entries: Vec<Entry> = log
+        .lines()
+        .map(|line| Entry::decode(line).expect("it was written"))
+        .collect();
+    let mut before = Job::new("web".parse().expect("a name"), SEED);
+    let mut stripped = 0;
+    for entry in &entries {
+        let other = match entry.of {
+            Some(_) => None,
+            None => Some(Of {
+                deployment: 1,
+                revision: 1,
+            }),
+        };
+        let other = Entry {
+            of: other,
+            ..entry.clone()
+        };
+        let why = before.clone().catch_up([other]);
+        assert_eq!(why, Err(BrokenLog::DoesNotFit { seq: entry.seq }));
+        stripped += usize::from(entry.of.is_some());
+        before.catch_up([entry]).expect("it is whole");
+    }
+    assert!(stripped > 50);
+    let line = log.lines().find(|line| line.contains("\"revision\":2,"));
+    let half = line.expect("there is one").replace("\"revision\":2,", "");
+    let why = Entry::decode(&half).expect_err("it is half of it");
+    assert!(matches!(why, FormatError::Malformed { .. }), "{why}");
+}
+
+#[test]
+fn waves_are_counted_without_gaps() {
+    let (story, _) = keyed();
+    let at = story
+        .log
+        .iter()
+        .rposition(|e| e.event.kind() == "dispatched");
+    let at = at.expect("a wave was sent");
+    for wrong in [0, 2, u32::MAX] {
+        let mut job = Job::new(story.job.id().clone(), SEED);
+        job.catch_up(&story.log[..at]).expect("it is whole");
+        let mut entry = story.log[at].clone();
+        if let Event::Dispatched { wave, .. } = &mut entry.event {
+            assert_eq!(*wave, 1);
+            *wave = wrong;
+        }
+        let why = job.catch_up([entry]);
+        assert!(matches!(why, Err(BrokenLog::DoesNotFit { .. })), "{why:?}");
+    }
+}
+
 proptest! {
     /// Bytes that were changed on their way are an error, or what they say; never a panic.
     #[test]
@@ -703,7 +827,8 @@ fn a_damaged_log_is_refused_or_read_and_never_a_panic() {
     let (mut refused, mut taken) = (0, 0);
     for (at, line) in log.lines().enumerate() {
         let id = || "web".parse::<JobId>().expect("a name");
-        let before = Job::recover(id(), SEED, entries[..at].to_vec()).expect("it is whole");
+        let mut before = Job::new(id(), SEED);
+        before.catch_up(&entries[..at]).expect("it is whole");
         let value: Value = serde_json::from_str(line).expect("it is JSON");
         for other in disturbed(&value) {
             let Ok(entry) = Entry::decode(&other.to_string()) else {
@@ -715,7 +840,7 @@ fn a_damaged_log_is_refused_or_read_and_never_a_panic() {
                 Ok(()) => {
                     taken += 1;
                     // What follows may fit no more; and whatever came of it can be shown.
-                    let _ = job.catch_up(entries[at + 1..].to_vec());
+                    let _ = job.catch_up(&entries[at + 1..]);
                     view(&job);
                 }
             }

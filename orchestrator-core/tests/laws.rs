@@ -259,10 +259,10 @@ proptest! {
     fn a_snapshot_and_what_came_after_it_is_the_state(script in script(), cut in 0.0..1.0) {
         let story = play(&script)?;
         let cut = (story.log.len() as f64 * cut) as usize;
-        let early = Job::recover(story.job.id().clone(), story::SEED, story.log[..cut].to_vec());
-        let early = early.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let mut early = Job::new(story.job.id().clone(), story::SEED);
+        early.catch_up(&story.log[..cut]).map_err(|e| TestCaseError::fail(e.to_string()))?;
         let mut job = Job::from_snapshot(&early.snapshot()).expect("it was just taken");
-        job.catch_up(story.log[cut..].to_vec()).expect("it goes on where the snapshot ends");
+        job.catch_up(&story.log[cut..]).expect("it goes on where the snapshot ends");
         prop_assert_eq!(job.snapshot(), story.job.snapshot());
     }
 
@@ -403,6 +403,46 @@ proptest! {
         let waves: Vec<Vec<String>> = story.waves_since(from);
         let planned: Vec<Vec<String>> = plan.waves.into_iter().map(|w| w.nodes).collect();
         prop_assert_eq!(waves, planned);
+    }
+
+    /// The plan of a promotion, and of going on after a pause, is what then happens.
+    #[test]
+    fn a_plan_of_the_rest_is_what_then_happens(
+        nodes in 2..=NODES,
+        canaries in 1..4_u32,
+        waves in 0..4_u32,
+        placement in placement(),
+        paused in any::<bool>(),
+    ) {
+        let mut story = play(&Script(vec![
+            format!("nodes n1..n{nodes}"),
+            format!("deploy v1{placement}"),
+            "everyone started".to_owned(),
+            format!("deploy v2 canary {canaries} waves={waves}{placement}"),
+        ]))?;
+        for _ in 0..20 {
+            if story.job.outstanding().next().is_some() {
+                one(&mut story, "wave stays healthy 30s")?;
+            }
+        }
+        prop_assume!(story.job.waiting_on() == Some(WaitingOn::Promotion));
+        let deployment = story.job.deployments().next().expect("it waits");
+        let mut command = Command::Promote(deployment.id);
+        if paused {
+            one(&mut story, "promote")?;
+            one(&mut story, "pause")?;
+            if story.job.waiting_on() != Some(WaitingOn::Resume) {
+                return Ok(());
+            }
+            command = Command::Resume(deployment.id);
+        }
+        let plan = story.job.plan(story.now, command.clone().into()).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert_eq!((plan.from_version, plan.to_version), (1, 2));
+        let from = story.log.len();
+        story.step(command.into()).map_err(TestCaseError::fail)?;
+        finish(&mut story)?;
+        let planned: Vec<Vec<String>> = plan.waves.into_iter().map(|w| w.nodes).collect();
+        prop_assert_eq!(story.waves_of(deployment.number, from), planned);
     }
 
     /// Whatever is said, a person can stop it all: a cancel is never refused while something is under way.

@@ -21,6 +21,8 @@ pub(super) struct Owned<M> {
     /// Bytes of log since the last snapshot, and the size of that.
     pub(super) grown: usize,
     pub(super) snapshot: usize,
+    /// Since when nothing that it was told could be kept, so that nobody was heard.
+    pub(super) deaf_since: Option<Time>,
 }
 
 impl<M> Owned<M> {
@@ -31,6 +33,7 @@ impl<M> Owned<M> {
 
     /// So many bytes of log were written, and a snapshot of so many.
     pub(super) fn note_written(&mut self, grown: usize, snapshot: Option<usize>) {
+        self.deaf_since = None;
         self.grown += grown;
         if let Some(bytes) = snapshot {
             (self.grown, self.snapshot) = (0, bytes);
@@ -204,6 +207,7 @@ pub(super) async fn load_job(
         claim,
         grown,
         snapshot,
+        deaf_since: None,
     })
 }
 
@@ -245,6 +249,7 @@ pub(super) async fn load_fleet(
         claim,
         grown,
         snapshot,
+        deaf_since: None,
     })
 }
 

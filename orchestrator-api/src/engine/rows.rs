@@ -56,7 +56,7 @@ pub(super) fn job(job: &Job) -> JobRow {
             .filter(|v| v.stable)
             .map(|v| v.number)
             .collect(),
-        deployment_id: job.last_id(),
+        deployment_id: job.deployments().next().map(|last| last.id),
     };
     JobRow {
         id: id.clone(),

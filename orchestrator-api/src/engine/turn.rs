@@ -24,6 +24,8 @@ use crate::store::{Append, Audit, Claim, DeploymentRow, Machine, Store, StoreErr
 
 /// How many asks one turn takes before it commits.
 const ASKS_PER_TURN_MAX: usize = 1024;
+/// A store that keeps nothing is asked again so soon, when nobody else asks.
+const AGAIN_MILLIS: u64 = 250;
 /// So few streams may be left though nobody listens.
 const STREAMS_MIN: usize = 64;
 /// How many logs are claimed at a time when the engine starts.
@@ -46,6 +48,8 @@ pub(super) struct Loop {
     streams_max: usize,
     /// Nodes with another number of executions than the fleet knows of.
     loads: BTreeMap<NodeName, u32>,
+    /// Whether the store kept all that it was last given.
+    keeps: bool,
 }
 
 /// What one turn changes, until it is committed.
@@ -106,6 +110,7 @@ impl Loop {
             streams: HashMap::new(),
             streams_max: STREAMS_MIN,
             loads: BTreeMap::new(),
+            keeps: true,
         };
         driven.load_all()?;
         driven.catch_up();
@@ -145,8 +150,10 @@ impl Loop {
         let Some(due) = due else {
             return self.runtime.block_on(self.inbox.recv()).map(Some);
         };
-        // At least a little: a clock that was set back may name the same moment again.
-        let left = due.as_millis().saturating_sub(now().as_millis()).max(1);
+        // At least a little: a clock that was set back may name the same moment again, and a store that keeps nothing
+        // is not asked all the time.
+        let least = if self.keeps { 1 } else { AGAIN_MILLIS };
+        let left = due.as_millis().saturating_sub(now().as_millis()).max(least);
         let next =
             async { tokio::time::timeout(Duration::from_millis(left), self.inbox.recv()).await };
         match self.runtime.block_on(next) {
@@ -346,6 +353,12 @@ impl Loop {
         reply: Option<Reply<Done>>,
     ) -> Result<(), (Rejection, Option<Reply<Done>>)> {
         let now = turn.now;
+        let first = !turn.jobs.contains_key(id);
+        let deaf = self.jobs.get(id).and_then(|owned| owned.deaf_since);
+        if let Some(since) = deaf.filter(|_| first && !matches!(input, Input::Absent { .. })) {
+            let millis = now.as_millis().saturating_sub(since.as_millis());
+            self.tell(turn, id, Input::Absent { millis });
+        }
         let stepped = self.jobs.with(id, |owned| {
             let step = owned.machine.step(now, input)?;
             Ok((step, owned.machine.members_due()))
@@ -505,12 +518,13 @@ impl Loop {
             let entries = appends.iter().map(|append| append.lines.len()).sum();
             let outcome = self.runtime.block_on(self.store.commit(appends));
             let lost = self.note_outcome(&whose, &written, outcome);
+            self.keeps = lost.is_empty();
             self.counts.note(entries, !lost.is_empty());
             lost
         };
         for (machine, why) in &lost {
             tracing::error!(?machine, why = chain(why), "what was to be kept was not");
-            self.reload(machine);
+            self.reload(machine, turn.now);
         }
         let fleet_lost = lost.get(&Machine::Fleet);
         for reply in turn.waiting {
@@ -521,11 +535,9 @@ impl Loop {
             .into_iter()
             .filter(|row| !lost.contains_key(&Machine::Job(row.job.clone())));
         self.shown.publish(safe.map(|row| {
-            let last = self
-                .jobs
-                .get(&row.job)
-                .and_then(|owned| owned.machine.last_number());
-            let last = last == Some(row.number);
+            let last = self.jobs.get(&row.job).map(|owned| &owned.machine);
+            let last = last.and_then(|job| job.deployments().next());
+            let last = last.is_some_and(|last| last.number == row.number);
             (row.into(), last)
         }));
         let mut hear = BTreeSet::new();
@@ -661,8 +673,8 @@ impl Loop {
         lost
     }
 
-    /// Drops a machine that is ahead of its log, and reads it again.
-    fn reload(&mut self, machine: &Machine) {
+    /// Drops a machine that is ahead of its log, and reads it again: what it was told `now` is lost.
+    fn reload(&mut self, machine: &Machine, now: Time) {
         match machine {
             Machine::Fleet => {
                 let load = load_fleet(&*self.store, self.fleet.claim.clone(), self.settings.fleet);
@@ -673,11 +685,17 @@ impl Loop {
                 }
             }
             Machine::Job(id) => {
-                let Some(Owned { claim, .. }) = self.jobs.remove(id) else {
+                let Some(Owned {
+                    claim, deaf_since, ..
+                }) = self.jobs.remove(id)
+                else {
                     return;
                 };
                 match self.runtime.block_on(load_job(&*self.store, claim.clone())) {
-                    Ok(owned) => self.jobs.insert(owned),
+                    Ok(owned) => self.jobs.insert(Owned {
+                        deaf_since: deaf_since.or(Some(now)),
+                        ..owned
+                    }),
                     Err(why) => {
                         tracing::error!(job = %id, why = chain(&why), "the job cannot be read");
                         self.broken.insert(id.clone(), claim);
@@ -865,7 +883,8 @@ impl Loop {
         self.settle(&mut turn);
         self.commit(turn);
         let last = self.jobs.iter().flat_map(|(_, owned)| {
-            let numbers = owned.machine.last_number().into_iter().collect();
+            let last = owned.machine.deployments().next();
+            let numbers = last.into_iter().map(|last| last.number).collect();
             rows::deployments(&owned.machine, owned.claim.log, &numbers)
         });
         self.shown.publish(last.map(|row| (row.into(), true)));

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
-use orchestrator_core::{DeploymentId, Entry, Explanation, explain};
+use orchestrator_core::{DeploymentId, Entry, Explanation, Job, explain};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -217,7 +217,7 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     let told = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let mut log = Log::new(store, row.log, runtime);
-        let told = explain(row.job, seed, log.by_ref(), id);
+        let told = explain(Job::new(row.job, seed), log.by_ref(), id);
         match log.failed {
             Some(why) => Err(why),
             None => told.map_err(|why| gone(&why)),

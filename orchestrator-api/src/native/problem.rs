@@ -178,6 +178,8 @@ fn of_job(why: &Rejection) -> (StatusCode, &'static str) {
         Rejection::NoStableVersion => (CONFLICT, "no-stable-version"),
         Rejection::NothingToRollBack(_) => (CONFLICT, "nothing-to-roll-back"),
         Rejection::NotReplicated => (CONFLICT, "not-replicated"),
+        // The engine steps no job that it has not read to its end.
+        Rejection::WithinStep(_) => (StatusCode::INTERNAL_SERVER_ERROR, "within-step"),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The engine on a disk that gets full: what it cannot keep has not happened, and it goes on when there is room.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command as Run;
+use std::time::Duration;
 
-use orchestrator_api::engine::EngineError;
+use orchestrator_api::engine::{EngineError, Said};
 use orchestrator_api::store::StoreError;
-use orchestrator_core::{Command, DeploymentState};
+use orchestrator_core::{Command, DeploymentState, Interval, Observation};
 
 use crate::world::World;
 
@@ -29,6 +30,21 @@ impl Small {
     fn path(&self) -> &Path {
         self.0.path()
     }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    fn fill(&self) {
+        let mut more = vec![0_u8; 8 << 20];
+        while let Err(_full) = std::fs::write(self.filler(), &more) {
+            more.truncate(more.len() - 4096);
+        }
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.filler()).expect("it is there");
+    }
 }
 
 impl Drop for Small {
@@ -49,11 +65,7 @@ async fn what_cannot_be_kept_has_not_happened() {
     for node in ["n1", "n2", "n3", "n4"] {
         world.silence(node).await;
     }
-    let filler = disk.path().join("filler");
-    let mut more = vec![0_u8; 8 << 20];
-    while let Err(_full) = std::fs::write(&filler, &more) {
-        more.truncate(more.len() - 4096);
-    }
+    disk.fill();
     let before = world.record(first).await;
     let mut refused = 0;
     let why = loop {
@@ -83,7 +95,7 @@ async fn what_cannot_be_kept_has_not_happened() {
     let last = world.last("web").await;
     let seen = world.record(last).await;
 
-    std::fs::remove_file(filler).expect("it is there");
+    disk.empty();
     for node in ["n1", "n2", "n3", "n4"] {
         world.listen(node).await;
     }
@@ -94,4 +106,50 @@ async fn what_cannot_be_kept_has_not_happened() {
     world.ends(second, DeploymentState::Completed).await;
     world.restart().await;
     assert_eq!(world.record(second).await["status"]["state"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_fails_for_what_could_not_be_written_down() {
+    let Some(disk) = Small::mount() else { return };
+    let world = World::at(disk.path().join("data")).await;
+    world.join(1, &[]).await;
+    world.silence("n1").await;
+    let mut spec = world.document("web", 1, "rolling");
+    spec["rollout"]["health_check"]["deadline"] = "2s".into();
+    spec["rollout"]["health_check"]["min_healthy_time"] = "500ms".into();
+    let id = world.register_document(&spec).await;
+    let mut told = world.handle().connect("n1".into()).await.expect("it is");
+    let told = told.wait_for(|desired| !desired.executions.is_empty());
+    let assigned = told.await.expect("it is told").executions[0].clone();
+
+    disk.fill();
+    // The file that there is may have room for some yet.
+    for number in 1.. {
+        let said = Said {
+            job: assigned.job.clone(),
+            slot: assigned.slot,
+            generation: assigned.generation,
+            target: assigned.target,
+            number,
+            what: if number % 2 == 0 {
+                Observation::Interval(Interval::PASSING)
+            } else {
+                Observation::Interval(Interval::FAILING)
+            },
+        };
+        match world.handle().report("n1".into(), vec![said]).await {
+            Ok(()) => assert!(number < 10_000, "the disk is not full"),
+            Err(EngineError::Store(_)) => break,
+            Err(why) => panic!("{why:?}"),
+        }
+    }
+    // Nobody hears the node, and the deadline comes and is tried to be told of, again and again.
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    while world.handle().counts().commits_failed() < 5 {
+        again.tick().await;
+    }
+
+    disk.empty();
+    world.listen("n1").await;
+    world.ends(id, DeploymentState::Completed).await;
 }

@@ -10,6 +10,7 @@ use crate::event::{
     Aftermath, Bad, Cause, DeploymentKind, DeploymentState, Heard, Reason, Started, Want,
 };
 use crate::put_aside::PutAside;
+use crate::record::CANARY_NODES_MAX;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
 use crate::runs::Runs;
 use crate::spec::JobType;
@@ -276,7 +277,8 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
             .name(state.slots[rollout.targets[t as usize].slot as usize].node)
             .to_owned()
     };
-    let canary_nodes = rollout.canaries.iter().map(node).collect();
+    let named = rollout.canaries.iter().take(CANARY_NODES_MAX);
+    let canary_nodes = named.map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
     // A restart changes nothing about what is to run where, and a stop is meant for those too that it did not reach.

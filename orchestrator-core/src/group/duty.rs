@@ -8,7 +8,7 @@ use crate::draw::draw;
 use crate::event::Standing;
 use crate::id::DeploymentId;
 use crate::input::{Command, Request};
-use crate::job::{Answer, Job};
+use crate::job::{Answer, Ending, Job};
 
 /// What a driver has to do for a member now.
 #[derive(Clone, Debug)]
@@ -199,8 +199,9 @@ impl Group {
 /// else.
 fn ended(job: &Job, deployment: DeploymentId) -> Option<Outcome> {
     match job.outcome(deployment) {
-        None if !job.remembers(deployment) => Some(Outcome::Canceled),
-        outcome => outcome,
+        Ending::UnderWay => None,
+        Ending::Known(outcome) => Some(outcome),
+        Ending::Unknown => Some(Outcome::Canceled),
     }
 }
 

@@ -117,8 +117,9 @@ impl Driver {
         }
         let changed = !step.entries().is_empty();
         if changed && self.torn > 0.0 && self.chance.chance(self.torn) {
-            // The step has not happened; what comes back is the state before it.
-            drop(step);
+            // The step has not happened, whatever was written of it; what comes back is the state before it.
+            let (entries, _) = step.split();
+            self.log.extend_from_slice(&entries[..entries.len() / 2]);
             self.recover(before.as_ref())?;
             return Ok(Done::Died);
         }
@@ -138,6 +139,12 @@ impl Driver {
         if changed && self.deaf > 0.0 && self.chance.chance(self.deaf) {
             let after = before.map(|_| self.job.clone());
             self.recover(after.as_ref())?;
+            // It was away for no time at all, and all that followed has followed.
+            let back = self.job.step(clock, Input::Absent { millis: 0 });
+            if !back.is_ok_and(|step| step.entries().is_empty()) {
+                let what = "that the driver is back leads to something".to_owned();
+                return Err(Flaw::new(12, what));
+            }
             return Ok(Done::Died);
         }
         self.acknowledged = self.log.len();
@@ -207,6 +214,10 @@ impl Driver {
     /// Starts again from what is on disk: the log, or a snapshot and what came after it.
     pub(super) fn recover(&mut self, expected: Option<&Job>) -> Result<(), Flaw> {
         self.recoveries += 1;
+        // What was written of a step that was cut has not happened.
+        while self.log.last().is_some_and(|entry| entry.more > 0) {
+            self.log.pop();
+        }
         if self.log.len() < self.acknowledged {
             return Err(Flaw::new(
                 16,

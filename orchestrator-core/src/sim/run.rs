@@ -314,7 +314,12 @@ impl<'a> Run<'a> {
         self.driver.recover(before.as_ref())?;
         let millis = self.world.now - self.down_since;
         self.died = true;
-        self.step(Input::Absent { millis })?;
+        // Every second time it says nothing of it.
+        if self.driver.recoveries.is_multiple_of(2) {
+            self.step(Input::Absent { millis })?;
+        } else {
+            self.step(Input::Tick)?;
+        }
         self.again_by(self.settings.faults.restarts, Happening::Restart);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What has to be so now.
 
-use orchestrator_core::{Ignored, Record, Span, Time, explain};
+use orchestrator_core::{Ignored, Job, Record, Span, Time, explain};
 
 use super::words::{number, same, same_names, span, version, word};
 use super::{Line, SEED, Story};
@@ -85,8 +85,8 @@ impl Story {
 
     /// Whether the reasons that the log gives have this among them.
     fn explained(&self, record: &Record, wanted: &str, given: bool) -> Line {
-        let log = self.log.clone();
-        let chain = explain(self.job.id().clone(), SEED, log, record.id);
+        let whole = Job::new(self.job.id().clone(), SEED);
+        let chain = explain(whole, &self.log, record.id);
         let chain = chain.map_err(|e| e.to_string())?;
         let text = chain.map_or_else(String::new, |chain| chain.to_string());
         if text.contains(wanted) == given {

@@ -10,19 +10,25 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::{
-    Answer, Done, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, NodeChange,
-    Observation, Plan, Presence, PutAside, Report, Request, TargetState, TargetView, Time,
+    Answer, Done, Effect, Entry, Event, Ignored, Input, Interval, Job, JobId, Member, Narrator,
+    NodeChange, Observation, Plan, Presence, PutAside, Report, Request, Sentence, TargetState,
+    TargetView, Time,
 };
 
 use orchestrator_core::spec::{JobType, Placement};
 use words::{options, range, remark_free, span};
 
 pub(crate) const SEED: u64 = 7;
+/// More nodes than there are in any story.
+const NAMES_MAX: usize = 100_000;
 
 pub(crate) struct Story {
     pub(crate) job: Job,
     pub(crate) now: Time,
     pub(crate) log: Vec<Entry>,
+    /// What each entry of the log says.
+    pub(crate) words: Vec<Sentence>,
+    narrator: Narrator,
     /// Every report that ever came.
     pub(crate) delivered: Vec<Report>,
     /// Print every line and what came of it.
@@ -66,9 +72,11 @@ impl Story {
     pub(crate) fn new() -> Self {
         let id: JobId = "web".parse().unwrap();
         Self {
+            narrator: Narrator::new(Job::new(id.clone(), SEED), NAMES_MAX),
             job: Job::new(id, SEED),
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             log: Vec::new(),
+            words: Vec::new(),
             delivered: Vec::new(),
             aloud: false,
             reports: 0,
@@ -134,12 +142,17 @@ impl Story {
             "away" => {
                 let by = span(rest)?;
                 self.now = self.now.after(by);
-                self.restart_driver()?;
+                self.rebuild()?;
                 self.step(Input::Absent {
                     millis: by.as_millis(),
                 })
             }
-            "restart-driver" => self.restart_driver(),
+            "restart-driver" if rest.is_empty() => self.restart_driver(),
+            "restart-driver" => {
+                self.rebuild()?;
+                self.now = self.now.after(span(rest)?);
+                self.step(Input::Tick)
+            }
             "plan" => self.plan(rest),
             "again" => self.again(rest),
             _ => match self.command(word, rest) {
@@ -401,8 +414,8 @@ impl Story {
         };
         self.came.reports += reports.len();
         let before = self.job.clone();
-        let step = match self.job.step(self.now, input) {
-            Ok(step) => step,
+        let (step, words) = match self.job.step_in_words(self.now, input, NAMES_MAX) {
+            Ok(made) => made,
             Err(why) if self.job.snapshot() == before.snapshot() => {
                 self.came.refused = Some(why.to_string());
                 return Ok(());
@@ -412,6 +425,15 @@ impl Story {
         #[cfg(feature = "sim")]
         orchestrator_core::laws::check_step(&before, step.entries(), &self.job)
             .map_err(|e| e.to_string())?;
+        for (entry, words) in step.entries().iter().zip(&words) {
+            if self.narrator.tell(entry).as_ref() != Ok(words) {
+                return Err(format!("the log does not say {words} of {entry:?}"));
+            }
+        }
+        if step.entries().len() != words.len() {
+            return Err("some entries are without words".to_owned());
+        }
+        self.words.extend(words);
         let log = &mut self.log;
         let after = step.persist(|entries| {
             log.extend(entries);
@@ -507,29 +529,40 @@ impl Story {
     /// The nodes of every wave of the first deployment that began after this much of the log.
     pub(crate) fn waves_since(&self, from: usize) -> Vec<Vec<String>> {
         let began = |e: &&Entry| e.event.kind() == "started";
-        let Some(first) = self.log[from..].iter().find(began).and_then(|e| e.of) else {
-            return Vec::new();
-        };
-        let own = |e: &&Entry| e.of.is_some_and(|of| of.deployment == first.deployment);
-        let waves = self.log[from..].iter().filter(own);
-        waves
-            .filter_map(|e| match &e.event {
-                Event::Dispatched { targets, .. } => Some(targets.iter()),
-                _ => None,
-            })
-            .map(|wave| wave.map(|t| self.job.target_name(t).to_owned()).collect())
-            .collect()
+        match self.log[from..].iter().find(began).and_then(|e| e.of) {
+            Some(first) => self.waves_of(first.deployment, from),
+            None => Vec::new(),
+        }
+    }
+
+    /// The nodes of every wave of a deployment after this much of the log.
+    pub(crate) fn waves_of(&self, deployment: u32, from: usize) -> Vec<Vec<String>> {
+        let own = |e: &Entry| e.of.is_some_and(|of| of.deployment == deployment);
+        let sent = |e: &Entry| matches!(e.event, Event::Dispatched { .. });
+        let said = self.log.iter().zip(&self.words).skip(from);
+        let waves = said.filter(|(entry, _)| own(entry) && sent(entry));
+        waves.map(|(_, words)| words.nodes.names.clone()).collect()
     }
 
     /// Rebuilt from the log, and from a snapshot, the job is the same to the byte.
-    fn restart_driver(&mut self) -> Line {
-        let again = Job::recover(self.job.id().clone(), SEED, self.log.clone())
-            .map_err(|e| e.to_string())?;
+    fn rebuild(&mut self) -> Line {
+        let again =
+            Job::recover(self.job.id().clone(), SEED, &self.log).map_err(|e| e.to_string())?;
         if again.snapshot() != self.job.snapshot() {
             return Err("the log does not rebuild the state".to_owned());
         }
         self.job = Job::from_snapshot(&again.snapshot()).map_err(|e| e.to_string())?;
         Ok(())
+    }
+
+    /// It was away for no time at all.
+    fn restart_driver(&mut self) -> Line {
+        self.rebuild()?;
+        let back = self.job.step(self.now, Input::Absent { millis: 0 });
+        match back.map(|step| step.entries().is_empty()) {
+            Ok(true) => Ok(()),
+            _ => Err("that the driver is back leads to something".to_owned()),
+        }
     }
 }
 
