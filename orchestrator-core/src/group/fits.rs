@@ -1,8 +1,7 @@
 //! Whether an entry of a log says what can have happened: a damaged one is refused, not believed.
 
-use super::{
-    Event, GroupState, LedTo, MemberState, MemberStatus, State, end, is_bad, needs_deployment,
-};
+use super::rules::{end, is_bad, needs_deployment};
+use super::{Event, GroupState, LedTo, MemberState, MemberStatus, State};
 use crate::id::JobId;
 
 /// Whether the event follows on the state: it speaks of members, and of what can become of them where they are.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::rules::{is_settled, is_well};
 use super::*;
 use crate::spec::SpecError;
 

@@ -1,0 +1,398 @@
+//! What operators ask for.
+
+use std::sync::Arc;
+
+use super::{Admitted, Rejection, clip, listed};
+use crate::decide::aftermath;
+use crate::draw::draw;
+use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState, Event, Member, Want};
+use crate::id::DeploymentId;
+use crate::input::{Command, KEY_BYTES_MAX, Request};
+use crate::rollout::{Rollout, TargetState};
+use crate::spec::{JobSpec, Placement, REPLICAS_MAX};
+use crate::state::{Slot, State};
+
+pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
+    if let Some(key) = request.key.as_ref().filter(|key| key.len() > KEY_BYTES_MAX) {
+        return Err(Rejection::KeyTooLong(key.len()));
+    }
+    let known = request.key.as_ref();
+    if let Some(known) = known.and_then(|key| state.keys.iter().find(|known| known.key == *key)) {
+        if known.digest != digest(&request.command) {
+            return Err(Rejection::KeyReused(known.key.clone()));
+        }
+        return Ok(Admitted::Again(known.clone()));
+    }
+    if let Some(id) = request.command.deployment() {
+        active(state, id)?;
+    }
+    if let Some(expected) = request.expected {
+        let found = match request.command {
+            Command::Register { .. }
+            | Command::Restart
+            | Command::Stop
+            | Command::RollBack { .. }
+            | Command::Scale { .. } => u64::from(state.version_max),
+            _ => state.rollout.as_ref().map_or(0, |r| r.head.revision),
+        };
+        if expected != found {
+            return Err(Rejection::Unexpected { expected, found });
+        }
+    }
+    let facts = match &request.command {
+        Command::Register {
+            spec,
+            members,
+            again,
+        } => register(state, spec, members.as_deref(), *again)?,
+        Command::Restart => vec![restart(state)?],
+        Command::Stop => vec![stop(state)?],
+        Command::RollBack { to } => vec![roll_back(state, *to)?],
+        Command::Scale { replicas } => match state.replicas {
+            None => return Err(Rejection::NotReplicated),
+            Some(_) if *replicas > REPLICAS_MAX => {
+                return Err(Rejection::TooManyReplicas(*replicas));
+            }
+            Some(now) => scale(state, now, *replicas).into_iter().collect(),
+        },
+        Command::Promote(id) => vec![promote(state, *id)?],
+        Command::Pause(id) => match active(state, *id)?.head.state {
+            DeploymentState::InProgress => vec![Event::Paused { failure: None }],
+            state => {
+                return Err(Rejection::DoesNotFit {
+                    command: "pause",
+                    state,
+                });
+            }
+        },
+        Command::Resume(id) => match active(state, *id)?.head.state {
+            DeploymentState::Paused => vec![Event::Resumed],
+            state => {
+                return Err(Rejection::DoesNotFit {
+                    command: "resume",
+                    state,
+                });
+            }
+        },
+        Command::Cancel(id) => {
+            active(state, *id)?;
+            let cause = Cause::Operator {
+                reason: String::new(),
+            };
+            vec![Event::Ended {
+                state: DeploymentState::Canceled,
+                cause,
+                aftermath: Aftermath::Nothing,
+            }]
+        }
+        Command::Fail { deployment, reason } => {
+            let aftermath = aftermath(state, active(state, *deployment)?);
+            let cause = Cause::Operator {
+                reason: clip(reason),
+            };
+            vec![Event::Ended {
+                state: DeploymentState::Failed,
+                cause,
+                aftermath,
+            }]
+        }
+    };
+    Ok(Admitted::Facts(facts))
+}
+
+/// A number that tells one command from another.
+pub(crate) fn digest(command: &Command) -> u64 {
+    let text = match command {
+        Command::Register {
+            spec,
+            again,
+            members: _,
+        } => {
+            format!(
+                "register {again} {}",
+                serde_json::to_string(spec).unwrap_or_default()
+            )
+        }
+        Command::Restart => "restart".to_owned(),
+        Command::Stop => "stop".to_owned(),
+        Command::RollBack { to } => format!("roll back {to:?}"),
+        Command::Scale { replicas } => format!("scale {replicas}"),
+        Command::Promote(id) => format!("promote {id}"),
+        Command::Pause(id) => format!("pause {id}"),
+        Command::Resume(id) => format!("resume {id}"),
+        Command::Cancel(id) => format!("cancel {id}"),
+        Command::Fail { deployment, reason } => format!("fail {deployment} {reason}"),
+    };
+    draw(0, "command", text.as_bytes())
+}
+
+fn register(
+    state: &State,
+    spec: &JobSpec,
+    members: Option<&[Member]>,
+    again: bool,
+) -> Result<Vec<Event>, Rejection> {
+    if spec.id != state.id {
+        return Err(Rejection::OtherJob {
+            given: spec.id.clone(),
+            own: state.id.clone(),
+        });
+    }
+    spec.check()?;
+    let mut facts = Vec::new();
+    match members {
+        Some(members) => facts = listed(state, members)?,
+        None => {
+            let same = |old: &Arc<JobSpec>| {
+                old.selector == spec.selector && old.rollout.spread == spec.rollout.spread
+            };
+            if state.members_due || !state.spec().is_none_or(same) {
+                return Err(Rejection::MembersNeeded);
+            }
+        }
+    }
+    let goal = match state.active() {
+        Some(rollout) => rollout.head.to,
+        None if state.settled => state.current,
+        None => 0,
+    };
+    let there = state
+        .versions
+        .get(&goal)
+        .filter(|v| same_but_replicas(&v.spec, spec));
+    if there.is_some() {
+        if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas) {
+            facts.extend(scale(state, now, count));
+        }
+        return Ok(facts);
+    }
+    let rejected = state
+        .versions
+        .iter()
+        .rev()
+        .find(|(_, v)| v.rejected && same_but_replicas(&v.spec, spec));
+    if let Some((&version, _)) = rejected.filter(|_| !again) {
+        return Err(Rejection::TakenBack { version });
+    }
+    let version = state.version_max + 1;
+    facts.push(Event::Registered {
+        version,
+        spec: Arc::new(spec.clone()),
+    });
+    facts.push(Event::Requested(Want {
+        kind: DeploymentKind::Update,
+        to: version,
+        rollback_of: None,
+    }));
+    Ok(facts)
+}
+
+fn same_but_replicas(a: &JobSpec, b: &JobSpec) -> bool {
+    let placement = match (a.placement, b.placement) {
+        (Placement::Replicas { count, .. }, Placement::Replicas { distinct, .. }) => {
+            Placement::Replicas { count, distinct }
+        }
+        (_, other) => other,
+    };
+    if a.placement != placement {
+        return false;
+    }
+    // Every field but the placement: a new one has to be thought of here.
+    let JobSpec {
+        id,
+        job_type,
+        selector,
+        placement: _,
+        lost_after,
+        rollout,
+        workload,
+    } = a;
+    *id == b.id
+        && *job_type == b.job_type
+        && *selector == b.selector
+        && *lost_after == b.lost_after
+        && *rollout == b.rollout
+        && *workload == b.workload
+}
+
+fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
+    if now == replicas {
+        return None;
+    }
+    let mut retired = Vec::new();
+    if replicas < now {
+        let own = |&slot: &u32| state.slots[slot as usize].live && !state.surplus.contains(&slot);
+        let mut slots: Vec<u32> = (0..state.slots.len() as u32).filter(own).collect();
+        // First what runs nowhere, then what may not run, then the youngest.
+        slots.sort_by_key(|&slot| {
+            (
+                !state.unplaced.contains(&slot),
+                state.is_ready(slot),
+                std::cmp::Reverse(slot),
+            )
+        });
+        // Canaries that wait for a promotion stay by their share, and one of them at least: neither is a version to
+        // run on more nodes than before, nor are all of the proven one to go.
+        let (canaries, others): (Vec<u32>, Vec<u32>) =
+            slots.into_iter().partition(|&slot| state.is_canary(slot));
+        let (all, keep) = ((canaries.len() + others.len()).max(1), replicas as usize);
+        let share = (canaries.len() * keep / all).max(1).min(keep);
+        let spare = canaries.len().saturating_sub(share);
+        let less = (now - replicas) as usize - spare;
+        retired = canaries.into_iter().take(spare).collect();
+        retired.extend(others.into_iter().take(less));
+    }
+    Some(Event::Scaled { replicas, retired })
+}
+
+fn restart(state: &State) -> Result<Event, Rejection> {
+    if let Some(rollout) = state.active() {
+        return Err(Rejection::Busy(rollout.head.id));
+    }
+    if state.told_other_than(0) == 0 {
+        return Err(Rejection::NothingRuns);
+    }
+    // Those that run another version would have to go on with it, or change it outside of a wave.
+    let other = |(slot, s): (u32, &Slot)| {
+        s.live && !state.surplus.contains(&slot) && s.told != 0 && s.told != state.current
+    };
+    if state.current == 0 || !state.settled && (0..).zip(&state.slots).any(other) {
+        return Err(Rejection::Unsettled);
+    }
+    let told = state.versions.get(&state.current).map_or(0, |v| v.told);
+    if told == 0 {
+        return Err(Rejection::NothingRuns);
+    }
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Restart,
+        to: state.current,
+        rollback_of: None,
+    }))
+}
+
+fn stop(state: &State) -> Result<Event, Rejection> {
+    let stopping = state
+        .active()
+        .is_some_and(|r| r.head.kind == DeploymentKind::Stop);
+    // Nodes that are away and have still to hear of a stop hear of it when they are back.
+    let stopped = state.settled && state.current == 0 || state.told_other_than(0) == 0;
+    let idle = state.active().is_none() && stopped;
+    if stopping || idle {
+        return Err(Rejection::NothingRuns);
+    }
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Stop,
+        to: 0,
+        rollback_of: None,
+    }))
+}
+
+fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
+    let last = state.rollout.as_ref();
+    let leaving = state.leaving_version();
+    let to = match to {
+        Some(to) => {
+            let version = state
+                .versions
+                .get(&to)
+                .ok_or(Rejection::NoSuchVersion(to))?;
+            if !version.stable {
+                return Err(Rejection::NotStable(to));
+            }
+            to
+        }
+        // What failed goes back to what ran; what completed, to what was stable before it; and what
+        // was stopped, to the newest.
+        None => state
+            .stable_before(if leaving == 0 { u32::MAX } else { leaving })
+            .ok_or(Rejection::NoStableVersion)?,
+    };
+    let nothing_runs = state.told_other_than(0) == 0;
+    let untouched = state.told_other_than(to) == 0 && !nothing_runs;
+    // What is under way is called off by it, also before it has touched a node.
+    let there = match state.active() {
+        Some(rollout) => rollout.head.to == to,
+        None => untouched || state.settled && state.current == to,
+    };
+    if there {
+        return Err(Rejection::NothingToRollBack(to));
+    }
+    let rollback_of = last
+        .filter(|r| r.head.to != to && r.head.to != 0)
+        .map(|r| r.head.id);
+    Ok(Event::Requested(Want {
+        kind: DeploymentKind::Rollback,
+        to,
+        rollback_of,
+    }))
+}
+
+fn promote(state: &State, id: DeploymentId) -> Result<Event, Rejection> {
+    let rollout = active(state, id)?;
+    let head = &rollout.head;
+    if !matches!(
+        head.state,
+        DeploymentState::InProgress | DeploymentState::Paused
+    ) {
+        return Err(Rejection::DoesNotFit {
+            command: "promote",
+            state: head.state,
+        });
+    }
+    if head.canaries_wanted == 0 {
+        return Err(Rejection::NothingToPromote(
+            "this deployment has no canaries",
+        ));
+    }
+    if head.promoted {
+        return Err(Rejection::NothingToPromote("it was promoted before"));
+    }
+    if rollout.canaries_well() {
+        let waiting = rollout.queue.iter().any(|t| {
+            let target = &rollout.targets[t as usize];
+            target.state() == TargetState::Pending && state.is_ready(target.slot)
+        });
+        if head.tally.canaries >= head.canaries_wanted || !waiting {
+            return Ok(Event::Promoted { auto: false });
+        }
+        return Err(Rejection::NothingToPromote("canaries have still to start"));
+    }
+    let unwell = |&&t: &&u32| !rollout.targets[t as usize].is_well();
+    let name = |&t: &u32| {
+        state
+            .members
+            .name(state.slots[rollout.targets[t as usize].slot as usize].node)
+            .to_owned()
+    };
+    if rollout.canaries.is_empty() {
+        return Err(Rejection::NothingToPromote("no canary has started"));
+    }
+    Err(Rejection::CanariesNotHealthy {
+        nodes: rollout
+            .canaries
+            .iter()
+            .filter(unwell)
+            .take(10)
+            .map(name)
+            .collect(),
+        count: head.tally.canaries - head.tally.canaries_well,
+        total: head.tally.canaries,
+    })
+}
+
+fn active(state: &State, id: DeploymentId) -> Result<&Rollout, Rejection> {
+    if let Some(rollout) = state.active().filter(|r| r.head.id == id) {
+        return Ok(rollout);
+    }
+    let mut heads = state.rollout.iter().map(|r| &r.head).chain(&state.history);
+    match heads.find(|h| h.id == id) {
+        Some(head) => Err(Rejection::Over {
+            id,
+            state: head.state,
+        }),
+        None => Err(Rejection::NoSuchDeployment {
+            job: state.id.clone(),
+            id,
+        }),
+    }
+}
