@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::counts::Counts;
 pub use self::desired::{Desired, Execution};
 pub(crate) use self::machines::chain;
+pub(crate) use self::rows::Words;
 use self::shown::Shown;
 pub use self::shown::ShownDeployment;
 use self::turn::Loop;

@@ -1,10 +1,11 @@
 //! What people read, made from what the machines are.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use orchestrator_core::fleet::{Fleet, NodeStatus};
-use orchestrator_core::{DeploymentId, Entry, Job, PutAside};
-use serde::Serialize;
+use orchestrator_core::{DeploymentId, Entry, Job, PutAside, Sentence};
+use serde::{Deserialize, Serialize};
 
 use crate::store::{DeploymentRow, JobRow, Line, LogId, NodeRow};
 
@@ -34,12 +35,44 @@ struct NodeRecord<'a> {
     since: String,
 }
 
-pub(super) fn line(entry: &Entry) -> Line {
+/// What an entry says to people.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Words<'a> {
+    /// One sentence.
+    #[serde(borrow)]
+    pub(crate) message: Cow<'a, str>,
+    /// The first of the nodes that it speaks of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nodes: Vec<String>,
+    /// How many they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) node_count: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+pub(super) fn line(entry: &Entry, said: &Sentence) -> Line {
+    let words = || {
+        json(&Words {
+            message: said.to_string().into(),
+            nodes: said
+                .nodes
+                .names
+                .iter()
+                .filter(|n| !n.is_empty())
+                .cloned()
+                .collect(),
+            node_count: said.nodes.count,
+        })
+    };
     Line {
         seq: entry.seq,
         of: entry.of.map(|of| (of.deployment, of.revision)),
         at: entry.at,
         text: entry.encode(),
+        words: entry.of.map(|_| words()),
     }
 }
 

@@ -8,7 +8,7 @@ use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
     Answer, Command, Committed, DeploymentId, Done as WorkDone, Effect, Entry, Input, Job, JobId,
-    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Standing, Time,
+    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Sentence, Standing, Time,
 };
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
@@ -26,6 +26,9 @@ use crate::store::{Append, Audit, Claim, DeploymentRow, Machine, Store, StoreErr
 const ASKS_PER_TURN_MAX: usize = 1024;
 /// A store that keeps nothing is asked again so soon, when nobody else asks.
 const AGAIN_MILLIS: u64 = 250;
+/// How many nodes are named of what an entry speaks of: more are counted, or a wave of ten thousand would be written
+/// down by name.
+const NAMES_MAX: usize = 20;
 /// So few streams may be left though nobody listens.
 const STREAMS_MIN: usize = 64;
 /// How many logs are claimed at a time when the engine starts.
@@ -73,7 +76,7 @@ struct Turn {
 /// What one turn changes about one job.
 #[derive(Default)]
 struct Changed {
-    entries: Vec<Entry>,
+    entries: Vec<(Entry, Sentence)>,
     sealed: Vec<(Sealed, Option<Reply<Done>>)>,
     audit: Vec<Audit>,
 }
@@ -360,10 +363,10 @@ impl Loop {
             self.tell(turn, id, Input::Absent { millis });
         }
         let stepped = self.jobs.with(id, |owned| {
-            let step = owned.machine.step(now, input)?;
-            Ok((step, owned.machine.members_due()))
+            let said = owned.machine.step_in_words(now, input, NAMES_MAX)?;
+            Ok((said, owned.machine.members_due()))
         });
-        let (step, members_due) = match stepped {
+        let ((step, words), members_due) = match stepped {
             Some(Ok(stepped)) => stepped,
             Some(Err(why)) => return Err((why, reply)),
             None => return Ok(()),
@@ -376,7 +379,7 @@ impl Loop {
             return Ok(());
         }
         let changed = turn.jobs.entry(id.clone()).or_default();
-        changed.entries.extend(entries);
+        changed.entries.extend(entries.into_iter().zip(words));
         changed.sealed.push((sealed, reply));
         Ok(())
     }
@@ -579,8 +582,11 @@ impl Loop {
         if changed.entries.is_empty() {
             return None;
         }
-        let lines: Vec<_> = changed.entries.iter().map(rows::line).collect();
-        let numbers = changed.entries.iter().filter_map(|e| e.of);
+        let entries = changed.entries.iter();
+        let lines: Vec<_> = entries
+            .map(|(entry, words)| rows::line(entry, words))
+            .collect();
+        let numbers = changed.entries.iter().filter_map(|(entry, _)| entry.of);
         let numbers: BTreeSet<u32> = numbers.map(|of| of.deployment).collect();
         let aside = changed.sealed.iter().flat_map(|(s, _)| s.put_aside());
         let grown: usize = lines.iter().map(|line| line.text.len()).sum();
@@ -607,6 +613,7 @@ impl Loop {
             of: None,
             at: entry.at,
             text: entry.encode(),
+            words: None,
         };
         let lines: Vec<_> = turn.fleet.iter().map(line).collect();
         let grown: usize = lines.iter().map(|line| line.text.len()).sum();

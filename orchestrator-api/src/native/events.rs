@@ -20,7 +20,7 @@ use super::ask::Ask;
 use super::page::{cut, page, written};
 use super::problem::{Fault, Problem};
 use super::{schema, sse};
-use crate::engine::{ShownDeployment, chain};
+use crate::engine::{ShownDeployment, Words, chain};
 use crate::store::{Line, LogId, Store, StoreError};
 
 /// How many entries a stream reads at a time.
@@ -107,6 +107,8 @@ struct Shown<'a> {
     revision: u64,
     at: String,
     kind: &'a str,
+    #[serde(flatten)]
+    words: Words<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
 }
@@ -120,10 +122,18 @@ fn shown_line(line: &Line) -> String {
             ("unreadable", None)
         }
     };
+    // What was written before there were words is said by its kind.
+    let words = line.words.as_deref().map(serde_json::from_str);
+    let words = words.and_then(Result::ok).unwrap_or_else(|| Words {
+        message: kind.into(),
+        nodes: Vec::new(),
+        node_count: 0,
+    });
     let shown = Shown {
         revision: revision(line),
         at: line.at.to_string(),
         kind,
+        words,
         body,
     };
     serde_json::to_string(&shown).expect("it holds texts, numbers, and JSON")

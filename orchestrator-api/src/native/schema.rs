@@ -285,6 +285,14 @@ pub struct Event {
     pub at: String,
     /// What happened: `started`, `dispatched`, `failed`, …
     pub kind: String,
+    /// The same as a sentence, with the names of a few nodes.
+    pub message: String,
+    /// The first 20 of the nodes that it speaks of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// How many nodes it speaks of; absent where none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_count: Option<u32>,
     /// What there is to say about it. Targets are named by their numbers, several as `[first, count]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,

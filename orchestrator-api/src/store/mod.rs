@@ -189,6 +189,8 @@ pub struct Line {
     pub at: Time,
     /// As the machine encodes it.
     pub text: String,
+    /// What it says to people, as JSON: nobody rebuilds a machine from that.
+    pub words: Option<String>,
 }
 
 /// One entry as the feed shows it.

@@ -78,6 +78,16 @@ async fn a_stream_ends_with_the_deployment_and_is_resumed_where_it_was() {
         "all of it, once, in order"
     );
     assert_eq!(seen.last().unwrap().1["kind"], "ended");
+    for (_, event) in &seen {
+        let (kind, message) = (&event["kind"], event["message"].as_str().unwrap());
+        let names = event["nodes"].as_array().map_or(0, Vec::len);
+        let named = matches!(kind.as_str().unwrap(), "dispatched" | "healthy" | "updated");
+        assert_eq!(names > 0, named, "{event}");
+        assert_eq!(event["node_count"].as_u64().unwrap_or(0), names as u64);
+        for name in event["nodes"].as_array().into_iter().flatten() {
+            assert!(message.contains(name.as_str().unwrap()), "{event}");
+        }
+    }
 
     for last in [1, revision - 1] {
         let text = last.to_string();

@@ -89,6 +89,7 @@ pub(crate) fn line(seq: u64, of: Option<(u32, u64)>) -> Line {
         of,
         at: at(1000 + seq),
         text: format!("{{\"n\":{seq}}}"),
+        words: of.map(|_| format!("{{\"message\":\"{seq} was said\"}}")),
     }
 }
 

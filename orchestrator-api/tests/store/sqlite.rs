@@ -143,12 +143,35 @@ async fn a_newer_file_is_left_to_the_newer_program() {
             error,
             StoreError::Newer {
                 found: 1000,
-                known: 1,
+                known: 2,
                 ..
             }
         ),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date() {
+    let dir = closed(10).await;
+    let conn = rusqlite::Connection::open(file(&dir)).expect("opened");
+    conn.execute_batch("ALTER TABLE entries DROP COLUMN words; PRAGMA user_version = 1")
+        .expect("as it was then");
+    drop(conn);
+    let store = Sqlite::open(dir.path()).expect("an older file");
+    let mut claim = own(&store, "a/web").await;
+    let lines = store.entries(claim.log, 0, 100).await.expect("read");
+    assert_eq!((claim.seq, lines.len()), (40, 40));
+    take(&store, entries(&claim, 1)).await;
+    claim.seq = 41;
+    let deployment = Append {
+        lines: vec![line(42, Some((1, 1)))],
+        ..entries(&claim, 0)
+    };
+    let written = deployment.lines.clone();
+    take(&store, deployment).await;
+    let lines = store.entries(claim.log, 41, 100).await.expect("read");
+    assert_eq!(lines, written, "with its words");
 }
 
 #[tokio::test]

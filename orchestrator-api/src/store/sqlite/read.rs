@@ -42,7 +42,7 @@ pub(super) fn entries(
     max: u32,
 ) -> rusqlite::Result<Vec<Line>> {
     conn.prepare_cached(
-        "SELECT seq, number, revision, at, text FROM entries \
+        "SELECT seq, number, revision, at, text, words FROM entries \
          WHERE log = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
     )?
     .query_map(params![log.0, position(after), limit(max)], |row| {
@@ -59,7 +59,7 @@ pub(super) fn snapshot(conn: &Connection, log: LogId) -> rusqlite::Result<Option
 
 pub(super) fn changes(conn: &Connection, after: u64, max: u32) -> rusqlite::Result<Vec<Change>> {
     conn.prepare_cached(
-        "SELECT position, log, seq, number, revision, at, text FROM entries \
+        "SELECT position, log, seq, number, revision, at, text, words FROM entries \
          WHERE position > ?1 ORDER BY position LIMIT ?2",
     )?
     .query_map(params![position(after), limit(max)], |row| {
@@ -88,7 +88,7 @@ pub(super) fn events(
     max: u32,
 ) -> rusqlite::Result<Vec<Line>> {
     conn.prepare_cached(
-        "SELECT seq, e.number, e.revision, at, text FROM deployments AS d \
+        "SELECT seq, e.number, e.revision, at, text, words FROM deployments AS d \
          CROSS JOIN entries AS e INDEXED BY entries_of_deployment \
          ON e.log = d.log AND e.number = d.number \
          WHERE d.id = ?1 AND e.revision > ?2 ORDER BY e.revision, e.seq LIMIT ?3",

@@ -13,7 +13,7 @@ pub(super) const DEPLOYMENT: &str = "\
     updated_nodes, failed_nodes, revision, created_at, updated_at, completed_at, record \
     FROM deployments JOIN records USING (row)";
 
-/// A line, as [`line`] reads it, after these columns: `seq, number, revision, at, text`.
+/// A line, as [`line`] reads it, after these columns: `seq, number, revision, at, text, words`.
 pub(super) fn line(row: &Row<'_>, first: usize) -> rusqlite::Result<Line> {
     let number: Option<u32> = row.get(first + 1)?;
     let revision: Option<u64> = row.get(first + 2)?;
@@ -22,6 +22,7 @@ pub(super) fn line(row: &Row<'_>, first: usize) -> rusqlite::Result<Line> {
         of: number.zip(revision),
         at: time(row, first + 3)?,
         text: row.get(first + 4)?,
+        words: row.get(first + 5)?,
     })
 }
 

@@ -100,17 +100,25 @@ fn entries(conn: &Connection, log: LogId, expected: u64, lines: &[Line]) -> rusq
         return Ok(());
     }
     let mut put = conn.prepare_cached(
-        "INSERT INTO entries (log, seq, number, revision, at, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO entries (log, seq, number, revision, at, text, words) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     let mut last = expected;
     for line in lines {
-        let Line { seq, of, at, text } = line;
+        let Line {
+            seq,
+            of,
+            at,
+            text,
+            words,
+        } = line;
         if *seq != last + 1 {
             return Err(misuse(format!("entry {seq} was to come after {last}")));
         }
         last = *seq;
         let (number, revision) = of.unzip();
-        put.execute(params![log.0, seq, number, revision, at.as_millis(), text])?;
+        let at = at.as_millis();
+        put.execute(params![log.0, seq, number, revision, at, text, words])?;
     }
     conn.prepare_cached("UPDATE logs SET seq = ?2 WHERE log = ?1")?
         .execute(params![log.0, last])
