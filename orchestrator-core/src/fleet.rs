@@ -18,6 +18,7 @@
 mod fits;
 mod leases;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -68,9 +69,12 @@ impl Fleet {
     }
 
     /// The fleet that wrote these entries, all of them from the first.
-    pub fn recover(
+    ///
+    /// A crash may have kept half a step. That does no harm: each entry is a whole fact, whoever was not answered says
+    /// the same again, and it writes down what is missing. The end of a torn line is to be cut off.
+    pub fn recover<E: Borrow<Entry>>(
         settings: FleetSettings,
-        log: impl IntoIterator<Item = Entry>,
+        log: impl IntoIterator<Item = E>,
     ) -> Result<Self, BrokenLog> {
         let mut fleet = Self::new(settings);
         fleet.catch_up(log)?;
@@ -78,8 +82,12 @@ impl Fleet {
     }
 
     /// Takes in entries that follow what it has: after a snapshot, or on a replica.
-    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+    pub fn catch_up<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<(), BrokenLog> {
         for entry in log {
+            let entry = entry.borrow();
             let expected = self.state.seq + 1;
             if entry.seq != expected {
                 return Err(BrokenLog::Gap {
@@ -90,7 +98,7 @@ impl Fleet {
             if !fits(&self.state, &entry.event) {
                 return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }
-            apply(&mut self.state, &entry);
+            apply(&mut self.state, entry);
             self.leases.follow(&entry.event);
         }
         Ok(())

@@ -59,7 +59,7 @@ impl fmt::Display for Sign {
 fn sign(head: &Head) -> Sign {
     if head.kind == DeploymentKind::Stop {
         Sign::Stopped
-    } else if head.batch {
+    } else if head.is_batch() {
         Sign::Done
     } else if head.spec.gate().is_some() {
         Sign::Healthy
@@ -178,9 +178,14 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
             _ => format!("canceled by an operator: {done}, nodes stay as they are"),
         },
         (DeploymentState::Paused, _) => match &head.cause {
+            // By now more may have failed than when it was paused.
             Some(why) => format!(
                 "paused by a failure: {}; resume, fail or cancel it",
-                cause(why, head.culprit.as_deref())
+                match (why, too_many_failed(head)) {
+                    (Cause::CanaryFailed { .. }, _) | (_, None) =>
+                        cause(why, head.culprit.as_deref()),
+                    (_, Some(now)) => cause(&now, None),
+                }
             ),
             None => format!("paused by an operator: {done}"),
         },

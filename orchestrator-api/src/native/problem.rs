@@ -156,9 +156,9 @@ fn of_job(why: &Rejection) -> (StatusCode, &'static str) {
         Rejection::OtherJob { .. } => (INVALID, "other-job"),
         Rejection::InvalidSpec(_) => (INVALID, "invalid-request"),
         Rejection::TooManyReplicas(_) => (INVALID, "too-many-replicas"),
-        Rejection::KeyTooLong(_) => (StatusCode::BAD_REQUEST, "malformed-request"),
+        Rejection::KeyLength(_) => (StatusCode::BAD_REQUEST, "malformed-request"),
         Rejection::LabelTooLong { .. } => (CONFLICT, "label-too-long"),
-        Rejection::BadNodeName(_) => (INVALID, "invalid-request"),
+        Rejection::BadNodeName { .. } => (INVALID, "invalid-request"),
         Rejection::NodeTwice(_) => (INVALID, "node-twice"),
         Rejection::TooManyNodes(_) => (CONFLICT, "too-many-nodes"),
         Rejection::MembersNeeded => (CONFLICT, "members-needed"),
@@ -188,7 +188,7 @@ impl From<Rejection> for Problem {
         let (status, kind) = of_job(&why);
         let errors = match &why {
             Rejection::InvalidSpec(errors) => return Self::invalid(false, of_spec(errors)),
-            Rejection::KeyTooLong(_) => vec![Fault::of_header("idempotency-key", why.to_string())],
+            Rejection::KeyLength(_) => vec![Fault::of_header("idempotency-key", why.to_string())],
             Rejection::TooManyReplicas(_) => vec![Fault::at("/replicas", why.to_string())],
             _ => Vec::new(),
         };
