@@ -4,8 +4,7 @@
 //! rollout is in here. What is wrong with a request is told all at once, as a problem of RFC 9457
 //! ([`Problem`]), and then nothing has reached the engine.
 //!
-//! Who asks, and whether he may, is said before a handler is reached: the routes belong behind a
-//! [guard](crate::access::Guarded), which puts a [`Caller`](crate::access::Caller) into each request.
+//! Who asks, and whether he may, is said by the [guard](crate::access::Guarded) before each route.
 
 mod agents;
 mod ask;
