@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use orchestrator_core::{DeploymentId, JobId};
 use serde_json::{Value, json};
 
+use super::Limit;
 use super::client::{Client, with_query};
 use super::error::Error;
 use super::live;
@@ -79,18 +80,16 @@ pub(super) enum Command {
     Targets {
         #[command(flatten)]
         which: Which,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Lists what happened, the oldest first
     #[command(after_help = "Examples:\n  orchestrator deployment events web --limit 1000")]
     Events {
         #[command(flatten)]
         which: Which,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
 }
 
@@ -118,9 +117,8 @@ pub(super) struct List {
     /// By which fields: created_at desc, job_id
     #[arg(long, value_name = "FIELDS")]
     order_by: Option<String>,
-    /// At most so many
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    limit: usize,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 #[derive(clap::Args)]
@@ -206,7 +204,7 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
                 ("filter", filter),
                 ("order_by", order_by),
             ];
-            let page = client.list("/v1/deployments", &query, "deployments", limit);
+            let page = client.list("/v1/deployments", &query, "deployments", limit.rows());
             out.answer(page.await?, list_text)?;
         }
         Command::Status(which) => {
@@ -251,13 +249,13 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
         Command::Targets { which, limit } => {
             let id = which.id(client).await?;
             let path = format!("/v1/deployments/{id}/targets");
-            let page = client.list(&path, &[], "targets", limit).await?;
+            let page = client.list(&path, &[], "targets", limit.rows()).await?;
             out.answer(page, targets_text)?;
         }
         Command::Events { which, limit } => {
             let id = which.id(client).await?;
             let path = format!("/v1/deployments/{id}/events");
-            let page = client.list(&path, &[], "events", limit).await?;
+            let page = client.list(&path, &[], "events", limit.rows()).await?;
             out.answer(page, events_text)?;
         }
     }

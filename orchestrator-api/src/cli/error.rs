@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::show::printable;
 use crate::native::{Fault, Problem};
 
 /// Why there is no answer.
@@ -125,7 +126,7 @@ const LISTS: [(&str, &str); 4] = [
 
 /// A refusal, what to do about it, and every fault at its place.
 fn told(problem: &Problem, with_token: bool) -> String {
-    let detail = &problem.detail;
+    let detail = &printable(&problem.detail);
     let missing = || LISTS.iter().find(|(what, _)| detail.starts_with(what));
     let mut text = match (problem.status, with_token) {
         (401, false) => {
@@ -142,12 +143,12 @@ fn told(problem: &Problem, with_token: bool) -> String {
     match problem.errors.as_slice() {
         [] => {}
         [only] if only.detail == problem.detail => {
-            text = format!("{}{}", place(only), only.detail);
+            text = format!("{}{detail}", place(only));
         }
         several => {
             text = text.replace(": see `errors`", "");
             for fault in several {
-                text += &format!("\n  {}{}", place(fault), fault.detail);
+                text += &format!("\n  {}{}", place(fault), printable(&fault.detail));
             }
         }
     }

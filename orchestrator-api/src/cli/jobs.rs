@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use orchestrator_core::JobId;
 use serde_json::{Value, json};
 
+use super::Limit;
 use super::client::{Client, with_query};
 use super::error::Error;
 use super::file::JobFile;
@@ -65,9 +66,8 @@ pub(super) enum Command {
     Versions {
         #[command(flatten)]
         job: Name,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Lists jobs
     #[command(
@@ -77,9 +77,8 @@ pub(super) enum Command {
         /// Those in this namespace
         #[arg(long)]
         namespace: Option<String>,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Shows one job
     #[command(after_help = "Examples:\n  orchestrator job status shop/web")]
@@ -130,12 +129,14 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
         }
         Command::Versions { job, limit } => {
             let path = format!("/v1/jobs/{}/versions", job.job);
-            let page = client.list(&path, &[], "versions", limit).await?;
+            let page = client.list(&path, &[], "versions", limit.rows()).await?;
             out.answer(page, versions_text)?;
         }
         Command::List { namespace, limit } => {
             let query = [("namespace", namespace)];
-            let page = client.list("/v1/jobs", &query, "jobs", limit).await?;
+            let page = client
+                .list("/v1/jobs", &query, "jobs", limit.rows())
+                .await?;
             out.answer(page, jobs_text)?;
         }
         Command::Status { job } => {

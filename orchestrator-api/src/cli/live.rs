@@ -133,7 +133,7 @@ pub(super) fn picture(
         String::new(),
     ];
     let named =
-        |name: &str, text: String| format!("  {}{text}", paint.faint(&format!("{name:<12}")));
+        |name: &str, text: String| format!("  {}{text}", paint.faint(&format!("{name:<14}")));
     let waves = waves(targets.unwrap_or_default());
     let hidden = waves
         .len()
@@ -199,5 +199,108 @@ impl Wave {
             text += &paint.bad(&format!(", {} failed", self.failed));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A canary and then two nodes at a time; so many waves are sent out, and the last of them is under way.
+    fn rollout(sent: u32) -> (Deployment, Vec<Target>) {
+        let total = 2 * sent + 9;
+        let updated = 2 * sent - 4;
+        let shown = json!({
+            "from_version": 1, "id": "01900000-0000-7000-8000-000000000000", "job_id": "web", "job_type": "service",
+            "namespace": "default", "to_version": 2, "type": "update",
+            "spec": {
+                "auto_promote": false, "canary_count": 1, "canary_percent": 0, "max_failed_nodes": 3,
+                "max_failed_nodes_percent": 10.0, "max_parallel": 2, "no_auto_rollback": false,
+                "on_failure": "rollback", "strategy": "canary",
+                "health_check": {
+                    "deadline": "5m", "max_error_rate": 0.05, "min_healthy_time": "30s", "interval": "10s",
+                    "failure_threshold": 3, "min_samples": 10,
+                },
+            },
+            "status": {
+                "canary_promoted": true, "created_at": "2026-11-21T10:00:00.000Z", "current_wave": sent,
+                "failed_nodes": 1, "message": "wave: going on", "revision": 9, "state": "in_progress",
+                "total_nodes": total, "updated_at": "2026-11-21T10:01:00.000Z", "updated_nodes": updated,
+                "pending_nodes": total - updated - 3, "in_flight_nodes": 2, "skipped_nodes": 0,
+                "health_check_deadline": "2026-11-21T10:06:00.000Z",
+            },
+        });
+        let target = |number: u32, wave: u32, state: &str, bad: u8| -> Value {
+            json!({
+                "target": number, "node": format!("n{number}"), "state": state, "wave": wave, "canary": wave == 1,
+                "bad_intervals": bad, "lost": false,
+            })
+        };
+        let mut targets = vec![target(0, 1, "updated", 0)];
+        for wave in 2..=sent {
+            let state = if wave == sent { "assigned" } else { "updated" };
+            let other = if wave == 2 { "failed" } else { state };
+            targets.push(target(2 * wave, wave, state, u8::from(wave == sent)));
+            targets.push(target(2 * wave + 1, wave, other, 0));
+        }
+        targets.push(target(9999, 0, "pending", 0));
+        let read = |value: Value| serde_json::from_value(value).expect("it is a record");
+        let targets = targets
+            .into_iter()
+            .map(|target| serde_json::from_value(target).expect("it is a record"));
+        (read(shown), targets.collect())
+    }
+
+    fn drawn(sent: u32, width: usize, height: usize) -> Vec<String> {
+        let (shown, targets) = rollout(sent);
+        let out = Out {
+            json: false,
+            width: Some(width),
+            height,
+            paint: Paint(false),
+        };
+        let now = "2026-11-21T10:01:16.000Z".parse().expect("it is a time");
+        picture(&shown, Some(&targets), now, &out)
+    }
+
+    #[test]
+    fn a_picture_says_what_how_far_and_for_what_it_waits() {
+        let expected = "\
+default/web  update, version 1 to 2, canary, 2 at a time
+in_progress  1m 16s  01900000-0000-7000-8000-000000000000
+
+  canaries      ####################  1 of 1 updated
+  wave 2        ##########xxxxxxxxxx  1 of 2 updated, 1 failed
+  wave 3        ####################  2 of 2 updated
+  wave 4        >>>>>>>>>>>>>>>>>>>>  0 of 2 updated
+  all nodes     ####xx>>>...........  4 of 17 updated, 2 in flight, 10 to come
+  failed        1 (5.9 %), tolerated are 3 and 10 %
+  requests      1 with a bad interval; at most 5 % may fail
+  deadline      the next in 4m 44s
+
+wave: going on";
+        assert_eq!(drawn(4, 100, 40).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_picture_fits_its_terminal() {
+        for height in [14, 16, 24, 60] {
+            for sent in [2, 4, 9, 300] {
+                let lines = drawn(sent, 40, height);
+                assert!(
+                    lines.len() < height,
+                    "{sent} waves in {height} lines: {lines:#?}"
+                );
+                let fits = |line: &String| line.chars().count() <= 40;
+                assert!(lines.iter().all(fits), "{lines:#?}");
+            }
+        }
+        let lines = drawn(300, 100, 40);
+        assert!(
+            lines[3].starts_with("  waves 1..292  ###################x  "),
+            "{lines:#?}"
+        );
     }
 }

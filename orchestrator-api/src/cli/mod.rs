@@ -105,6 +105,20 @@ struct Global {
     no_color: bool,
 }
 
+/// How much of a list is shown.
+#[derive(clap::Args)]
+struct Limit {
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+impl Limit {
+    fn rows(&self) -> usize {
+        self.limit as usize
+    }
+}
+
 #[derive(Clone, Copy, Eq, PartialEq, ValueEnum)]
 enum Form {
     Text,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use orchestrator_core::is_name;
 use serde_json::{Value, json};
 
+use super::Limit;
 use super::client::Client;
 use super::error::Error;
 use super::show::Column::{Left, Right};
@@ -16,9 +17,8 @@ pub(super) enum Command {
     /// Lists nodes
     #[command(after_help = "Examples:\n  orchestrator node list")]
     List {
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Shows one node, with its labels and what it told about itself
     #[command(after_help = "Examples:\n  orchestrator node status n17")]
@@ -52,7 +52,7 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
     let path = |node: &str, verb: &str| format!("/v1/nodes/{node}{verb}");
     match command {
         Command::List { limit } => {
-            let page = client.list("/v1/nodes", &[], "nodes", limit).await?;
+            let page = client.list("/v1/nodes", &[], "nodes", limit.rows()).await?;
             out.answer(page, list_text)?;
         }
         Command::Status(Name { node }) => {

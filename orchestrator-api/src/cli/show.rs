@@ -71,8 +71,9 @@ fn is(variable: &str, so: impl FnOnce(&std::ffi::OsStr) -> bool) -> bool {
     std::env::var_os(variable).is_some_and(|value| so(&value))
 }
 
-/// A record of the API.
-pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+/// A record of the API, to be shown to people.
+pub(super) fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, Error> {
+    clean(&mut value);
     serde_json::from_value(value).map_err(|why| {
         let detail = format!(
             "what the server answers is of another version of this API ({why}); --output json shows it as it is"
@@ -82,6 +83,26 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
             with_token: false,
         }
     })
+}
+
+/// Leaves nothing in its texts that a terminal would obey: some of them come from nodes, and from what these run.
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => *text = printable(text),
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(fields) => fields.values_mut().for_each(clean),
+        _ => {}
+    }
+}
+
+/// A text on one line, with nothing in it that a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    let printable = |letter: char| match letter {
+        '\n' | '\t' => ' ',
+        letter if letter.is_control() => char::REPLACEMENT_CHARACTER,
+        letter => letter,
+    };
+    text.chars().map(printable).collect()
 }
 
 /// Colours, where there are any.
@@ -338,6 +359,14 @@ mod tests {
         assert_eq!(cut("abcdef", Some(4)), "abc…");
         let painted = Paint(true).bad("abcdef");
         assert_eq!(cut(&painted, Some(4)), "\x1b[31mabc\x1b[0m…");
+    }
+
+    #[test]
+    fn no_record_commands_a_terminal() {
+        let value = serde_json::json!({ "a": ["x\x1b[2J", { "b": "two\nlines" }] });
+        let clean: Value = read(value).expect("any value is one");
+        let expected = serde_json::json!({ "a": ["x\u{fffd}[2J", { "b": "two lines" }] });
+        assert_eq!(clean, expected);
     }
 
     #[test]

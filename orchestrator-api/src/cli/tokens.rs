@@ -6,6 +6,7 @@ use orchestrator_core::Span;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Limit;
 use super::client::Client;
 use super::error::Error;
 use super::show::Column::Left;
@@ -40,9 +41,8 @@ pub(super) enum Command {
     /// Lists tokens, also those that are no longer good, without their secrets
     #[command(after_help = "Examples:\n  orchestrator token list")]
     List {
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Lets nobody in with a token any more
     #[command(after_help = "Examples:\n  orchestrator token revoke 4k2m9x0a7c1d")]
@@ -58,9 +58,8 @@ pub(super) enum Audit {
     /// Lists what was done and what was denied, the newest first
     #[command(after_help = "Examples:\n  orchestrator audit list --limit 20")]
     List {
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: usize,
+        #[command(flatten)]
+        limit: Limit,
     },
 }
 
@@ -164,7 +163,9 @@ pub(super) async fn run(
             show_made(made, out)?;
         }
         Command::List { limit } => {
-            let page = client()?.list("/v1/tokens", &[], "tokens", limit).await?;
+            let page = client()?
+                .list("/v1/tokens", &[], "tokens", limit.rows())
+                .await?;
             out.answer(page, list_text)?;
         }
         Command::Revoke { id } => {
@@ -188,7 +189,7 @@ fn show_made(made: Value, out: &Out) -> Result<(), Error> {
 
 pub(super) async fn audit(command: Audit, client: &Client, out: &Out) -> Result<u8, Error> {
     let Audit::List { limit } = command;
-    let page = client.list("/v1/audit", &[], "lines", limit).await?;
+    let page = client.list("/v1/audit", &[], "lines", limit.rows()).await?;
     out.answer(page, audit_text)?;
     Ok(0)
 }
@@ -206,7 +207,7 @@ fn list_text(page: &TokenPage, out: &Out) -> String {
     for token in &page.tokens {
         let good = match (token.active, &token.revoked_at, &token.expires_at) {
             (true, _, None) => "yes".to_owned(),
-            (true, _, Some(at)) => format!("until {}", ago(at)),
+            (true, _, Some(at)) => format!("ends {}", ago(at)),
             (false, Some(at), _) => format!("revoked {}", ago(at)),
             (false, None, at) => format!("expired {}", maybe_ago(at.as_ref())),
         };

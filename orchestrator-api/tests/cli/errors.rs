@@ -211,6 +211,46 @@ error: 2 things are wrong with the request
     assert_eq!((ran.code, ran.stderr.as_str()), (1, expected));
 }
 
+const TOKENS: &str = r#"{"tokens":[
+    {"id":"4k2m9x0a7c1d","name":"ci","role":"deployer","active":true,"created_at":"2026-11-21T00:00:00.000Z",
+     "created_by":"first","expires_at":"2036-11-21T00:00:00.000Z","last_used_at":"2026-11-21T00:00:00.000Z"},
+    {"id":"9p2m9x0a7c1d","name":"n17","role":"node","node":"n17","active":false,
+     "created_at":"2026-11-21T00:00:00.000Z","created_by":"first","revoked_at":"2026-11-21T00:00:00.000Z"}]}"#;
+const AUDIT: &str = r#"{"lines":[{"number":1,"at":"2026-11-21T00:00:00.000Z","who":"ci (4k2m9x0a7c1d)","request":"r",
+    "action":"register","object":"default/web","outcome":"done\u001b[2J"}]}"#;
+const MADE: &str = r#"{"id":"4k2m9x0a7c1d","token":"orc_4k2m9x0a7c1d_x"}"#;
+
+#[tokio::test]
+async fn tokens_and_the_audit_log() {
+    let (person, asked) = of_answers(vec![
+        http("200 OK", TOKENS),
+        http("201 Created", MADE),
+        "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+        http("200 OK", AUDIT),
+    ])
+    .await;
+    let mut session = Session::of(&person, "Tokens, and the audit log.");
+    session.types("token list").await;
+    session
+        .types("token create ci --role deployer --expires-in 90d")
+        .await;
+    session.types("token revoke 4k2m9x0a7c1d").await;
+    session.types("audit list --limit 1").await;
+    session.is("token");
+    let asked = asked.await.unwrap();
+    let first: Vec<&str> = asked
+        .iter()
+        .filter_map(|head| head.lines().next())
+        .collect();
+    let expected = [
+        "GET /v1/tokens?page_size=100 HTTP/1.1",
+        "POST /v1/tokens HTTP/1.1",
+        "DELETE /v1/tokens/4k2m9x0a7c1d HTTP/1.1",
+        "GET /v1/audit?page_size=1 HTTP/1.1",
+    ];
+    assert_eq!(first, expected);
+}
+
 const DENIED: &str = r#"{"type":"urn:orchestrator:problem:token-not-good","title":"Token not good","status":401,
     "detail":"the token was revoked"}"#;
 

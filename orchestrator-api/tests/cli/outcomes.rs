@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -105,41 +104,53 @@ async fn an_interrupt_ends_the_watching_and_not_the_deployment() {
     server.stop().await;
 }
 
-/// Between the two, and breaks all connections when it is told to.
-async fn breaking_proxy(to: std::net::SocketAddr) -> (String, watch::Sender<u32>) {
+/// Between the two: breaks all connections whenever it is told something, and lets no new one through while that is
+/// `true`.
+async fn breaking_proxy(to: std::net::SocketAddr) -> (String, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let (breaks, _) = watch::channel(0);
-    let breaks = Arc::new(breaks);
-    let told = watch::Sender::clone(&breaks);
+    let (away, told) = watch::channel(false);
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
-            let mut broken = breaks.subscribe();
+            let mut told = told.clone();
             tokio::spawn(async move {
+                if *told.borrow_and_update() {
+                    return;
+                }
                 let mut far = TcpStream::connect(to).await.unwrap();
                 tokio::select! {
                     _ = copy_bidirectional(&mut near, &mut far) => {}
-                    _ = broken.changed() => {}
+                    _ = told.changed() => {}
                 }
             });
         }
     });
-    (address, told)
+    (address, away)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watching_outlives_a_connection_that_breaks() {
+async fn watching_outlives_a_server_that_is_away_for_a_while() {
     let mut server = Server::start().await;
     server.nodes(1, as_told).await;
-    let (address, breaks) = breaking_proxy(server.client.address).await;
+    let (address, away) = breaking_proxy(server.client.address).await;
     let person = Person::at(address);
     person.writes("web.toml", &with_fate("silent"));
-    let (watching, _out) = first_line(&person, "job run web.toml").await;
-    for count in 1..=3 {
-        breaks.send_replace(count);
-    }
+    let (mut watching, _out) = first_line(&person, "job run web.toml").await;
     let direct = crate::stories::person(&server);
+    // The connection breaks, and the next one is good.
+    away.send_replace(false);
+    assert_eq!(direct.types("deployment pause web").await.code, 0);
+    away.send_replace(true);
+    let mut said = BufReader::new(watching.stderr.take().unwrap());
+    let told = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        (line, said)
+    });
+    let (line, _said) = told.await.unwrap();
+    assert!(line.ends_with("does not answer; trying again.\n"), "{line}");
     assert_eq!(direct.types("deployment cancel web").await.code, 0);
+    away.send_replace(false);
     assert_eq!(code(watching).await, Some(4));
     server.stop().await;
 }

@@ -122,7 +122,7 @@ async fn a_rollout_is_drawn_over_itself_and_its_end_stays() {
         assert!(after.contains("\x1b[J"), "it is not drawn over: {after:?}");
         let (before, after_screen) = (screen(&before).join("\n"), screen(&after).join("\n"));
         assert!(
-            before.contains("canaries    ####################"),
+            before.contains("canaries      ####################"),
             "{before}"
         );
         assert!(before.contains("waiting for promotion"), "{before}");
