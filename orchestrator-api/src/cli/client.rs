@@ -1,5 +1,6 @@
 //! Asks one server: one request a connection, within a time, and again where it breaks.
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(super) struct Client {
     address: Address,
     tls: Option<TlsConnector>,
     bearer: Option<HeaderValue>,
+    answered: Cell<bool>,
 }
 
 struct Address {
@@ -86,11 +88,17 @@ impl Client {
             address,
             tls,
             bearer: bearer.transpose()?,
+            answered: Cell::new(false),
         })
     }
 
     pub(super) fn address(&self) -> &str {
         &self.address.text
+    }
+
+    /// Whether it ever did: one that did not may be the wrong one.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.get()
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, Error> {
@@ -177,6 +185,7 @@ impl Client {
                 None => break tried?,
             }
         };
+        self.answered.set(true);
         self.read(&reply)
     }
 

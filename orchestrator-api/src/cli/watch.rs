@@ -62,7 +62,6 @@ pub(super) async fn watch(
         out,
         screen: Screen::new(out),
         seen: None,
-        was_there: false,
     };
     let timed_out = async {
         match until {
@@ -90,8 +89,6 @@ struct Watching<'a> {
     screen: Screen,
     /// What was shown last: which deployment, and its revision.
     seen: Option<(String, u64)>,
-    /// Whether the server has answered: if not, it may be the wrong one.
-    was_there: bool,
 }
 
 impl Watching<'_> {
@@ -125,7 +122,7 @@ impl Watching<'_> {
             Some((_, revision)) => format!("/v1/deployments/{id}?revision={revision}&wait=30s"),
             None => format!("/v1/deployments/{id}"),
         };
-        let answer = asked(self.client, &path, self.was_there);
+        let answer = asked(self.client, &path);
         let mut answer = pin!(answer);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,7 +132,6 @@ impl Watching<'_> {
                 _ = tick.tick() => self.screen.redraw(self.out)?,
             }
         };
-        self.was_there = true;
         let GetDeploymentResponse { deployment } = read(answer.clone())?;
         self.seen = Some((id.to_owned(), deployment.status.revision));
         let targets = match self.screen {
@@ -166,13 +162,13 @@ impl Watching<'_> {
     }
 }
 
-/// An answer; a server that went away while it was watched may come back.
-async fn asked(client: &Client, path: &str, patient: bool) -> Result<Value, Error> {
+/// An answer; a server that has answered before and is away may come back.
+async fn asked(client: &Client, path: &str) -> Result<Value, Error> {
     let began = Instant::now();
     let mut told = false;
     loop {
         match client.get(path).await {
-            Err(why) if patient && why.passes() && began.elapsed() < AWAY_MAX => {
+            Err(why) if client.has_answered() && why.passes() && began.elapsed() < AWAY_MAX => {
                 if !std::mem::replace(&mut told, true) {
                     eprintln!("{} does not answer; trying again.", client.address());
                 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Server, as_told};
-use crate::run::{Person, Session};
+use crate::run::{Person, Session, output};
 
 pub(crate) const WEB: &str = r#"job_id = "web"
 driver = "exec"
@@ -187,6 +187,9 @@ async fn json_is_the_answer_of_the_server() {
     assert!(some.json()["next_page_token"].is_string(), "{some:?}");
     let plan = person.types("job plan web.toml --output json").await;
     assert_eq!(plan.json()["changes"], json!([]), "{plan:?}");
+    let mut piped = person.command("job plan - --output json");
+    piped.stdin(std::fs::File::open(person.dir().join("web.toml")).unwrap());
+    assert_eq!(output(piped).await.json(), plan.json());
     server.stop().await;
 }
 
