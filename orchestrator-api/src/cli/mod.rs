@@ -149,7 +149,7 @@ enum Command {
     /// Who may do what
     #[command(
         subcommand,
-        after_help = "Examples:\n  orchestrator token create ci --role deployer\n  orchestrator token list"
+        after_help = "Examples:\n  orchestrator token create --name ci --role deployer\n  orchestrator token list"
     )]
     Token(tokens::Command),
     /// Who did what

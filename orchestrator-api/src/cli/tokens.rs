@@ -20,10 +20,11 @@ use crate::engine::chain;
 pub(super) enum Command {
     /// Makes a token and writes it, once, to the standard output
     #[command(
-        after_help = "Examples:\n  orchestrator token create ci --role deployer --expires-in 90d\n  orchestrator token create n17 --role node --node n17\n  orchestrator token create first --role admin --data-dir /var/lib/orchestrator"
+        after_help = "Examples:\n  orchestrator token create --name ci --role deployer --expires-in 90d\n  orchestrator token create --name n17 --role node --node n17\n  orchestrator token create --name first --role admin --data-dir /var/lib/orchestrator"
     )]
     Create {
         /// What people call it
+        #[arg(long)]
         name: String,
         /// What its holder may do
         #[arg(long, value_parser = role())]

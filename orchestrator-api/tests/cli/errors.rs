@@ -232,7 +232,7 @@ async fn tokens_and_the_audit_log() {
     let mut session = Session::of(&person, "Tokens, and the audit log.");
     session.types("token list").await;
     session
-        .types("token create ci --role deployer --expires-in 90d")
+        .types("token create --name ci --role deployer --expires-in 90d")
         .await;
     session.types("token revoke 4k2m9x0a7c1d").await;
     session.types("audit list --limit 1").await;

@@ -197,7 +197,7 @@ async fn json_is_the_answer_of_the_server() {
 async fn the_first_token_is_made_where_no_server_runs() {
     let person = Person::at("http://127.0.0.1:9");
     let ran = person
-        .types("token create first --role admin --data-dir data")
+        .types("token create --name first --role admin --data-dir data")
         .await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let token = ran.stdout.strip_suffix('\n').unwrap();
@@ -206,7 +206,7 @@ async fn the_first_token_is_made_where_no_server_runs() {
     let said = format!("This is token {id}. It will not be shown again:\n");
     assert_eq!(ran.stderr, said);
     let ran = person
-        .types("token create n1 --role node --data-dir data")
+        .types("token create --name n1 --role node --data-dir data")
         .await;
     assert_eq!(
         (ran.code, ran.stderr.as_str()),
@@ -216,7 +216,7 @@ async fn the_first_token_is_made_where_no_server_runs() {
         )
     );
     let ran = person
-        .types("token create n1 --role node --node n1 --data-dir data --output json")
+        .types("token create --name n1 --role node --node n1 --data-dir data --output json")
         .await;
     assert!(ran.json()["token"].as_str().unwrap().starts_with("orc_"));
     let ran = person.types(&format!("token revoke {token}")).await;
