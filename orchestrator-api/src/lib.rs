@@ -7,4 +7,5 @@ pub mod engine;
 pub mod list;
 pub mod native;
 pub mod serve;
+pub mod server;
 pub mod store;

@@ -424,6 +424,27 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Refuses what no fleet would take, in whatever state: for whoever has to do something else first that cannot be
+    /// taken back.
+    pub fn check(&self) -> Result<(), Rejection> {
+        match self {
+            Self::Join {
+                name,
+                labels,
+                facts,
+            } => check_join(name, labels, facts),
+            Self::Tick
+            | Self::Heartbeat { .. }
+            | Self::HeartbeatMany { .. }
+            | Self::Drain { .. }
+            | Self::Enable { .. }
+            | Self::Remove { .. }
+            | Self::SetLoads { .. } => Ok(()),
+        }
+    }
+}
+
 /// One fact, in its place in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -632,11 +653,7 @@ fn admit_join(
     labels: &Labels,
     facts: &Facts,
 ) -> Result<Vec<Event>, Rejection> {
-    if !is_name(name) {
-        return Err(InvalidName(name.chars().take(80).collect()).into());
-    }
-    check_labels(labels)?;
-    check_facts(facts)?;
+    check_join(name, labels, facts)?;
     let Some(node) = state.nodes.get(name) else {
         if state.nodes.len() >= FLEET_NODES_MAX {
             return Err(Rejection::TooManyNodes);
@@ -664,6 +681,14 @@ fn admit_join(
     }
     events.extend(reconnected(node));
     Ok(events)
+}
+
+fn check_join(name: &NodeName, labels: &Labels, facts: &Facts) -> Result<(), Rejection> {
+    if !is_name(name) {
+        return Err(InvalidName(name.chars().take(80).collect()).into());
+    }
+    check_labels(labels)?;
+    check_facts(facts)
 }
 
 fn check_facts(facts: &Facts) -> Result<(), Rejection> {

@@ -71,6 +71,9 @@ pub(super) enum Error {
         /// Whether a token was shown.
         with_token: bool,
     },
+    /// The server did not begin, or ended before it was told to.
+    #[error(transparent)]
+    Server(#[from] crate::server::Error),
     /// What is made offline could not be.
     #[error("{0}")]
     Offline(String),

@@ -35,6 +35,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, Valu
 use self::client::Client;
 use self::error::{Error, USAGE};
 use self::show::Out;
+use crate::server;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -127,6 +128,11 @@ enum Form {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Runs the server
+    #[command(
+        after_help = "Examples:\n  orchestrator server --data-dir /var/lib/orchestrator\n  orchestrator server --listen 0.0.0.0:4650 --tls-cert cert.pem --tls-key key.pem"
+    )]
+    Server(Box<server::Options>),
     /// What should run, and how it comes to run
     #[command(
         subcommand,
@@ -216,6 +222,10 @@ fn run(cli: Cli) -> Result<u8, Error> {
     };
     let client = || global.client();
     match command {
+        Command::Server(options) => {
+            server::run(*options)?;
+            Ok(0)
+        }
         Command::Job(command) => runtime()?.block_on(jobs::run(command, &client()?, &out)),
         Command::Deployment(command) => {
             runtime()?.block_on(deployments::run(command, &client()?, &out))

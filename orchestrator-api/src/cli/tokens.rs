@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use orchestrator_core::Span;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Limit;
@@ -15,6 +14,7 @@ use super::watch::time;
 use crate::access::Role;
 use crate::access::token::{Made, New, create_offline};
 use crate::engine::chain;
+use crate::native::schema;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -67,10 +67,7 @@ pub(super) enum Audit {
 fn role() -> impl clap::builder::TypedValueParser<Value = Role> {
     use clap::builder::{PossibleValuesParser, TypedValueParser};
     let words = PossibleValuesParser::new(Role::ALL.map(Role::as_str));
-    words.map(|word| {
-        let role = Role::ALL.into_iter().find(|role| role.as_str() == word);
-        role.expect("it is one of them")
-    })
+    words.map(|word| Role::named(&word).expect("it is one of them"))
 }
 
 /// It becomes a part of a path.
@@ -83,46 +80,6 @@ fn id(text: &str) -> Result<String, String> {
         }
         false => Err("an id is made of letters and digits".to_owned()),
     }
-}
-
-/// A token, as it is listed.
-#[derive(Deserialize)]
-struct Token {
-    id: String,
-    name: String,
-    role: Role,
-    node: Option<String>,
-    active: bool,
-    created_at: String,
-    expires_at: Option<String>,
-    revoked_at: Option<String>,
-    last_used_at: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct TokenPage {
-    tokens: Vec<Token>,
-}
-
-/// A line of the audit log.
-#[derive(Deserialize)]
-struct Line {
-    at: String,
-    who: String,
-    action: String,
-    object: String,
-    outcome: String,
-}
-
-#[derive(Deserialize)]
-struct LinePage {
-    lines: Vec<Line>,
-}
-
-#[derive(Deserialize)]
-struct MadeToken {
-    id: String,
-    token: String,
 }
 
 pub(super) async fn run(
@@ -183,7 +140,7 @@ fn show_made(made: Value, out: &Out) -> Result<(), Error> {
     if out.json {
         return out.answer(made, |_: &Value, _| String::new());
     }
-    let MadeToken { id, token } = read(made)?;
+    let schema::MadeToken { id, token } = read(made)?;
     eprintln!("This is token {id}. It will not be shown again:");
     out.say(&format!("{token}\n"))
 }
@@ -195,7 +152,7 @@ pub(super) async fn audit(command: Audit, client: &Client, out: &Out) -> Result<
     Ok(0)
 }
 
-fn list_text(page: &TokenPage, out: &Out) -> String {
+fn list_text(page: &schema::TokenPage, out: &Out) -> String {
     let mut table = Table::new(&[
         Left("id"),
         Left("name"),
@@ -225,7 +182,7 @@ fn list_text(page: &TokenPage, out: &Out) -> String {
     table.text(out)
 }
 
-fn audit_text(page: &LinePage, out: &Out) -> String {
+fn audit_text(page: &schema::AuditPage, out: &Out) -> String {
     let mut table = Table::new(&[
         Left("when"),
         Left("who"),

@@ -193,6 +193,45 @@ async fn json_is_the_answer_of_the_server() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_token_closes_the_server() {
+    let server = Server::start().await;
+    let person = person(&server);
+    let ran = person.types("token create --name ci --role deployer").await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("make an admin token first"), "{ran:?}");
+    let ran = person.types("token create --name me --role admin").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    person.writes("token", &ran.stdout);
+    let id = ran.stdout.split('_').nth(1).unwrap().to_owned();
+
+    let ran = person.types("node list").await;
+    let wanted = "error: the server wants a token: give one with --token-file, --token or ORCHESTRATOR_TOKEN\n";
+    assert_eq!((ran.code, ran.stderr.as_str()), (1, wanted));
+    let mine = "--token-file token";
+    let ran = person.types(&format!("token list {mine}")).await;
+    assert_eq!(ran.lines().len(), 2, "{ran:?}");
+    assert!(ran.lines()[1].starts_with(&format!("{id}  me    admin ")));
+    let ran = person
+        .types(&format!(
+            "token create --name n17 --role node --node n17 --expires-in 90d {mine} --output json"
+        ))
+        .await;
+    let other = ran.json()["id"].as_str().unwrap().to_owned();
+    let ran = person.types(&format!("token revoke {other} {mine}")).await;
+    assert_eq!(ran.stdout, format!("{other}: revoked\n"));
+    let ran = person.types(&format!("token list {mine}")).await;
+    assert!(ran.stdout.contains("revoked "), "{ran:?}");
+    let ran = person.types(&format!("audit list --limit 1 {mine}")).await;
+    assert!(ran.lines()[1].contains(&other), "{ran:?}");
+    assert_eq!(ran.stderr, "There are more: see --limit.\n");
+    let ran = person.types("node list --token orc_x").await;
+    let wanted = "error: the token is mistyped or cut short: copy it again";
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.starts_with(wanted), "{ran:?}");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn the_first_token_is_made_where_no_server_runs() {
     let person = Person::at("http://127.0.0.1:9");
