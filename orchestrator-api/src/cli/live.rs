@@ -1,6 +1,6 @@
 //! The picture of a deployment that goes on: its waves as bars, its counts, and what it waits for.
 
-use orchestrator_core::Time;
+use orchestrator_core::{TargetState, Time};
 
 use super::show::{Out, Paint, bar, cut, span, word};
 use crate::native::schema::{Deployment, JobType, State, Strategy, Target};
@@ -99,11 +99,13 @@ fn waves(targets: &[Target]) -> Vec<Wave> {
         let wave = &mut waves[at];
         wave.canary |= target.canary;
         wave.all += 1;
-        match target.state.as_str() {
-            "updated" => wave.updated += 1,
-            "failed" => wave.failed += 1,
-            "assigned" | "healthy" => wave.busy += 1,
-            _ => {}
+        // A later server may have other words.
+        let state = serde_json::from_value(target.state.as_str().into());
+        match state.ok() {
+            Some(TargetState::Updated) => wave.updated += 1,
+            Some(TargetState::Failed) => wave.failed += 1,
+            Some(TargetState::Updating | TargetState::Observing) => wave.busy += 1,
+            Some(TargetState::Pending | TargetState::Skipped) | None => {}
         }
     }
     waves
@@ -240,7 +242,7 @@ mod tests {
         };
         let mut targets = vec![target(0, 1, "updated", 0)];
         for wave in 2..=sent {
-            let state = if wave == sent { "assigned" } else { "updated" };
+            let state = if wave == sent { "updating" } else { "updated" };
             let other = if wave == 2 { "failed" } else { state };
             targets.push(target(2 * wave, wave, state, u8::from(wave == sent)));
             targets.push(target(2 * wave + 1, wave, other, 0));

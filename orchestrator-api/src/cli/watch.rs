@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use orchestrator_core::Span;
 use serde_json::Value;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::client::Client;
 use super::error::Error;
@@ -124,7 +124,7 @@ impl Watching<'_> {
         };
         let answer = asked(self.client, &path);
         let mut answer = pin!(answer);
-        let mut tick = interval(TICK);
+        let mut tick = interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let answer = loop {
             tokio::select! {

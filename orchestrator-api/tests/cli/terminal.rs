@@ -140,6 +140,47 @@ async fn a_rollout_is_drawn_over_itself_and_its_end_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_is_seen_in_its_wave() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let person = person(&server);
+    let silent = WEB.replace("[config]", "[config]\nfate = \"silent\"");
+    person.writes("web.toml", &silent);
+    let mut command = in_terminal(&person, "job run web.toml", true);
+    command.stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let drawn = tokio::task::spawn_blocking(move || {
+        let mut written = Vec::new();
+        while !String::from_utf8_lossy(&written).contains("become healthy") {
+            let mut piece = [0; 4096];
+            let read = out.read(&mut piece).unwrap();
+            assert!(read > 0, "it ended: {}", String::from_utf8_lossy(&written));
+            written.extend(&piece[..read]);
+        }
+        (String::from_utf8_lossy(&written).into_owned(), out)
+    });
+    let (drawn, mut out) = drawn.await.unwrap();
+    let shown = screen(&drawn).join("\n");
+    let wave = "  wave 1        >>>>>>>>>>>>>>>>>>>>  0 of 2 updated";
+    assert!(shown.contains(wave), "{shown}");
+    assert!(
+        shown.contains("  deadline      the next in 59m "),
+        "{shown}"
+    );
+    let canceled = person.types("deployment cancel web").await;
+    assert_eq!(canceled.code, 0, "{canceled:?}");
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut rest = Vec::new();
+        // The terminal is gone when the program is.
+        let _ = out.read_to_end(&mut rest);
+        child.wait().unwrap().code()
+    });
+    assert_eq!(ended.await.unwrap(), Some(4));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colours_are_for_terminals_that_want_them() {
     let mut server = Server::start().await;
     server.nodes(1, as_told).await;
