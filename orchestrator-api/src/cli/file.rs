@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Error;
+use super::show::printable;
 use crate::native::{Fault, Problem};
 
 /// A job document, and where each part of it stands in its file.
@@ -27,6 +28,9 @@ struct Source {
     name: String,
     text: String,
 }
+
+/// How much of a line is shown.
+const EXCERPT_MAX: usize = 120;
 
 /// One thing that is wrong, and what to underline.
 struct Wrong {
@@ -139,7 +143,7 @@ impl Source {
 
     /// A sentence, its line, and a caret under what it is about.
     fn shown(&self, at: Range<usize>, what: &str) -> String {
-        let start = at.start.min(self.text.len());
+        let start = self.text.floor_char_boundary(at.start);
         let before = self.text.get(..start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |end| end + 1);
         let line = self.text[line_start..].lines().next().unwrap_or_default();
@@ -147,18 +151,21 @@ impl Source {
             before.matches('\n').count() + 1,
             self.text[line_start..start].chars().count() + 1,
         );
-        let end = at.end.clamp(start, line_start + line.len());
+        // What is wrong may be how the line ends.
+        let end = at.end.min(line_start + line.len()).max(start);
         let width = self.text.get(start..end).map_or(0, |at| at.chars().count());
-        let carets = "^".repeat(width.max(1));
-        // A tab takes as much room below as it does above.
-        let lead: String = line.chars().take(column - 1).collect();
-        let lead: String = lead
-            .chars()
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
+        // Of a line that goes on and on, what is around the place.
+        let skipped = match line.chars().nth(EXCERPT_MAX) {
+            Some(_) => (column - 1).saturating_sub(EXCERPT_MAX / 2),
+            None => 0,
+        };
+        let shown: String = line.chars().skip(skipped).take(EXCERPT_MAX).collect();
+        let shown = printable(&shown);
+        let lead = " ".repeat(column - 1 - skipped);
+        let carets = "^".repeat(width.clamp(1, EXCERPT_MAX / 2));
         let gutter = " ".repeat(number.to_string().len());
         format!(
-            "{}:{number}:{column}: {what}\n {number} | {line}\n {gutter} | {lead}{carets}",
+            "{}:{number}:{column}: {what}\n {number} | {shown}\n {gutter} | {lead}{carets}",
             self.name
         )
     }

@@ -35,6 +35,13 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     session.types("job plan wrong.json").await;
     person.writes("broken.json", "{\n  \"job_id\": }\n");
     session.types("job plan broken.json").await;
+    let long = format!("a = [{}x]\n", "1, ".repeat(1000));
+    person.writes("wide.toml", &long);
+    session.types("job plan wide.toml").await;
+    person.writes("windows.toml", "job_id = \r\ndriver = \"exec\r\n");
+    session.types("job plan windows.toml").await;
+    person.writes("letters.json", "{ \"ä\": \"ü\u{1}\" }");
+    session.types("job plan letters.json").await;
     session.types("job plan none.toml").await;
     person.writes("long.toml", &"#\n".repeat(1 << 20));
     session.types("job plan long.toml").await;
