@@ -2,6 +2,7 @@
 //! It alone reads the clock and writes to disk; it holds no rule that belongs to the core.
 
 pub mod access;
+pub mod cli;
 pub mod engine;
 pub mod list;
 pub mod native;

@@ -119,7 +119,7 @@ async fn a_second_signal_ends_it_at_once() {
     let (ended, log) = server.ended().await;
     assert_eq!(ended.code(), Some(1), "{log}");
     assert!(
-        log.contains("orchestrator: stopped at once, by a second signal"),
+        log.contains("error: stopped at once, by a second signal"),
         "{log}"
     );
     Program::start(&dir).stop().await;
