@@ -270,8 +270,10 @@ pub(crate) fn cause(cause: &Cause, canary: Option<&str>) -> String {
             DeploymentKind::Stop => "superseded by a stop of the job".to_owned(),
             DeploymentKind::Restart => "superseded by a restart".to_owned(),
         },
-        Cause::Operator { reason } if reason.is_empty() => "failed by an operator".to_owned(),
-        Cause::Operator { reason } => format!("failed by an operator: {reason}"),
+        Cause::Operator { reason } if reason.is_empty() => {
+            "an operator called it failed".to_owned()
+        }
+        Cause::Operator { reason } => format!("an operator called it failed: {reason}"),
     }
 }
 

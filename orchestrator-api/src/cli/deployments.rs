@@ -372,15 +372,10 @@ fn targets_text(page: &schema::TargetPage, out: &Out) -> String {
 }
 
 fn events_text(page: &schema::EventPage, out: &Out) -> String {
-    let mut table = Table::new(&[Right("revision"), Left("when"), Left("what"), Left("more")]);
+    let mut table = Table::new(&[Right("revision"), Left("when"), Left("what")]);
     for event in &page.events {
-        let body = event.body.as_ref().map(Value::to_string);
-        table.row(vec![
-            event.revision.to_string(),
-            ago(&event.at),
-            event.kind.clone(),
-            body.unwrap_or_default(),
-        ]);
+        let revision = event.revision.to_string();
+        table.row(vec![revision, ago(&event.at), event.message.clone()]);
     }
     table.text(out)
 }
