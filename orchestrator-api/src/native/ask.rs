@@ -13,6 +13,7 @@ use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX};
 use orchestrator_core::{DeploymentId, InvalidName, JobId, KEY_BYTES_MAX, Span, is_name};
 use serde_json::{Map, Value};
 
+use super::fields::bounded;
 use super::page::{PAGE_SIZE, PAGE_SIZE_MAX};
 use super::problem::{Fault, Problem, of_spec};
 use crate::access::Caller;
@@ -405,11 +406,10 @@ fn refused(found: &str, allowed: &str) -> String {
     format!("{found:?} is not allowed; {allowed}")
 }
 
-fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
+pub(super) fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
     // `parse` takes a plus.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = text.parse().ok().filter(|_| digits)?;
-    number.try_into().ok()
+    bounded(text.parse().ok().filter(|_| digits)?)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
