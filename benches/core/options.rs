@@ -1,5 +1,7 @@
 //! The command line.
 
+use orchestrator_benches::table::read_size;
+
 /// What is to be done.
 pub(crate) enum Run {
     /// Print the tables.
@@ -66,15 +68,8 @@ impl Options {
     }
 }
 
-/// Whole waves of 1 % need hundreds of nodes, and halves of ten an even number of them.
 fn size(text: &str) -> Result<usize, String> {
-    let (number, unit) = match text.strip_suffix(['k', 'K']) {
-        Some(number) => (number, 1000),
-        None => text
-            .strip_suffix(['m', 'M'])
-            .map_or((text, 1), |number| (number, 1_000_000)),
-    };
-    let nodes = number.parse().unwrap_or(0) * unit;
+    let nodes = read_size(text)?;
     if (1000..=2_000_000).contains(&nodes) && nodes % 1000 == 0 {
         Ok(nodes)
     } else {

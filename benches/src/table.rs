@@ -63,6 +63,17 @@ pub fn size(nodes: usize) -> String {
     }
 }
 
+/// What [`size`] writes, and every other whole number.
+pub fn read_size(text: &str) -> Result<usize, String> {
+    let unit = |suffix: [char; 2], unit| text.strip_suffix(suffix).map(|number| (number, unit));
+    let (number, unit) = unit(['k', 'K'], 1000)
+        .or_else(|| unit(['m', 'M'], 1_000_000))
+        .unwrap_or((text, 1));
+    let size = number.parse().ok().and_then(|n: usize| n.checked_mul(unit));
+    size.filter(|&size| size > 0)
+        .ok_or_else(|| format!("{text} is no size: a number such as 100, 10k or 1m"))
+}
+
 /// Three digits that count: `1234`, `12.3`, `0.00123`.
 pub fn digits(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {

@@ -393,7 +393,7 @@ fn converge(state: &State) -> Option<Event> {
     }
     let stray = |&slot: &u32| {
         let other = state.slots[slot as usize].told != version;
-        state.is_ready(slot) && (other || state.restarts.contains(&slot))
+        state.is_ready(slot) && (other || state.starts_again(slot))
     };
     let slots: Runs = state.strays.iter().copied().filter(stray).collect();
     (!slots.is_empty()).then_some(Event::Converged { version, slots })

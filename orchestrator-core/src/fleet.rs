@@ -563,7 +563,7 @@ impl Event {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Rejection {
     /// Nothing can be said about a node that never joined, or was removed.
-    #[error("not in the fleet: {}; join first", names.join(", "))]
+    #[error("not in the fleet: {}; a node has to join first", names.join(", "))]
     UnknownNodes {
         /// All unknown names of the input.
         names: Vec<String>,

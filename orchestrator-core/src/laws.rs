@@ -408,10 +408,12 @@ fn settled(state: &State) -> Law {
         return broken(14, "what was asked for has not begun");
     }
     for (number, slot) in (0..).zip(&state.slots) {
-        if state.is_ready(number)
-            && state.restarts.contains(&number)
-            && !state.surplus.contains(&number)
-        {
+        // Before it is known which nodes match nothing starts.
+        if state.members_due && state.current != 0 {
+            continue;
+        }
+        let wanted = state.is_ready(number) && !state.surplus.contains(&number);
+        if wanted && state.starts_again(number) {
             return broken(
                 15,
                 format!("slot {number} is there, and was to start again"),
@@ -421,7 +423,6 @@ fn settled(state: &State) -> Law {
         if !state.settled && (left || state.surplus.contains(&number)) {
             continue;
         }
-        // What is none of the current version's stops when it is known which nodes match.
         let stops = state.members_due && state.surplus.contains(&number);
         let ended = slot.done && state.current == 0;
         if state.is_ready(number) && slot.told != state.current && !stops && !ended {

@@ -277,14 +277,18 @@ impl State {
 
     /// What a rollback, to that version if it is known, goes back from: where the last deployment goes or went. One
     /// that is itself a rollback and has not got there leaves what it takes back; one that goes forward again takes
-    /// nothing back, unless it is tried once more.
+    /// nothing back, unless it is tried once more. Of one that began no wave there is nothing to take back: who says
+    /// where to go means what runs.
     pub(crate) fn leaving_version(&self, to: Option<u32>) -> u32 {
         self.rollout.as_ref().map_or(self.current, |r| {
             let head = &r.head;
-            let unfinished =
-                head.kind == DeploymentKind::Rollback && head.state != DeploymentState::Completed;
+            let completed = head.state == DeploymentState::Completed;
+            let unfinished = head.kind == DeploymentKind::Rollback && !completed;
+            let never_began = head.state.is_final() && !completed && head.wave == 0;
             if unfinished && (head.from > head.to || to == Some(head.to)) {
                 head.from
+            } else if never_began && to.is_some() && self.settled {
+                self.current
             } else {
                 head.to
             }
@@ -390,10 +394,13 @@ impl State {
             0 => self.base() != 0 && !self.waits_for_turn(slot),
             // What has done its work runs nothing that would have to be stopped.
             _ if self.current == 0 && self.slots[slot as usize].done => false,
-            told => {
-                self.active().is_none() && (self.is_outdated(told) || self.restarts.contains(&slot))
-            }
+            told => self.active().is_none() && (self.is_outdated(told) || self.starts_again(slot)),
         }
+    }
+
+    /// Whether a restart of what it runs has passed an execution over, and is due there still.
+    pub(crate) fn starts_again(&self, slot: u32) -> bool {
+        self.slots[slot as usize].told == self.current && self.restarts.contains(&slot)
     }
 
     /// Whether what runs a version runs neither what is current, nor what a deployment that did not complete has left
@@ -412,7 +419,27 @@ impl State {
     /// runs a third one. Who is away converges when back.
     pub(crate) fn is_touched(&self, slot: u32, from: u32, to: u32) -> bool {
         let Slot { told, live, .. } = self.slots[slot as usize];
-        live && told != to && (told == from || told != 0 && self.is_ready(slot))
+        let other = told != to && (told == from || told != 0 && self.is_ready(slot));
+        live && (other || self.has_failed_on(slot, to))
+    }
+
+    /// Whether the last deployment was to bring a slot to a version, and that failed there: to go there once more is
+    /// not to find it there.
+    pub(crate) fn has_failed_on(&self, slot: u32, to: u32) -> bool {
+        let Slot { told, target, .. } = self.slots[slot as usize];
+        let last = self.rollout.as_ref();
+        let last = last.filter(|r| r.head.to == to && r.head.state != DeploymentState::Completed);
+        let row = last.and_then(|r| r.targets.get(target as usize));
+        let failed = row.is_some_and(|t| t.slot == slot && t.state() == TargetState::Failed);
+        told == to && failed
+    }
+
+    /// Whether an execution that is wanted runs a version that it was left on.
+    pub(crate) fn leaves_any(&self) -> bool {
+        (0..).zip(&self.slots).any(|(slot, s)| {
+            let other = s.told != 0 && s.told != self.current && self.left_on.contains(&s.told);
+            s.live && other && !self.surplus.contains(&slot)
+        })
     }
 
     /// How many slots were told to run something else than `version`, and something at all.

@@ -5,6 +5,7 @@ mod story;
 
 use std::fmt;
 
+use orchestrator_core::spec::{JobType, Placement};
 use orchestrator_core::{
     Command, DeploymentKind, DeploymentState, Entry, Input, Job, WaitingOn, laws,
 };
@@ -130,6 +131,9 @@ fn line() -> impl Strategy<Value = String> {
         "stop",
         "rollback",
         "rollback v1",
+        "rollback v2",
+        "rollback v3",
+        "scale 1",
         "scale 0",
         "scale 3",
         "scale 9",
@@ -249,11 +253,70 @@ fn finish(story: &mut Story) -> Result<(), TestCaseError> {
     )))
 }
 
+/// What must be so when the last deployment has completed and every node is ready.
+fn in_order(story: &Story) -> Result<(), TestCaseError> {
+    let job = &story.job;
+    // A restart changes nothing about who runs what.
+    let completed = |r: orchestrator_core::Record| {
+        r.status.state == DeploymentState::Completed && r.kind != DeploymentKind::Restart
+    };
+    if !job.deployment().is_some_and(completed) || job.members_due() {
+        return Ok(());
+    }
+    let nodes: Vec<String> = (1..=NODES).map(|n| format!("n{n}")).collect();
+    let here = nodes.iter().map(|node| job.desired(node));
+    let here: Vec<Vec<u32>> = here
+        .map(|all| all.iter().map(|a| a.version).collect())
+        .collect();
+    let batch = job
+        .membership()
+        .is_some_and(|spec| spec.job_type == JobType::Batch);
+    let running: usize = here.iter().map(Vec::len).sum();
+    prop_assert!(
+        here.iter()
+            .flatten()
+            .all(|&version| version == job.current()),
+        "{here:?}"
+    );
+    match job.membership().map(|spec| spec.placement) {
+        _ if job.current() == 0 => prop_assert_eq!(running, 0),
+        // What has done its work is not to run.
+        _ if batch => {}
+        Some(Placement::Every) | None => {
+            prop_assert!(here.iter().all(|all| all.len() == 1), "{here:?}");
+        }
+        Some(Placement::Replicas { count, distinct }) => {
+            let all = if distinct { count.min(NODES) } else { count };
+            prop_assert_eq!(running, all as usize, "{:?}", here);
+            prop_assert!(
+                !distinct || here.iter().all(|all| all.len() <= 1),
+                "{here:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     /// Laws 1 to 7, 12, 14 and 15 after every line, and 7 and 16 with it: the story rebuilds the job
     /// from its log and its snapshot between any two lines.
+    /// Whatever happened: when all nodes are there and what a person asks for completes, everything runs what is
+    /// current, in the places that the placement asks for, and nothing else runs.
+    #[test]
+    fn what_completes_leaves_everything_in_order(
+        script in script(),
+        then in select(vec!["deploy v9", "deploy v9 rolling 2", "deploy v9 distinct=4", "deploy v9 replicas=7", "stop", "rollback"]),
+    ) {
+        let mut story = play(&script)?;
+        heal(&mut story)?;
+        in_order(&story)?;
+        one(&mut story, &(then.to_owned() + if then.starts_with("deploy") { " on=n1..n6" } else { "" }))?;
+        heal(&mut story)?;
+        in_order(&story)?;
+    }
+
     #[test]
     fn the_laws_hold_after_every_line(script in script()) {
         play(&script)?;

@@ -13,6 +13,14 @@ use super::token::{NoToken, TokenError};
 use crate::engine::chain;
 use crate::native::{Fault, Problem, TOKEN_NEEDED};
 
+fn one(role: Role) -> String {
+    let article = match role {
+        Role::Operator | Role::Admin => "an",
+        _ => "a",
+    };
+    format!("{article} {}", role.as_str())
+}
+
 /// Why a request is not let in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Denied {
@@ -42,7 +50,7 @@ pub enum Denied {
     #[error("too many tokens from this address were not good: wait, and then show one that is")]
     TooMany(Duration),
     /// The token is for something else.
-    #[error("a {} token may not do this: it takes {}", .0.as_str(), .1.needs())]
+    #[error("{} token may not do this: it takes {}", one(*.0), .1.needs())]
     Role(Role, Class),
     /// It is another node's.
     #[error("the token is for another node")]

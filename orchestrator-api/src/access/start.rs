@@ -46,23 +46,24 @@ pub enum Missing {
     Both,
     /// A certificate.
     Tls,
-    /// An admin token that is good.
+    /// An admin token.
     Token,
 }
 
 impl Missing {
     const fn as_str(self) -> &'static str {
         match self {
-            Self::Both => "there is neither TLS nor an admin token that is good",
+            Self::Both => "there is neither TLS nor an admin token",
             Self::Tls => "there is no TLS",
-            Self::Token => "there is no admin token that is good",
+            Self::Token => "there is no admin token",
         }
     }
 }
 
 /// Says whether a server may listen there, and whether it is open then.
 ///
-/// One that ever had a token for a person is never open again: whoever revoked the last one did not want that.
+/// One that ever had a token for a person is never open again: whoever revoked the last one did not want that. So it may
+/// begin anywhere: where none is good any more nobody is let in, and nodes that have theirs go on.
 pub async fn opening(
     store: &dyn Store,
     listen: SocketAddr,
@@ -70,9 +71,10 @@ pub async fn opening(
     data_dir: &Path,
 ) -> Result<Opening, StartError> {
     let now = super::now();
-    let (mut good, mut any) = (false, false);
+    let (mut any, mut admin, mut good) = (false, false, false);
     token::each(store, |_, kept| {
         any |= kept.role.is_of_people();
+        admin |= kept.role == Role::Admin;
         good |= kept.role == Role::Admin && kept.is_good(now);
     })
     .await?;
@@ -82,7 +84,12 @@ pub async fn opening(
         }
         return Ok(Opening::Open);
     }
-    let missing = match (tls, good) {
+    if admin && !good {
+        tracing::warn!(
+            "no admin token is good any more: make one with `orchestrator token create --data-dir`, the server being stopped"
+        );
+    }
+    let missing = match (tls, admin) {
         (true, true) => return Ok(Opening::Closed),
         (false, false) => Missing::Both,
         (false, true) => Missing::Tls,

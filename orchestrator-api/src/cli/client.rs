@@ -76,7 +76,7 @@ impl Client {
             true => Some(tls(ca_cert)?),
             false => None,
         };
-        let bearer = token.map(|token| {
+        let bearer = token.filter(|token| !token.trim().is_empty()).map(|token| {
             let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
             let mut value = value.map_err(|_| {
                 Error::Usage("the token has characters that no token has: copy it again".to_owned())
@@ -279,7 +279,7 @@ impl Client {
         match source {
             Some(rustls::Error::InvalidCertificate(why)) => Error::Untrusted {
                 address: self.address.text.clone(),
-                why: why.to_string(),
+                why: of_certificate(why),
             },
             Some(rustls::Error::InvalidMessage(_)) => {
                 self.broken("it does not speak TLS; is it http:// rather than https://?")
@@ -293,6 +293,26 @@ impl Client {
             address: self.address.text.clone(),
             why: why.to_owned(),
         }
+    }
+}
+
+/// What is wrong with a certificate, and what to do.
+fn of_certificate(why: &rustls::CertificateError) -> String {
+    use rustls::CertificateError;
+    let text = why.to_string();
+    match why {
+        CertificateError::UnknownIssuer => {
+            "nobody known has signed it; name the authority that did with --ca-cert".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("{text}; give the server a new one")
+        }
+        _ if text.contains("CaUsedAsEndEntity") => {
+            "it is an authority's own; make the server one with basicConstraints=CA:FALSE (openssl req -x509 … -addext \
+             basicConstraints=critical,CA:FALSE)"
+                .to_owned()
+        }
+        _ => text,
     }
 }
 

@@ -38,9 +38,7 @@ pub(super) enum Error {
         why: String,
     },
     /// A certificate that nobody known has signed, or of somebody else.
-    #[error(
-        "the certificate of {address} is not trusted: {why}; name the authority that signed it with --ca-cert"
-    )]
+    #[error("the certificate of {address} is not trusted: {why}")]
     Untrusted {
         /// Whose.
         address: String,
@@ -87,6 +85,8 @@ pub(super) enum Error {
 
 /// What is wrong with how a command is written, in sysexits' words.
 pub(super) const USAGE: u8 = 64;
+/// As a program ends that a broken pipe kills.
+pub(super) const NOBODY_READS: u8 = 141;
 
 impl Error {
     /// The exit code.

@@ -218,9 +218,13 @@ fn plan_text(schema::PlanResponse { plan, changes }: &schema::PlanResponse, out:
         skipped,
         retired,
         supersedes,
+        members_needed,
     } = plan;
     let Some(kind) = kind else {
-        return format!("Nothing would change: version {from_version} is what runs.\n");
+        return match from_version {
+            0 => "Nothing would change: it is under way already.\n".to_owned(),
+            _ => format!("Nothing would change: version {from_version} is what runs.\n"),
+        };
     };
     let mut text = match from_version {
         0 => format!("{}, version {to_version}\n", word(kind)),
@@ -256,6 +260,7 @@ fn plan_text(schema::PlanResponse { plan, changes }: &schema::PlanResponse, out:
         table.row(vec![name, wave.nodes.len().to_string(), some(&wave.nodes)]);
     }
     text += &match waves.len() {
+        0 if *members_needed => "It is to be seen then which nodes match.\n".to_owned(),
         0 => "No node would start it now.\n".to_owned(),
         _ => table.text(out),
     };

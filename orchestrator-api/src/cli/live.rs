@@ -236,7 +236,7 @@ mod tests {
         });
         let target = |number: u32, wave: u32, state: &str, bad: u8| -> Value {
             json!({
-                "target": number, "node": format!("n{number}"), "state": state, "wave": wave, "canary": wave == 1,
+                "target": number, "slot": number, "version": 2, "generation": 7, "node": format!("n{number}"), "state": state, "wave": wave, "canary": wave == 1,
                 "bad_intervals": bad, "lost": false,
             })
         };

@@ -10,6 +10,7 @@
 //! | 5 | it was still under way after `--timeout` |
 //! | 64 | the command line itself is wrong |
 //! | 130 | it was interrupted; the deployment goes on |
+//! | 141 | nobody reads the output any more; the deployment goes on |
 //!
 //! 2 is the number that clap and many others give to a wrong command line: a script that runs a deployment must not
 //! take one for the other.
@@ -33,7 +34,7 @@ use clap::builder::Styles;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::client::Client;
-use self::error::{Error, USAGE};
+use self::error::{Error, NOBODY_READS, USAGE};
 use self::show::Out;
 use crate::server;
 
@@ -47,6 +48,7 @@ Exit codes:
   5    it was still under way after --timeout
   64   the command line itself is wrong
   130  it was interrupted; the deployment goes on
+  141  nobody reads the output any more; the deployment goes on
 
 Examples:
   orchestrator job run web.toml
@@ -205,7 +207,7 @@ pub fn main() -> ExitCode {
     };
     match run(cli) {
         Ok(code) => ExitCode::from(code),
-        Err(why) if why.is_nobody_reads() => ExitCode::SUCCESS,
+        Err(why) if why.is_nobody_reads() => ExitCode::from(NOBODY_READS),
         Err(why) => {
             eprintln!("error: {why}");
             ExitCode::from(why.code())

@@ -103,8 +103,15 @@ pub(super) async fn run(
                         node,
                         expires_at: expires_in.map(|span| now().after(span)),
                     };
+                    let is_new = !dir.join("orchestrator.db").exists();
                     let made = create_offline(&dir, new).await;
                     let Made { id, token } = made.map_err(|why| Error::Offline(chain(&why)))?;
+                    if is_new {
+                        eprintln!(
+                            "{} was no data directory, and is a new one now.",
+                            dir.display()
+                        );
+                    }
                     json!({ "id": id, "token": token.reveal() })
                 }
                 None => {

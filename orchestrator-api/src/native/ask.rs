@@ -236,7 +236,7 @@ impl Ask {
             Some(Duration::from_millis(span.as_millis())).filter(|wait| *wait <= WAIT_MAX)
         });
         if wait.is_some() && revision.is_none() {
-            let detail = "it goes with `revision`: for what there to wait?";
+            let detail = "it goes with `revision`: say which one you have";
             self.faults.push(Fault::of_parameter("wait", detail));
             self.malformed = true;
         }

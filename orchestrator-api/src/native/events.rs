@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
-use orchestrator_core::{DeploymentId, Entry, Explanation, Job, explain};
+use orchestrator_core::{BrokenLog, DeploymentId, Entry, Explanation, Job, explain};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use super::page::{cut, page, written};
 use super::problem::{Fault, Problem};
 use super::{schema, sse};
 use crate::engine::{ShownDeployment, Words, chain};
-use crate::store::{Line, LogId, Store, StoreError};
+use crate::store::{DeploymentRow, Line, LogId, Store, StoreError};
 
 /// How many entries a stream reads at a time.
 const ENTRIES_PER_READ: u32 = 200;
@@ -216,6 +216,7 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     let id = ask.done(id)?;
     let row = api.handle().store().deployment(id).await?;
     let row = row.ok_or_else(|| Problem::not_found("deployment", id))?;
+    let about = begins_with(&row);
     let seed = api.handle().look(row.job.clone(), |job| job.seed()).await?;
     let busy = || Problem::for_now("stopping", "the server is shutting down: try again");
     let turn = api.0.explaining.clone().acquire_owned().await;
@@ -226,8 +227,16 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     );
     let told = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut log = Log::new(store, row.log, runtime);
-        let told = explain(Job::new(row.job, seed), log.by_ref(), id);
+        let mut log = Log::new(store, row.log, runtime, 0);
+        let mut told = explain(Job::new(row.job, seed), log.by_ref(), about);
+        if log.failed.is_none() && matches!(told, Err(BrokenLog::Gap { .. })) {
+            // Its beginning is not kept any more: then what the latest snapshot knows of it, and what came since.
+            let Some(job) = log.snapshot()? else {
+                return told.map_err(|why| gone(&why));
+            };
+            log = Log::new(log.store, log.log, log.runtime, job.seq());
+            told = explain(job, log.by_ref(), about);
+        }
         match log.failed {
             Some(why) => Err(why),
             None => told.map_err(|why| gone(&why)),
@@ -238,9 +247,20 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     Ok(written(&explained(&told)))
 }
 
+/// What an explanation is to begin with: of what takes another one back, that is the other one.
+fn begins_with(row: &DeploymentRow) -> DeploymentId {
+    #[derive(Deserialize)]
+    struct Record {
+        rollback_of: Option<DeploymentId>,
+    }
+    let record = serde_json::from_str::<Record>(&row.record).ok();
+    record.and_then(|r| r.rollback_of).unwrap_or(row.id)
+}
+
 fn gone(why: &dyn std::error::Error) -> Problem {
     let detail = format!(
-        "the job's log no longer begins at its beginning: {}",
+        "the beginning of the job's log is not kept any more, and this deployment is older than what is: its record \
+         says how it ended ({})",
         chain(why)
     );
     Problem::new(StatusCode::GONE, "log-discarded", detail)
@@ -270,15 +290,23 @@ struct Log {
 }
 
 impl Log {
-    fn new(store: Arc<dyn Store>, log: LogId, runtime: tokio::runtime::Handle) -> Self {
+    fn new(store: Arc<dyn Store>, log: LogId, runtime: tokio::runtime::Handle, after: u64) -> Self {
         Self {
             store,
             log,
             runtime,
-            after: 0,
+            after,
             ready: VecDeque::new(),
             failed: None,
         }
+    }
+
+    fn snapshot(&self) -> Result<Option<Job>, Problem> {
+        let kept = self.runtime.block_on(self.store.snapshot(self.log))?;
+        let job = kept
+            .map(|(_, bytes)| Job::from_snapshot(&bytes))
+            .transpose();
+        job.map_err(|why| Problem::for_now("unreadable", chain(&why)))
     }
 
     fn read(&mut self) -> Result<Option<Entry>, Problem> {

@@ -246,9 +246,15 @@ pub struct DeploymentPage {
 pub struct Target {
     /// Its number, by which the log names it.
     pub target: u32,
+    /// The number of its execution within the job.
+    pub slot: u32,
     /// The node's name.
     pub node: String,
-    /// Where it is in its life: `pending`, `assigned`, `healthy`, `updated`, `failed`, …
+    /// What its execution was last told to run; 0 = nothing.
+    pub version: u32,
+    /// The generation that it was told with; 0 = nothing was told yet.
+    pub generation: u64,
+    /// Where it is in its life: `pending`, `updating`, `observing`, `updated`, `failed`, `skipped`.
     pub state: String,
     /// The wave that it was sent out with; 0 = none yet.
     pub wave: u32,
@@ -412,6 +418,8 @@ pub struct Plan {
     pub retired: Vec<String>,
     /// Whether another deployment would give way.
     pub supersedes: bool,
+    /// Nothing can be said of the waves before it is known which nodes match then.
+    pub members_needed: bool,
 }
 
 /// Nodes that would start together.

@@ -29,6 +29,8 @@ use crate::store::sqlite::Sqlite;
 
 /// How often it is looked whether the certificate was replaced.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
+/// Signals within this after the first are that one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether the store is still in use, at the end.
 const STILL_IN_USE: Duration = Duration::from_millis(5);
 
@@ -179,7 +181,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 tracing::info!("stopped");
                 Ok(())
             }
-            _ = signals.next() => Err(Error::AtOnce),
+            () = signals.again() => Err(Error::AtOnce),
         }
     });
     // Whatever still runs was either ended in order, or is not to be waited for.
@@ -198,6 +200,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Another one, and not the same one again: some send it to the process and to its group.
+    async fn again(&mut self) {
+        let first = tokio::time::Instant::now();
+        loop {
+            self.next().await;
+            if first.elapsed() >= SAME_SIGNAL {
+                return;
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use orchestrator_core::Span;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How a server is to run.
 #[derive(Args, Clone, Debug)]
@@ -111,6 +112,13 @@ pub enum Format {
 }
 
 fn filter(text: &str) -> Result<String, String> {
+    // A word that is no level would be taken for a module, and nothing be logged.
+    let level = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
+    if let Some(word) = text.split(',').find(|word| !level(word.trim())) {
+        return Err(format!(
+            "{word:?} is no level: error, warn, info, debug, trace or off; of one module: orchestrator_api=debug"
+        ));
+    }
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(why) => Err(why.to_string()),

@@ -242,7 +242,9 @@ async fn the_first_token_is_made_where_no_server_runs() {
     let token = ran.stdout.strip_suffix('\n').unwrap();
     assert!(token.starts_with("orc_"), "{ran:?}");
     let id = token.split('_').nth(1).unwrap();
-    let said = format!("This is token {id}. It will not be shown again:\n");
+    let said = format!(
+        "data was no data directory, and is a new one now.\nThis is token {id}. It will not be shown again:\n"
+    );
     assert_eq!(ran.stderr, said);
     let ran = person
         .types("token create --name n1 --role node --data-dir data")

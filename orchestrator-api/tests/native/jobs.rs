@@ -1,5 +1,6 @@
 //! Jobs: registering, planning and reading them.
 
+use orchestrator_api::native::schema;
 use serde_json::{Value, json};
 
 use crate::harness::{Server, canary, immediate, job, rolling, well};
@@ -227,6 +228,8 @@ async fn a_plan_is_what_then_happens() {
     // Of a job that there is not there is a plan too; and a guard guards it.
     let new = job("db", rolling(), json!({}));
     let plan = api.post("/v1/jobs?dry_run=true", new.clone()).await.json();
+    let typed: schema::PlanResponse = serde_json::from_value(plan.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), plan);
     assert_eq!(plan["plan"]["type"], "create");
     assert_eq!(plan["changes"], json!([]));
     assert_eq!(api.get("/v1/jobs/default/db").await.status, 404);

@@ -126,6 +126,10 @@ async fn over(api: &Api, reply: crate::harness::Reply) -> Value {
     let id = reply.json()["deployment_id"].as_str().unwrap().to_owned();
     let done = api.until_state(&id, "completed").await;
     check(&done);
+    let targets = api.get(&format!("/v1/deployments/{id}/targets")).await;
+    let targets = targets.json();
+    let typed: schema::TargetPage = serde_json::from_value(targets.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), targets);
     done
 }
 

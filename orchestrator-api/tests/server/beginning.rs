@@ -176,7 +176,7 @@ fn others_could_reach_it_and_there_is_neither_tls_nor_a_token() {
     let (code, _, said) = run(&[&all[..], &[word(&data(&dir))]].concat());
     assert_eq!(code, Some(1));
     assert!(
-        said.contains("there is neither TLS nor an admin token that is good"),
+        said.contains("there is neither TLS nor an admin token"),
         "{said}"
     );
     // The two commands that help.

@@ -108,10 +108,11 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status();
-        assert!(sent.expect("kill can be run").success());
+        assert!(signal(self.pid(), name), "it is there");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.
@@ -138,4 +139,12 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether there was still a process to send it to.
+pub(crate) fn signal(pid: u32, name: &str) -> bool {
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status();
+    sent.expect("kill can be run").success()
 }

@@ -50,6 +50,17 @@ async fn deployments_that_ended_long_ago_go_and_the_last_one_stays() {
         .await
         .expect("an answer")
         .is(200);
+    // The beginning of its job's log is gone, and why it is where it is can be told all the same.
+    let explained = client
+        .get(&format!("/v1/deployments/{last}/explain"))
+        .await
+        .expect("an answer")
+        .is(200);
+    let first = explained["explanation"]["links"][0]["text"].as_str();
+    assert!(
+        first.is_some_and(|text| text.contains("version 20 began")),
+        "{explained:#}"
+    );
     let listed = client
         .all("/v1/deployments", "deployments")
         .await

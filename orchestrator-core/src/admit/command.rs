@@ -10,7 +10,7 @@ use crate::id::DeploymentId;
 use crate::input::{Command, KEY_BYTES_MAX, Request};
 use crate::rollout::{Rollout, TargetState};
 use crate::spec::{JobSpec, Placement, REPLICAS_MAX};
-use crate::state::{Slot, State};
+use crate::state::State;
 
 pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
     let fits = |key: &&String| (1..=KEY_BYTES_MAX).contains(&key.len());
@@ -261,14 +261,7 @@ fn restart(state: &State) -> Result<Event, Rejection> {
         return Err(Rejection::NothingRuns);
     }
     // Those that run another version would have to go on with it, or change it outside of a wave.
-    let other = |(slot, s): (u32, &Slot)| {
-        s.live
-            && !state.surplus.contains(&slot)
-            && s.told != 0
-            && s.told != state.current
-            && !state.is_outdated(s.told)
-    };
-    if state.current == 0 || !state.settled && (0..).zip(&state.slots).any(other) {
+    if state.current == 0 || !state.settled && state.leaves_any() {
         return Err(Rejection::Unsettled);
     }
     let told = state.versions.get(&state.current).map_or(0, |v| v.told);
@@ -320,7 +313,9 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             .ok_or(Rejection::NoStableVersion)?,
     };
     let runs = state.versions.get(&to).is_some_and(|v| v.told > 0);
-    let nothing_else = runs && state.told_other_than(to) == 0;
+    let failed = |slot| state.slots[slot as usize].live && state.has_failed_on(slot, to);
+    let nothing_failed = !(0..state.slots.len() as u32).any(failed);
+    let nothing_else = runs && state.told_other_than(to) == 0 && nothing_failed;
     // What is under way is called off by it, also before it has touched a node.
     let there = match state.active() {
         Some(rollout) => rollout.head.to == to,

@@ -53,6 +53,11 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
     let version = if *to == 0 { from } else { to };
     let version = state.versions.get(version);
     let job_type = version.map(|v| v.spec.job_type).unwrap_or_default();
+    // What is current now is what nodes are left on, should this not complete.
+    if state.settled {
+        state.left_on.clear();
+    }
+    state.left_on.insert(state.current);
     match kind {
         DeploymentKind::Rollback => {
             // Who goes forward again takes nothing back, and wants what was taken back before.
@@ -283,17 +288,23 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     let canary_nodes = named.map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
-    // A restart changes nothing about what is to run where, and a stop is meant for those too that it did not reach.
-    // One that began no wave changes as little.
-    let begun =
-        head.wave > 0 || head.kind == DeploymentKind::Rollback || head.kind == DeploymentKind::Stop;
-    state.settled = completed
-        || state.settled && (head.kind == DeploymentKind::Restart || !begun)
-        || head.kind == DeploymentKind::Stop && head.state == DeploymentState::Failed;
+    state.settled = match (head.kind, head.state) {
+        // It changes nothing about what is to run where, and so leaves those where they are that run something else.
+        (DeploymentKind::Restart, DeploymentState::Completed) => {
+            state.settled || !state.leaves_any()
+        }
+        (DeploymentKind::Restart, _) => state.settled,
+        // It is meant for those too that it did not reach.
+        (DeploymentKind::Stop, DeploymentState::Failed) => true,
+        (_, DeploymentState::Completed) => true,
+        (DeploymentKind::Rollback | DeploymentKind::Stop, _) => false,
+        // What began no wave has left everybody where they were.
+        _ => state.settled && head.wave == 0,
+    };
     if state.settled {
         state.left_on.clear();
     } else {
-        state.left_on.extend([head.from, head.to]);
+        state.left_on.insert(head.to);
         let runs = |version: &u32| state.versions.get(version).is_some_and(|v| v.told > 0);
         state.left_on.retain(runs);
     }
@@ -330,11 +341,13 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     }
 }
 
-/// Executions that a restart did not reach run the right version already, and yet have it to do: they go on with it
+/// Executions that no wave of a restart has reached run the right version already, and yet have it to do: they go on with it
 /// until they are back.
 fn start_again_when_back(state: &mut State) {
     let targets = rollout(state).targets.clone();
-    let skipped = targets.iter().filter(|t| t.state() == TargetState::Skipped);
+    let skipped = targets
+        .iter()
+        .filter(|t| t.state() == TargetState::Skipped && t.dispatch == 0);
     for slot in skipped.map(|t| t.slot) {
         let told = state.slots[slot as usize].told != 0 && !state.surplus.contains(&slot);
         if told && !state.is_ready(slot) {

@@ -196,14 +196,14 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let mut refuse = |input| story.fleet.step(at(1), input).unwrap_err();
     assert_eq!(
         refuse(beat("n2")).to_string(),
-        "not in the fleet: n2; join first"
+        "not in the fleet: n2; a node has to join first"
     );
     let many = Input::HeartbeatMany {
         names: vec!["x".into(), "n1".into(), "y".into()],
     };
     assert_eq!(
         refuse(many).to_string(),
-        "not in the fleet: x, y; join first"
+        "not in the fleet: x, y; a node has to join first"
     );
     assert!(matches!(refuse(join("no name")), Rejection::InvalidName(_)));
     assert!(matches!(
