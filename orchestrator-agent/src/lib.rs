@@ -60,3 +60,4 @@ pub mod workload;
 
 pub use agent::{Agent, AgentError, Leave};
 pub use settings::Settings;
+pub use status::ask as status;

@@ -44,7 +44,7 @@ pub(crate) async fn serve(path: PathBuf, questions: mpsc::Sender<Question>) {
 }
 
 /// What the agent of this data directory says of itself.
-pub(crate) async fn ask(data_dir: &Path) -> io::Result<Value> {
+pub async fn ask(data_dir: &Path) -> io::Result<Value> {
     within(WITHIN, async {
         let stream = UnixStream::connect(data_dir.join("agent.sock")).await?;
         let mut text = String::new();

@@ -20,6 +20,8 @@ pub(super) struct Accepted {
     path: PathBuf,
     accept_older: bool,
     pub(super) received: Option<Received>,
+    /// The revision of a state that was older, if it was the last to come.
+    pub(super) refused: Option<u64>,
     pub(super) wanted: BTreeMap<Key, Wanted>,
     /// The documents of what is to run.
     pub(super) documents: BTreeMap<Key, Arc<Value>>,
@@ -33,6 +35,7 @@ impl Accepted {
             received: disk::read_json(&path)?,
             path,
             accept_older,
+            refused: None,
             wanted: BTreeMap::new(),
             documents: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -57,7 +60,7 @@ impl Accepted {
                 return false;
             }
         }
-        self.accept_older = false;
+        (self.accept_older, self.refused) = (false, None);
         if let Err(why) = disk::replace_json(&self.path, &received) {
             // It is done all the same; after a restart the server says it again.
             tracing::error!(%why, "the desired state cannot be kept");

@@ -164,7 +164,7 @@ impl Work {
         json!({
             "node": *self.node, "version": env!("CARGO_PKG_VERSION"), "server": link,
             "revision": received.map(|received| received.desired.revision),
-            "draining": self.draining,
+            "refused_revision": self.accepted.refused, "draining": self.draining,
             "executions": executions.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>(),
             "reports": {
                 "waiting": reports.waiting, "sent": reports.sent,

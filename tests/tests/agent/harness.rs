@@ -1,0 +1,424 @@
+//! A server that can go away and come back, nodes with agents, and clients of all of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, Request};
+use axum::middleware::from_fn;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use orchestrator_agent::{Agent, Leave, Settings};
+use orchestrator_api::engine::{self, Engine};
+use orchestrator_api::native;
+use orchestrator_api::serve::{Limits, serve};
+use orchestrator_api::store::sqlite::Sqlite;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Between two looks at something that tells nobody when it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A server on a store in a directory of its own.
+pub(crate) struct Server {
+    pub(crate) api: Api,
+    served: Option<Served>,
+    dir: TempDir,
+}
+
+struct Served {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    engine: Engine,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (served, address) = Served::start(dir.path(), ([127, 0, 0, 1], 0).into()).await;
+        Self {
+            api: Api::of(address),
+            served: Some(served),
+            dir,
+        }
+    }
+
+    /// Goes away; what it wrote stays.
+    pub(crate) async fn away(&mut self) {
+        let Served { stop, task, engine } = self.served.take().unwrap();
+        let _ = stop.send(());
+        task.await.unwrap();
+        engine.stop().await;
+    }
+
+    /// Comes back to where it was.
+    pub(crate) async fn back(&mut self) {
+        let (served, _) = Served::start(self.dir.path(), self.api.address).await;
+        self.served = Some(served);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api.address)
+    }
+}
+
+impl Served {
+    async fn start(dir: &Path, address: SocketAddr) -> (Self, SocketAddr) {
+        let store = Arc::new(Sqlite::open(dir).unwrap());
+        let engine = Engine::start(store, engine::Settings::default())
+            .await
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let api = native::Api::new(engine.handle());
+        let router = api.watched(api.routes().layer(from_fn(native::open)));
+        let task = tokio::spawn(async move {
+            serve(listener, None, router, Limits::default(), async {
+                // An error means that the test is over.
+                let _ = stopped.await;
+                api.stop();
+            })
+            .await;
+        });
+        (Self { stop, task, engine }, address)
+    }
+}
+
+/// A node: an agent, here or as a process, and what it runs. All of it ends with this.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    server: String,
+    dir: TempDir,
+    agent: Running,
+}
+
+enum Running {
+    Nowhere,
+    Here(oneshot::Sender<Leave>, JoinHandle<()>),
+    Apart(Box<Child>),
+}
+
+impl Node {
+    pub(crate) fn new(server: &Server, name: &str) -> Self {
+        Self::at(&server.url(), name)
+    }
+
+    /// Its agent, in this process, that knows the server by another address.
+    pub(crate) fn by_way_of(url: &str, name: &str) -> Self {
+        let mut node = Self::at(url, name);
+        node.start_here();
+        node
+    }
+
+    fn at(url: &str, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            server: url.to_owned(),
+            dir: tempfile::tempdir().unwrap(),
+            agent: Running::Nowhere,
+        }
+    }
+
+    /// Its agent, in this process.
+    pub(crate) fn here(server: &Server, name: &str) -> Self {
+        let mut node = Self::new(server, name);
+        node.start_here();
+        node
+    }
+
+    pub(crate) fn start_here(&mut self) {
+        let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
+        settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
+        let agent = Agent::open(settings).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // A test that is over ends it, too.
+            let stop = async { stopped.await.unwrap_or(Leave::Running) };
+            agent.run(stop).await.unwrap();
+        });
+        self.agent = Running::Here(stop, task);
+    }
+
+    /// Its agent, as a process.
+    pub(crate) fn start_apart(&mut self, more: &[&str]) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("agent.log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_agent"))
+            .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
+            .arg(self.dir.path())
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        self.agent = Running::Apart(Box::new(child));
+    }
+
+    /// The agent leaves in good order.
+    pub(crate) async fn leave(&mut self, how: Leave) {
+        match std::mem::replace(&mut self.agent, Running::Nowhere) {
+            Running::Nowhere => {}
+            Running::Here(stop, task) => {
+                stop.send(how).unwrap();
+                task.await.unwrap();
+            }
+            Running::Apart(mut child) => {
+                let pid = child.id().unwrap().cast_signed();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+                assert!(child.wait().await.unwrap().success());
+            }
+        }
+    }
+
+    /// The agent is killed, wherever it is.
+    pub(crate) async fn kill(&mut self) {
+        let Running::Apart(mut child) = std::mem::replace(&mut self.agent, Running::Nowhere) else {
+            panic!("only a process can be killed");
+        };
+        child.kill().await.unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    pub(crate) async fn status(&self) -> Option<Value> {
+        orchestrator_agent::status(self.dir.path()).await.ok()
+    }
+
+    /// The status page, as soon as this is true of it.
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, async || {
+            self.status().await.filter(|status| is(status))
+        })
+        .await
+    }
+
+    /// What the service answers that runs here: its version and its process.
+    pub(crate) async fn answer(&self) -> Option<(u32, i32)> {
+        let status = self.status().await?;
+        let runs = status["runs"].as_array()?.iter();
+        let mut running = runs.filter(|run| run["phase"] == "running");
+        let port = running.next()?["ports"]["http"].as_u64()?;
+        let said = get(port as u16, "/").await?;
+        let words: Vec<&str> = said.split(' ').collect();
+        assert_eq!(words[0], self.name, "another node's service");
+        Some((words[2].parse().unwrap(), words[3].parse().unwrap()))
+    }
+
+    /// Ready when the service that answers here is of this version.
+    pub(crate) async fn answers(&self, version: u32) -> i32 {
+        let what = format!("{} answers with version {version}", self.name);
+        let is = async || {
+            let (answered, pid) = self.answer().await?;
+            (answered == version).then_some(pid)
+        };
+        eventually(&what, is).await
+    }
+
+    /// The processes that live and carry a mark of this node, but the shims.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mark = format!(
+            "ORCHESTRATOR_RUN={}/",
+            self.dir.path().canonicalize().unwrap().display()
+        );
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let env = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if env
+                .split(|byte| *byte == 0)
+                .any(|all| all.starts_with(mark.as_bytes()))
+            {
+                found.push(pid);
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        match &mut self.agent {
+            Running::Nowhere => {}
+            Running::Here(_, task) => task.abort(),
+            Running::Apart(child) => {
+                let _ = child.start_kill();
+            }
+        }
+        for pid in self.processes() {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// What is looked for, as soon as it is there. A test that hangs says what it waits for.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(180), found).await;
+    found.unwrap_or_else(|_| panic!("it never came to this: {what}"))
+}
+
+/// A page of a service on this machine.
+pub(crate) async fn get(port: u16, path: &str) -> Option<String> {
+    let api = Api::of(([127, 0, 0, 1], port).into());
+    let request = Request::get(format!("http://127.0.0.1:{port}{path}"));
+    let response = api
+        .http
+        .request(request.body(Full::default()).unwrap())
+        .await
+        .ok()?;
+    let body = response.into_body().collect().await.ok()?;
+    Some(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+}
+
+/// A client of the server.
+#[derive(Clone)]
+pub(crate) struct Api {
+    http: Client<HttpConnector, Full<Bytes>>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Api {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self {
+            http: Client::builder(TokioExecutor::new()).build_http(),
+            address,
+        }
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_owned()))
+            .unwrap();
+        let response = self.http.request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send(Method::GET, path, "").await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.send(Method::POST, path, &body.to_string()).await;
+        assert!((200..300).contains(&status), "{path}: {status} {answer}");
+        answer
+    }
+
+    /// Registers a job, and answers the id of its deployment.
+    pub(crate) async fn register(&self, job: Value) -> String {
+        let answer = self.post("/v1/jobs", job).await;
+        answer["deployment_id"].as_str().unwrap().to_owned()
+    }
+
+    /// The deployment, as soon as this is true of it.
+    pub(crate) async fn until(&self, id: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let mut path = format!("/v1/deployments/{id}");
+        loop {
+            let shown = self.get(&path).await["deployment"].clone();
+            if is(&shown) {
+                return shown;
+            }
+            let over = ["completed", "failed", "canceled"];
+            let state = shown["status"]["state"].as_str().unwrap();
+            assert!(!over.contains(&state), "it is over: {shown:#}");
+            let revision = &shown["status"]["revision"];
+            path = format!("/v1/deployments/{id}?revision={revision}&wait=30s");
+        }
+    }
+
+    pub(crate) async fn until_state(&self, id: &str, state: &str) -> Value {
+        self.until(id, |shown| shown["status"]["state"] == state)
+            .await
+    }
+
+    /// Ready when so many nodes have joined.
+    pub(crate) async fn nodes(&self, count: usize) {
+        let what = format!("{count} nodes are there");
+        eventually(&what, async || {
+            let nodes = self.get("/v1/nodes").await["nodes"]
+                .as_array()
+                .unwrap()
+                .len();
+            (nodes == count).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The service, with this in its environment and these fields besides.
+pub(crate) fn service(env: &[(&str, &str)], more: Value) -> Value {
+    let env: BTreeMap<_, _> = env.iter().copied().collect();
+    let mut job = json!({
+        "job_id": "web", "driver": "exec", "env": env,
+        "config": { "command": env!("CARGO_BIN_EXE_service") },
+        "ports": [{ "name": "http" }],
+        "checks": [{ "type": "http", "path": "/health", "interval": "200ms", "start_period": "3s" }],
+        "restart": { "backoff": "200ms", "backoff_max": "1s" },
+    });
+    job.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    job
+}
+
+pub(crate) fn health() -> Value {
+    json!({
+        "deadline": "2m", "min_healthy_time": "1s", "interval": "1s", "failure_threshold": 2,
+        "min_samples": 5,
+    })
+}
+
+pub(crate) fn rolling() -> Value {
+    json!({ "rollout": { "strategy": "rolling", "max_parallel": 1, "health_check": health() } })
+}
+
+pub(crate) fn canary() -> Value {
+    json!({ "rollout": {
+        "strategy": "canary", "max_parallel": 2, "canary_count": 1, "health_check": health(),
+    } })
+}
+
+pub(crate) fn immediate() -> Value {
+    json!({ "rollout": { "strategy": "immediate" } })
+}

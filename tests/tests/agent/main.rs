@@ -1,0 +1,8 @@
+//! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
+
+mod harness;
+mod kills;
+mod link;
+mod restarts;
+mod rollouts;
+mod wire;
