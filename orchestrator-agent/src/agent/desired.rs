@@ -49,13 +49,11 @@ impl Accepted {
         {
             let (newer, older) = (received.desired.revision, known.desired.revision);
             if newer < older && !self.accept_older {
-                tracing::warn!(
-                    revision = newer,
-                    accepted = older,
-                    "an older state is refused"
-                );
+                tracing::warn!(newer, older, "an older state is refused");
+                self.refused = Some(newer);
                 return false;
             }
+            self.refused = None;
             if known.desired == received.desired {
                 return false;
             }

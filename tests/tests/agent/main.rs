@@ -1,6 +1,7 @@
 //! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
 
 mod harness;
+mod identity;
 mod kills;
 mod link;
 mod restarts;
