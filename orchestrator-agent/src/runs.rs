@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::disk;
+use crate::shim::RUN;
 use crate::wire::Job;
 use crate::workload::{self, PortRef, Workload};
 
@@ -99,6 +100,7 @@ impl Run {
     /// The environment of whatever runs for it: the job's, and what the run is.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
+        let dir = self.dir.to_string_lossy().into_owned();
         let mut all = BTreeMap::from([("PATH".to_owned(), path)]);
         for (word, value) in self.facts() {
             let name = match word.starts_with("PORT") {
@@ -112,6 +114,7 @@ impl Run {
             own.iter()
                 .map(|(name, value)| (name.clone(), self.expand(value))),
         );
+        all.insert(RUN.to_owned(), dir);
         all
     }
 
@@ -194,7 +197,7 @@ pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
             for dir in std::fs::read_dir(job?.path())? {
                 let dir = dir?.path();
                 match disk::read_json::<Kept>(&dir.join("run.json")) {
-                    Ok(Some(kept)) => found.extend(restore(kept, dir)),
+                    Ok(Some(kept)) => found.push(restore(kept, dir)),
                     Ok(None) => std::fs::remove_dir_all(&dir)?,
                     Err(why) => tracing::error!(dir = %dir.display(), %why, "a run cannot be read"),
                 }
@@ -204,24 +207,22 @@ pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
     Ok(found)
 }
 
-fn restore(kept: Kept, dir: PathBuf) -> Option<Run> {
-    let workload = match Workload::read(&kept.document) {
-        Ok(workload) => Arc::new(workload),
-        Err(why) => {
-            tracing::error!(dir = %dir.display(), %why, "a run cannot be understood");
-            return None;
-        }
-    };
-    Some(Run {
+fn restore(kept: Kept, dir: PathBuf) -> Run {
+    let workload = Workload::read(&kept.document).unwrap_or_else(|why| {
+        // Of another version of this program. What it started must be found all the same.
+        tracing::warn!(dir = %dir.display(), why, "a run is understood only in part");
+        Workload::in_part(&kept.document)
+    });
+    Run {
         id: kept.id,
         version: kept.version,
         node: kept.node,
         row: kept.row,
         ports: kept.ports,
         document: kept.document,
-        workload,
+        workload: Arc::new(workload),
         dir,
-    })
+    }
 }
 
 /// Takes away the directories that hold nothing more. They come back when they are needed.

@@ -128,10 +128,8 @@ impl Work {
         id: &RunId,
         doing: impl FnOnce(Arc<dyn Driver>, Arc<Run>, Events) -> F,
     ) {
-        let Some(driver) = self.driver(id) else {
-            return;
-        };
-        let Some(live) = self.lives.get_mut(id) else {
+        let driver = self.driver(id);
+        let Some((live, driver)) = self.lives.get_mut(id).zip(driver) else {
             return;
         };
         live.busy = true;

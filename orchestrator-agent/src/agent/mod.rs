@@ -42,6 +42,11 @@ const HOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// More results of checks than these wait.
 const SIGHTS_MAX: usize = 256;
 
+/// An action changes what the next plan sees, so that a few plans lead to one with none.
+const ROUNDS_MAX: usize = 8;
+/// Where they do not, nothing is done in haste.
+const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
+
 /// How to leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leave {
@@ -287,21 +292,27 @@ impl Work {
     /// again if nothing happens.
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
-        let observed = self.observed(now);
-        let Plan { actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
-        let acted = !actions.is_empty();
-        for action in actions {
-            self.execute(action);
-        }
-        let observed = if acted { self.observed(now) } else { observed };
+        let mut rounds = 0..ROUNDS_MAX;
+        let (observed, wake) = loop {
+            let observed = self.observed(now);
+            let Plan { actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
+            if actions.is_empty() {
+                break (observed, wake);
+            }
+            if rounds.next().is_none() {
+                tracing::error!(?actions, "what was done is to be done again");
+                break (observed, Some(now + ROUNDS_PAUSE));
+            }
+            for action in actions {
+                self.execute(action);
+            }
+        };
         let tell = self.tell(&observed, now);
         let ready = self.lives.values().filter_map(|live| {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
         });
-        // What could not be done at once is planned again after a moment.
-        let again = acted.then(|| now + Duration::from_millis(10));
-        ready.chain(wake).chain(tell).chain(again).min()
+        ready.chain(wake).chain(tell).min()
     }
 
     fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {

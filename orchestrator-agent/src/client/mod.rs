@@ -36,7 +36,7 @@ use crate::wire::{Desired, Join, Joined};
 /// The longest other answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-const BACKOFF: Duration = Duration::from_millis(500);
+const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// What a client needs to know.
@@ -126,7 +126,7 @@ impl Backoff {
     }
 
     async fn wait(&mut self) {
-        sleep(self.0.mul_f64(rand::random_range(0.5..1.0))).await;
+        sleep(self.0.mul_f64(rand::random_range(0.1..1.0))).await;
         self.0 = (self.0 * 2).min(BACKOFF_MAX);
     }
 }

@@ -179,14 +179,14 @@ impl Talk<'_> {
         Some(revision)
     }
 
-    /// Hands in what there is to say, until only joining again helps. The lease is kept by it, with time for three
+    /// Hands in what there is to say, until only joining again helps. The lease is kept by it, with time for two
     /// failures.
     pub(super) async fn report(&self, lease: Duration) -> Failure {
         let outbox = &self.client.outbox;
         let mut backoff = Backoff::new();
         let mut connection = None;
         loop {
-            let heartbeat = (lease / 4).mul_f64(rand::random_range(0.8..1.0));
+            let heartbeat = (lease / 3).mul_f64(rand::random_range(0.8..1.0));
             tokio::select! {
                 () = outbox.filled() => sleep(BATCH_WITHIN).await,
                 () = sleep(heartbeat) => {}

@@ -39,6 +39,8 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether a shim lives that has not begun to say so.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 const ANSWER_BYTES_MAX: u64 = 4096;
+/// More than comes at once.
+const LOG_BYTES_MIN: u64 = 16 << 10;
 const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// Runs programs.
@@ -139,7 +141,6 @@ impl Config {
         if let Some(home) = home {
             env.entry("HOME".to_owned()).or_insert(home);
         }
-        env.insert(shim::RUN.to_owned(), run.dir.to_string_lossy().into_owned());
         Ok(Launch {
             program: words.next().expect("a command was read"),
             args: words.collect(),
@@ -147,7 +148,10 @@ impl Config {
             own_directory: self.directory.is_none(),
             directory,
             user,
-            log_bytes_max: self.log_bytes.unwrap_or(1 << 20).clamp(4096, LOG_BYTES_MAX),
+            log_bytes_max: self
+                .log_bytes
+                .unwrap_or(1 << 20)
+                .clamp(LOG_BYTES_MIN, LOG_BYTES_MAX),
             log_files_max: self.log_files.unwrap_or(2).clamp(1, 100),
         })
     }
@@ -264,7 +268,7 @@ impl Driver for Exec {
                 return Ok(());
             }
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
-            kill_process_group(pid, signal.map_err(io::Error::other)?)?;
+            kill_process_group(pid, signal.unwrap_or(Signal::TERM))?;
             Ok(())
         })
     }

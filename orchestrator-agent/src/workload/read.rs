@@ -12,6 +12,8 @@ use crate::health::prometheus::Selector;
 
 /// The most ports, and the most checks.
 const LIST_MAX: usize = 32;
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Workload {
@@ -28,7 +30,7 @@ impl Workload {
         let mut config: Map<String, Value> = need(document, "config")?;
         let stop_grace = match config.remove("stop_grace") {
             Some(value) => span(&value).map_err(|why| format!("config: stop_grace: {why}"))?,
-            None => Duration::from_secs(10),
+            None => STOP_GRACE,
         };
         let ports: Vec<Port> = part(document, "ports")?.unwrap_or_default();
         check_ports(&ports)?;
@@ -64,7 +66,7 @@ impl Workload {
         }
         let restart: RestartDocument = part(document, "restart")?.unwrap_or_default();
         let interval = match &document["rollout"]["health_check"]["interval"] {
-            Value::Null => Duration::from_secs(10),
+            Value::Null => INTERVAL,
             value => {
                 span(value).map_err(|why| format!("rollout: health_check: interval: {why}"))?
             }
@@ -82,6 +84,26 @@ impl Workload {
             restart: restart.read(batch),
             interval: interval.max(INTERVAL_MIN),
         })
+    }
+}
+
+impl Workload {
+    /// What it takes to stop it, and no more.
+    pub(crate) fn in_part(document: &Value) -> Self {
+        let config = document["config"].as_object().cloned();
+        Self {
+            driver: document["driver"].as_str().unwrap_or_default().to_owned(),
+            config: config.unwrap_or_default(),
+            batch: document["job_type"] == "batch",
+            stop_grace: STOP_GRACE,
+            env: BTreeMap::new(),
+            ports: Vec::new(),
+            checks: Vec::new(),
+            error_rate: None,
+            start_first: false,
+            restart: RestartDocument::default().read(false),
+            interval: INTERVAL,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod harness;
 mod identity;
 mod kills;
 mod link;
+mod manners;
 mod restarts;
 mod rollouts;
 mod wire;
