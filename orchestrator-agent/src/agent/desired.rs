@@ -67,12 +67,18 @@ impl Accepted {
         true
     }
 
+    /// Whether it runs what is wanted. Not the document is asked, which a newer server may write in other words, but
+    /// what this agent reads in it; and not only the numbers, which begin anew with a job of the same name.
     pub(super) fn is_of(&self, run: &Run) -> bool {
-        let key = &run.id.key;
         let same = |wanted: &Wanted| {
-            wanted.generation == run.id.generation && wanted.version == run.version
+            let workload = wanted
+                .workload
+                .as_ref()
+                .is_ok_and(|wanted| *wanted == run.workload);
+            let (generation, version) = (wanted.generation, wanted.version);
+            workload && (generation, version) == (run.id.generation, run.version)
         };
-        self.wanted.get(key).is_some_and(same) && self.documents.get(key) == Some(&run.document)
+        self.wanted.get(&run.id.key).is_some_and(same)
     }
 }
 

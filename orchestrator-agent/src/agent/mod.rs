@@ -77,6 +77,9 @@ pub enum AgentError {
     /// The data directory.
     #[error("{0}: another agent works in this data directory")]
     Busy(String),
+    /// A mistake in this program. What runs goes on, and the next agent finds it.
+    #[error("a part of the agent has failed")]
+    Broken,
 }
 
 /// An agent that has its data directory for itself.
@@ -180,13 +183,14 @@ impl Agent {
                     Leave::Running => break,
                     Leave::Drained => work.drain(),
                 },
-                // An error cannot be: the client goes on for as long as its task does.
-                _ = received.changed() => {
+                Ok(()) = received.changed() => {
                     let latest = received.borrow_and_update().clone();
                     if let Some(latest) = latest {
                         work.accept(latest);
                     }
                 }
+                // Neither ends by itself.
+                Some(_) = tasks.join_next() => return Err(AgentError::Broken),
                 Some(event) = happened.recv() => work.happened(event).await,
                 Some((run, sight)) = seen.recv() => work.saw(&run, sight),
                 Some(run) = heard.recv() => work.is_told(&run),

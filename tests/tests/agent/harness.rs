@@ -156,7 +156,8 @@ impl Node {
             .append(true)
             .open(self.dir.path().join("agent.log"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_agent"))
+        let program = std::env::var("AGENT").unwrap_or(env!("CARGO_BIN_EXE_agent").to_owned());
+        let child = Command::new(program)
             .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
             .arg(self.dir.path())
             .args(more)
@@ -183,6 +184,14 @@ impl Node {
                 assert!(child.wait().await.unwrap().success());
             }
         }
+    }
+
+    /// Of an agent that is a process.
+    pub(crate) fn agent_pid(&self) -> i32 {
+        let Running::Apart(child) = &self.agent else {
+            panic!("the agent is no process");
+        };
+        child.id().unwrap().cast_signed()
     }
 
     /// The agent is killed, wherever it is.

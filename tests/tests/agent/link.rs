@@ -129,3 +129,64 @@ async fn an_older_state_of_the_same_server_is_refused() {
     })
     .await;
 }
+
+/// A server that lets join, and then says this in every stream.
+async fn liar(says: impl Fn() -> Vec<u8> + Send + 'static) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let says = says();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let read = near.read(&mut head).await.unwrap_or(0);
+                let answer = match String::from_utf8_lossy(&head[..read]).contains("event-stream") {
+                    true => [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), says].concat(),
+                    false => {
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"lease\":30000}".to_vec()
+                    }
+                };
+                let _ = near.write_all(&answer).await;
+                // Until the other side has had enough.
+                let _ = near.read(&mut head).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_too_much_or_for_another_is_not_taken() {
+    let endless = || [b"data: ".to_vec(), vec![b'x'; 17 << 20]].concat();
+    let others = || {
+        b"data: {\"node\":\"n2\",\"revision\":1,\"executions\":[],\"workloads\":{}}\n\n".to_vec()
+    };
+    let many = || {
+        let one = json!({ "job": "a/b", "slot": 0, "version": 1, "generation": 1 });
+        let all = vec![one; 1001];
+        let state = json!({ "node": "n1", "revision": 1, "executions": all, "workloads": {} });
+        format!("data: {state}\n\n").into_bytes()
+    };
+    let climbing = || {
+        let one = json!({ "job": "../../x", "slot": 0, "version": 1, "generation": 1 });
+        let state = json!({ "node": "n1", "revision": 1, "executions": [one], "workloads": {} });
+        format!("data: {state}\n\n").into_bytes()
+    };
+    let cases: [(fn() -> Vec<u8>, &str); 4] = [
+        (endless, "an event that is too long"),
+        (others, "another node"),
+        (many, "1001 executions"),
+        (climbing, "not the name of a job"),
+    ];
+    for (says, trouble) in cases {
+        let node = Node::by_way_of(&format!("http://{}", liar(says).await), "n1");
+        let seen = node
+            .until(trouble, |status| {
+                let seen = status["server"]["trouble"].as_str().unwrap_or_default();
+                seen.contains(trouble)
+            })
+            .await;
+        assert_eq!(seen["revision"], json!(null));
+    }
+}

@@ -2,6 +2,7 @@
 
 mod harness;
 mod identity;
+mod idle;
 mod kills;
 mod link;
 mod manners;

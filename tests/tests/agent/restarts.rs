@@ -120,3 +120,35 @@ async fn a_workload_is_told_what_it_is() {
     let expected = "default/web 1 0 n1 1 1 web on n1, {not a word} web none\n";
     assert_eq!(said, format!("{expected}{dir}/work\n"));
 }
+
+#[tokio::test]
+async fn a_workload_may_be_another_user() {
+    if !rustix::process::getuid().is_root() {
+        println!("skipped: only root may become another");
+        return;
+    }
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    // As the directory of an agent is where it is installed: others may pass through.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(node.path(""), open).unwrap();
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["job_type"] = json!("batch");
+    job["checks"] = json!([]);
+    job["config"] = json!({
+        "command": ["sh", "-c", "id -un; id -Gn; touch here && cat ../run.json 2>&1 | grep -c denied"],
+        "user": "nobody",
+    });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let status = node.status().await.unwrap();
+    let dir = status["runs"][0]["directory"].as_str().unwrap();
+    let said = std::fs::read_to_string(format!("{dir}/stdout.log")).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines,
+        ["nobody", "nogroup", "1"],
+        "it reads nothing of the agent's"
+    );
+}
