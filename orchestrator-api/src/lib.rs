@@ -2,8 +2,10 @@
 //! It alone reads the clock and writes to disk; it holds no rule that belongs to the core.
 
 pub mod access;
+pub mod cli;
 pub mod engine;
 pub mod list;
 pub mod native;
 pub mod serve;
+pub mod server;
 pub mod store;

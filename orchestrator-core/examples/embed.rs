@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 
-use orchestrator_core::{Command, Effect, Entry, Input, Interval, Job, Member, NodeChange};
+use orchestrator_core::{Command, Effect, Entry, Input, Interval, Job, Member};
 use orchestrator_core::{Observation, Report, Span, spec::JobSpec};
 
 /// The driver: it owns the clock and the log. The job owns every decision.
@@ -44,13 +44,13 @@ impl Scheduler {
     }
 
     /// The process is back. What is left of a step that was not written whole has not happened.
-    fn restart(&mut self, millis: u64, fleet: &[NodeChange]) -> Result<(), Box<dyn Error>> {
+    fn restart(&mut self, millis: u64, fleet: &[Member]) -> Result<(), Box<dyn Error>> {
         let (entries, whole) = Entry::decode_log(self.log.as_bytes())?;
         self.log.truncate(whole);
         self.job = Job::recover("web".parse()?, 42, entries)?;
         self.now = self.now.after(Span::from_millis(millis));
         self.drive(Input::Absent { millis })?; // Nobody's time.
-        self.drive(Input::Nodes(fleet))?; // What became of a node meanwhile.
+        self.drive(Input::Members(fleet))?; // What became of a node meanwhile.
         self.job.nodes().for_each(|node| self.send(node));
         Ok(())
     }
@@ -101,8 +101,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         log: String::new(),
         reports: 0,
     };
-    let fleet = [1, 2, 3, 4, 5].map(|n| NodeChange::Seen(Member::new(format!("node-{n}"))));
-    scheduler.drive(Input::Nodes(&fleet))?;
+    let fleet = [1, 2, 3, 4, 5].map(|n| Member::new(format!("node-{n}")));
+    scheduler.drive(Input::Members(&fleet))?;
     // The first version: a canary, a promotion by hand, then the rest two at a time.
     scheduler.deploy("web:1", 0)?;
     let id = scheduler.job.deployment().ok_or("it has just begun")?.id;

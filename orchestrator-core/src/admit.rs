@@ -5,7 +5,7 @@ mod nodes;
 mod report;
 
 pub(crate) use self::command::{command, digest};
-pub(crate) use self::nodes::{check_nodes, listed, node};
+pub(crate) use self::nodes::{check_member, check_nodes, listed, node};
 pub(crate) use self::report::{done, report};
 use crate::event::{Answered, DeploymentState, Event};
 use crate::id::{DeploymentId, JobId};
@@ -30,9 +30,9 @@ pub enum Rejection {
     /// More executions than a job may have.
     #[error("{0} replicas are more than a job may have ({REPLICAS_MAX})")]
     TooManyReplicas(u32),
-    /// An idempotency key is too long to be kept.
-    #[error("the idempotency key has {0} bytes: at most {KEY_BYTES_MAX} are kept")]
-    KeyTooLong(usize),
+    /// An idempotency key is empty, or too long to be kept.
+    #[error("the idempotency key has {0} bytes: 1 to {KEY_BYTES_MAX} are kept")]
+    KeyLength(usize),
     /// The value of a node's spread label is too long.
     #[error("the label of node {node} has {bytes} bytes: at most {LABEL_BYTES_MAX} are kept")]
     LabelTooLong {
@@ -42,8 +42,15 @@ pub enum Rejection {
         bytes: usize,
     },
     /// A node's name is none.
-    #[error("{0:?} names no node: 1 to 200 of letters, digits, '-', '_' and '.'")]
-    BadNodeName(String),
+    #[error(
+        "{name:?}, number {number} of those given, names no node: 1 to 200 of letters, digits, '-', '_' and '.'"
+    )]
+    BadNodeName {
+        /// What was given.
+        name: String,
+        /// Which of them; counts from 1.
+        number: usize,
+    },
     /// A node is listed twice.
     #[error("node {0} is listed twice")]
     NodeTwice(String),
@@ -64,8 +71,10 @@ pub enum Rejection {
         version: u32,
     },
     /// Somebody else was faster.
-    #[error("expected {expected}, but it is at {found}: look again")]
+    #[error("expected {what} {expected}, but it is at {found}: look again")]
     Unexpected {
+        /// Of what: `revision` of a deployment, or `version` of the job.
+        what: &'static str,
         /// What the caller believed.
         expected: u64,
         /// What is so.

@@ -3,6 +3,7 @@
 //! Each looks at the state and the time and answers one fact, or nothing. None of them scans the
 //! fleet for one report: they look at counts, and walk a wave or an order only when they act on it.
 
+use crate::apply::stay;
 use crate::draw::draw;
 use crate::event::{
     Aftermath, Cause, DeploymentKind, DeploymentState, Event, Presence, Reason, Started, Want,
@@ -244,10 +245,10 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
     let waits = state.waits_for_turn(slot);
     let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize].state());
     let stays = match state.active() {
-        None => !state.settled || told == state.current,
+        None => !state.is_outdated(told),
         Some(rollout) => match target(rollout) {
             Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
-            _ if rollout.is_forward() => told != rollout.head.to,
+            _ if rollout.is_forward() => told != rollout.head.to && !state.is_outdated(told),
             _ => told == rollout.head.to,
         },
     };
@@ -390,7 +391,10 @@ fn converge(state: &State) -> Option<Event> {
     if version == 0 && state.active().is_some() {
         return None;
     }
-    let stray = |&slot: &u32| state.is_ready(slot) && state.slots[slot as usize].told != version;
+    let stray = |&slot: &u32| {
+        let other = state.slots[slot as usize].told != version;
+        state.is_ready(slot) && (other || state.restarts.contains(&slot))
+    };
     let slots: Runs = state.strays.iter().copied().filter(stray).collect();
     (!slots.is_empty()).then_some(Event::Converged { version, slots })
 }
@@ -443,7 +447,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
     }
     let seed = draw(state.seed, "deployment", &number.to_le_bytes());
     let from = match kind {
-        DeploymentKind::Rollback => state.leaving_version(),
+        DeploymentKind::Rollback => state.leaving_version(Some(to)),
         _ => state.current,
     };
     let kind = if kind == DeploymentKind::Update && from == 0 {
@@ -468,7 +472,9 @@ fn start(state: &State, now: Moment) -> Option<Event> {
             (order(state, seed, live.filter(runs)), 0)
         }
         DeploymentKind::Rollback => {
-            let touched = |slot: &u32| state.is_touched(*slot, from, to);
+            // What the version gone back to has no use for is not started with it only to be stopped.
+            let stay = stay(state, to);
+            let touched = |slot: &u32| stay.contains(slot) && state.is_touched(*slot, from, to);
             let failed = |slot: &u32| {
                 let target = taken_back
                     .and_then(|r| r.targets.get(state.slots[*slot as usize].target as usize));

@@ -232,7 +232,7 @@ impl World {
         let now = state.moment.elapsed + (self.now.as_millis() - state.moment.wall.as_millis());
         let mut key = vec![
             u64::from(state.current),
-            u64::from(state.settled),
+            u64::from(state.settled) + 2 * state.left_on.iter().map(|&v| 1 << v).sum::<u64>(),
             u64::from(state.version_max),
             state.strays.len() as u64,
         ];

@@ -18,6 +18,7 @@
 mod fits;
 mod leases;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -68,9 +69,12 @@ impl Fleet {
     }
 
     /// The fleet that wrote these entries, all of them from the first.
-    pub fn recover(
+    ///
+    /// A crash may have kept half a step. That does no harm: each entry is a whole fact, whoever was not answered says
+    /// the same again, and it writes down what is missing. The end of a torn line is to be cut off.
+    pub fn recover<E: Borrow<Entry>>(
         settings: FleetSettings,
-        log: impl IntoIterator<Item = Entry>,
+        log: impl IntoIterator<Item = E>,
     ) -> Result<Self, BrokenLog> {
         let mut fleet = Self::new(settings);
         fleet.catch_up(log)?;
@@ -78,8 +82,12 @@ impl Fleet {
     }
 
     /// Takes in entries that follow what it has: after a snapshot, or on a replica.
-    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+    pub fn catch_up<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<(), BrokenLog> {
         for entry in log {
+            let entry = entry.borrow();
             let expected = self.state.seq + 1;
             if entry.seq != expected {
                 return Err(BrokenLog::Gap {
@@ -90,7 +98,7 @@ impl Fleet {
             if !fits(&self.state, &entry.event) {
                 return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }
-            apply(&mut self.state, &entry);
+            apply(&mut self.state, entry);
             self.leases.follow(&entry.event);
         }
         Ok(())
@@ -424,6 +432,27 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Refuses what no fleet would take, in whatever state: for whoever has to do something else first that cannot be
+    /// taken back.
+    pub fn check(&self) -> Result<(), Rejection> {
+        match self {
+            Self::Join {
+                name,
+                labels,
+                facts,
+            } => check_join(name, labels, facts),
+            Self::Tick
+            | Self::Heartbeat { .. }
+            | Self::HeartbeatMany { .. }
+            | Self::Drain { .. }
+            | Self::Enable { .. }
+            | Self::Remove { .. }
+            | Self::SetLoads { .. } => Ok(()),
+        }
+    }
+}
+
 /// One fact, in its place in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -632,11 +661,7 @@ fn admit_join(
     labels: &Labels,
     facts: &Facts,
 ) -> Result<Vec<Event>, Rejection> {
-    if !is_name(name) {
-        return Err(InvalidName(name.chars().take(80).collect()).into());
-    }
-    check_labels(labels)?;
-    check_facts(facts)?;
+    check_join(name, labels, facts)?;
     let Some(node) = state.nodes.get(name) else {
         if state.nodes.len() >= FLEET_NODES_MAX {
             return Err(Rejection::TooManyNodes);
@@ -664,6 +689,14 @@ fn admit_join(
     }
     events.extend(reconnected(node));
     Ok(events)
+}
+
+fn check_join(name: &NodeName, labels: &Labels, facts: &Facts) -> Result<(), Rejection> {
+    if !is_name(name) {
+        return Err(InvalidName(name.chars().take(80).collect()).into());
+    }
+    check_labels(labels)?;
+    check_facts(facts)
 }
 
 fn check_facts(facts: &Facts) -> Result<(), Rejection> {

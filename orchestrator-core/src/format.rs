@@ -1,7 +1,7 @@
 //! The form in which entries and snapshots are kept: JSON, versioned, read for ever.
 //!
 //! Neither is ever rewritten: a later form is made of an earlier one when that is read. Entries are the truth, and
-//! a snapshot is what they amount to; a driver that throws old entries away keeps the snapshot in their place.
+//! a snapshot is what they amount to; for a driver that throws old entries away it takes their place.
 
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
 use serde::de::{DeserializeSeed, Error, MapAccess};
@@ -39,8 +39,20 @@ pub enum FormatError {
         kind: String,
     },
     /// Not what was written.
-    #[error("the snapshot is damaged: throw it away, and read the log from its beginning")]
+    #[error("the snapshot is damaged: read the log from its beginning, or restore a copy")]
     Damaged,
+    /// A line of a file.
+    #[error(
+        "line {line} of the log, which begins at byte {byte}, cannot be read: restore it from a copy"
+    )]
+    Line {
+        /// Counts from 1.
+        line: usize,
+        /// Where it begins.
+        byte: usize,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
     /// A version that this program does not read.
     #[error("{kind} is of version {found}, this program reads 1 to {known}: use a newer one")]
     OtherVersion {
@@ -175,16 +187,17 @@ impl Entry {
     /// anything is appended.
     pub fn decode_log(file: &[u8]) -> Result<(Vec<Self>, usize), FormatError> {
         let (mut entries, mut whole, mut read) = (Vec::new(), (0, 0), 0);
-        for line in file.split_inclusive(|&byte| byte == b'\n') {
-            read += line.len();
-            let Some(line) = line.strip_suffix(b"\n") else {
+        for (line, text) in (1..).zip(file.split_inclusive(|&byte| byte == b'\n')) {
+            let byte = read;
+            read += text.len();
+            let Some(text) = text.strip_suffix(b"\n") else {
                 break;
             };
-            let text = std::str::from_utf8(line).map_err(|why| FormatError::Malformed {
-                what: "an entry of a job's log",
-                source: serde_json::Error::custom(why),
-            });
-            let entry = Self::decode(text?)?;
+            let entry = decode_bytes(text).map_err(|why| FormatError::Line {
+                line,
+                byte,
+                source: Box::new(why),
+            })?;
             let ends = entry.more == 0;
             entries.push(entry);
             if ends {
@@ -337,8 +350,20 @@ fn check_version(kind: &str, found: u32, known: u32) -> Result<(), FormatError> 
     })
 }
 
+fn decode_bytes(line: &[u8]) -> Result<Entry, FormatError> {
+    let text = std::str::from_utf8(line).map_err(|why| FormatError::Malformed {
+        what: "an entry of a job's log",
+        source: serde_json::Error::custom(why),
+    })?;
+    Entry::decode(text)
+}
+
 impl Job {
     /// The whole state. Two jobs are in the same state when these are the same bytes.
+    ///
+    /// To be kept only when all entries up to [`seq`](Self::seq) are safe: a snapshot that is ahead of its log would
+    /// be followed by entries that the log has a hole before. Whoever reads the log from a file keeps the place where
+    /// the entry after it begins together with it.
     pub fn snapshot(&self) -> Vec<u8> {
         write_snapshot(&self.state)
     }

@@ -14,6 +14,9 @@
 //! taken back, the group waits for its end, and leaves it; when the operator cancels the group, it is left at once.
 //! A number of replicas that a start changed by the way is not taken back either.
 //!
+//! Nor is a job that people have brought somewhere else since the group brought it where it wanted it: to another
+//! version, or to a stop. It is [not taken back](MemberState::TakeBackFailed), and a person has to look at it.
+//!
 //! # What a driver does
 //!
 //! [`Group::duty`] says it, from where the group and the member's job are. It is asked after every step of the group,
@@ -103,6 +106,7 @@ mod fits;
 mod rules;
 mod spec;
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -150,9 +154,10 @@ impl Group {
     /// The group that wrote these entries, all of them from the first.
     ///
     /// Step it with a [`Tick`](Input::Tick) then: a crash may have kept half a step.
-    pub fn recover(log: impl IntoIterator<Item = Entry>) -> Result<Self, BrokenLog> {
+    pub fn recover<E: Borrow<Entry>>(log: impl IntoIterator<Item = E>) -> Result<Self, BrokenLog> {
         let mut log = log.into_iter();
-        let Entry { seq, at, event } = log.next().ok_or(BrokenLog::NoBeginning)?;
+        let first = log.next().ok_or(BrokenLog::NoBeginning)?;
+        let Entry { seq, at, event } = first.borrow().clone();
         if seq != 1 {
             let (expected, found) = (1, seq);
             return Err(BrokenLog::Gap { expected, found });
@@ -166,8 +171,12 @@ impl Group {
     }
 
     /// Takes in entries that follow what it has: after a snapshot, or on a replica.
-    pub fn catch_up(&mut self, log: impl IntoIterator<Item = Entry>) -> Result<(), BrokenLog> {
+    pub fn catch_up<E: Borrow<Entry>>(
+        &mut self,
+        log: impl IntoIterator<Item = E>,
+    ) -> Result<(), BrokenLog> {
         for entry in log {
+            let entry = entry.borrow();
             let expected = self.state.seq + 1;
             if entry.seq != expected {
                 return Err(BrokenLog::Gap {
@@ -178,7 +187,7 @@ impl Group {
             if !fits(&self.state, &entry.event) {
                 return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }
-            apply(&mut self.state, &entry);
+            apply(&mut self.state, entry);
         }
         Ok(())
     }

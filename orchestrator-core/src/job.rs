@@ -188,9 +188,9 @@ impl Job {
 
     /// Takes one input in at `now` and draws every conclusion from it.
     ///
-    /// A report, a tick, and what befalls a node cost what they change, whatever the size of the fleet; a
-    /// command that begins or ends a deployment, or changes the number of executions, looks at all of them. A
-    /// rejection changes nothing.
+    /// A report, a tick, and what befalls a node cost what they change, whatever the size of the fleet. A step in which
+    /// a deployment begins or ends, or the number of executions changes, looks at all of them, also where it is a
+    /// report that ends it. A rejection changes nothing.
     pub fn step(&mut self, now: Time, input: Input<'_>) -> Result<Step, Rejection> {
         self.take(now, input, None)
     }
@@ -561,7 +561,6 @@ fn settle(state: &State, effects: &mut Vec<Effect>) {
     });
 }
 
-/// One step in the making: every fact is taken in as it is written down.
 /// The deployment that a command finds when it comes.
 #[derive(Clone, Copy)]
 struct Met {
@@ -590,6 +589,7 @@ impl Asked {
     }
 }
 
+/// One step in the making: every fact is taken in as it is written down.
 struct Log<'a> {
     state: &'a mut State,
     now: Moment,

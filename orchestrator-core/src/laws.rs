@@ -301,6 +301,14 @@ fn told_counts(state: &State) -> Law {
     }
     for node in 0..state.members.len() {
         let presence = state.members.presence(node);
+        let slots = state.members.slots(node);
+        let wanted = slots.filter(|s| !state.surplus.contains(s)).count();
+        if wanted > 1 && state.distinct() {
+            return broken(
+                5,
+                format!("{wanted} executions are wanted on node {node}, and one is to be"),
+            );
+        }
         let holds = state
             .members
             .slots(node)
@@ -399,10 +407,20 @@ fn settled(state: &State) -> Law {
     if state.want.is_some() {
         return broken(14, "what was asked for has not begun");
     }
-    if !state.settled {
-        return Ok(());
-    }
     for (number, slot) in (0..).zip(&state.slots) {
+        if state.is_ready(number)
+            && state.restarts.contains(&number)
+            && !state.surplus.contains(&number)
+        {
+            return broken(
+                15,
+                format!("slot {number} is there, and was to start again"),
+            );
+        }
+        let left = slot.told == 0 || state.left_on.contains(&slot.told);
+        if !state.settled && (left || state.surplus.contains(&number)) {
+            continue;
+        }
         // What is none of the current version's stops when it is known which nodes match.
         let stops = state.members_due && state.surplus.contains(&number);
         let ended = slot.done && state.current == 0;

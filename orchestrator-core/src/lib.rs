@@ -54,8 +54,9 @@
 //! let mut job = Job::recover(id, 7, &log)?;
 //! // 6. First of all say how long nobody listened. Whoever leaves that out has said: since the latest entry.
 //! drive(&mut job, &mut log, now, Input::Absent { millis: 60_000 })?;
-//! // 7. Say what the fleet knows of the job's nodes: what became of one meanwhile may not have reached the job.
-//! drive(&mut job, &mut log, now, Input::Nodes(&[NodeChange::Seen(Member::new("n1"))]))?;
+//! // 7. Say all nodes that match now: what became of one meanwhile, also of one that left, may not have reached the
+//! //    job.
+//! drive(&mut job, &mut log, now, Input::Members(&[Member::new("n1")]))?;
 //! // 8. Effects that were not carried out are lost: every node is sent all that it should run, and the job is
 //! //    asked for what else it waits.
 //! for node in job.nodes() {
@@ -84,9 +85,11 @@
 //!
 //! # How to persist, how to recover
 //!
-//! Append [`Entry::encode`] lines in order, and sync before you act. [`Job::recover`] takes them back;
-//! [`Job::snapshot`] with [`Job::catch_up`] makes that short. A snapshot is a cache and may be thrown away;
-//! the log may not. Both forms are versioned, and what any released version wrote can be read.
+//! Keep the id and the seed of a job first: they are not in its log. Append [`Entry::encode`] lines in order, and sync
+//! before you act. [`Job::recover`] takes them back; [`Job::snapshot`], taken when all entries up to [`Job::seq`] are
+//! safe, makes that short together with [`Job::catch_up`]. A snapshot may be thrown away as long as the log is kept
+//! from its beginning, and takes the place of entries that are not kept. Both forms are versioned, and what any
+//! released version wrote can be read.
 //!
 //! The entries of a step belong together: one that is half written has done half of what a command asked for, and
 //! would not know its key. Store them in one transaction. The end of a plain file may be torn: [`Entry::decode_log`] says
@@ -173,6 +176,7 @@ pub use event::{
 };
 pub use explain::{Explanation, explain};
 pub use format::FormatError;
+pub use group::Outcome;
 pub use id::{DeploymentId, InvalidName, JobId, NAME_BYTES_MAX, is_name};
 pub use input::{
     Command, Done, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report,

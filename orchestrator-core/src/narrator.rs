@@ -8,7 +8,9 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::event::{Aftermath, Cause, DeploymentKind, Entry, Event, Presence, Want};
+use crate::event::{
+    Aftermath, Cause, DeploymentKind, DeploymentState, Entry, Event, Presence, Want,
+};
 use crate::job::Job;
 use crate::replay::{BrokenLog, check};
 use crate::runs::Runs;
@@ -285,6 +287,11 @@ impl Sentence {
             Event::Paused { failure: None } => plain("paused by an operator".to_owned()),
             Event::Paused { failure: Some(why) } => because("paused", why, none()),
             Event::Resumed => plain("resumed by an operator".to_owned()),
+            Event::Ended {
+                state: DeploymentState::Canceled,
+                cause: Cause::Operator { .. },
+                ..
+            } => plain("canceled by an operator".to_owned()),
             Event::Ended {
                 state: ending,
                 cause,

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::admit::Rejection;
-use crate::event::{DeploymentKind, DeploymentState, Entry, Event, Member};
+use crate::admit::{self, Rejection};
+use crate::event::{Cause, DeploymentKind, DeploymentState, Entry, Event, Member};
 use crate::input::{Input, Request};
 use crate::job::Job;
 use crate::narrator::Sentence;
@@ -48,7 +48,7 @@ impl Job {
     /// What `request` would lead to at `now`. Works on a copy, and by the very rules that then act:
     /// the plan is what happens, as long as no node comes, goes or fails.
     pub fn plan(&self, now: Time, request: Request) -> Result<Plan, Rejection> {
-        self.clone().planned(now, request, None)
+        self.planned(now, request, None)
     }
 
     /// A [plan](Job::plan) for the case that these are the nodes that match, if the job would
@@ -59,11 +59,22 @@ impl Job {
         request: Request,
         members: &[Member],
     ) -> Result<Plan, Rejection> {
-        self.clone().planned(now, request, Some(members))
+        self.planned(now, request, Some(members))
+    }
+
+    fn planned(
+        &self,
+        now: Time,
+        request: Request,
+        members: Option<&[Member]>,
+    ) -> Result<Plan, Rejection> {
+        // What is refused costs no copy.
+        admit::command(&self.state, &request)?;
+        self.clone().carried_out(now, request, members)
     }
 
     /// On a copy, which is of no use afterwards.
-    fn planned(
+    fn carried_out(
         mut self,
         now: Time,
         request: Request,
@@ -86,7 +97,7 @@ impl Job {
             waves: Vec::new(),
             skipped: Vec::new(),
             retired: Vec::new(),
-            supersedes: begins && before.is_some(),
+            supersedes: news.iter().any(|(entry, _)| gives_way(&entry.event)),
             members_needed: self.state.members_due,
         };
         let Some(number) = about.map(|head| head.number) else {
@@ -95,15 +106,17 @@ impl Job {
         let leave = self.state.surplus.iter();
         let leave = leave.map(|&slot| self.state.node_of(slot).to_owned());
         plan.retired = leave.collect();
-        while !news.is_empty() {
+        loop {
             for (entry, sentence) in news {
                 if entry.of.is_some_and(|of| of.deployment == number) {
                     plan.note(&entry.event, sentence);
                 }
             }
             news = self.all_goes_well(now);
+            if news.is_empty() {
+                return Ok(plan);
+            }
         }
-        Ok(plan)
     }
 
     fn in_words(
@@ -115,7 +128,7 @@ impl Job {
         Ok(step.split().0.into_iter().zip(sentences).collect())
     }
 
-    /// Lets everything in flight become updated, or the canaries promoted.
+    /// Lets everything in flight become updated, and what has turned bad well again; or the canaries promoted.
     fn all_goes_well(&mut self, now: Time) -> Vec<(Entry, Sentence)> {
         let Some(rollout) = self
             .state
@@ -129,7 +142,9 @@ impl Job {
             .iter()
             .flat_map(|&d| rollout.dispatches[d as usize].targets.iter());
         let in_flight = open.filter(|&t| rollout.targets[t as usize].state().is_in_flight());
+        let suspects = rollout.suspects.iter().map(|&(_, target)| target);
         let heard: Vec<_> = in_flight
+            .chain(suspects)
             .map(|t| (t, rollout.targets[t as usize].reported))
             .collect();
         let fact = if !heard.is_empty() {
@@ -141,6 +156,16 @@ impl Job {
         };
         self.assume(now, fact)
     }
+}
+
+fn gives_way(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Ended {
+            cause: Cause::Superseded { .. },
+            ..
+        }
+    )
 }
 
 impl Plan {

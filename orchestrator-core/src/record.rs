@@ -227,8 +227,6 @@ impl Job {
             }
             None => head.canary_nodes.clone(),
         };
-        let version = if head.to == 0 { head.from } else { head.to };
-        let job_type = self.spec(version).map(|s| s.job_type).unwrap_or_default();
         // While it is paused no deadline comes nearer: there is none to show.
         let running = active.filter(|_| head.state != DeploymentState::Paused);
         let deadline =
@@ -258,7 +256,7 @@ impl Job {
             from_version: head.from,
             id: head.id,
             job_id: self.state.id.name().to_owned(),
-            job_type,
+            job_type: head.job_type,
             namespace: self.state.id.namespace().to_owned(),
             spec: head.spec.to_json(),
             status,

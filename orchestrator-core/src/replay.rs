@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::admit;
 use crate::apply::apply;
 use crate::effect::Effect;
 use crate::event::{Cause, Entry, Event, Heard, Of};
-use crate::id::{DeploymentId, is_name};
+use crate::id::DeploymentId;
+use crate::selector::LABEL_BYTES_MAX;
 use crate::spec::REPLICAS_MAX;
 use crate::state::{NONE, State};
 
@@ -65,7 +67,7 @@ pub(crate) fn of(state: &State, event: &Event) -> Option<Of> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BrokenLog {
     /// Entries are missing, or come twice.
-    #[error("the log goes on with entry {found} where {expected} is next: entries are missing")]
+    #[error("{}", gap(*expected, *found))]
     Gap {
         /// The position that is next.
         expected: u64,
@@ -77,7 +79,7 @@ pub enum BrokenLog {
     NoBeginning,
     /// An entry speaks of what is not there. The machine holds what came before it.
     #[error(
-        "entry {seq} of the log does not fit what comes before it: it is another one's, was made with another seed, or is damaged"
+        "entry {seq} of the log does not fit what comes before it: it is another one's, was made with another seed, or is damaged: give it the id and the seed that it was made with, or restore it"
     )]
     DoesNotFit {
         /// Its position.
@@ -95,9 +97,18 @@ pub enum BrokenLog {
     },
 }
 
-/// More than clocks that jump to the year 9999 and back can add up to, and so little that sums of a few do not
-/// overflow.
-pub(crate) const TIME_MAX: u64 = u64::MAX / 16;
+fn gap(expected: u64, found: u64) -> String {
+    if found < expected {
+        let last = expected - 1;
+        return format!(
+            "entry {found} comes again: everything up to {last} was taken in already; go on after that"
+        );
+    }
+    format!("the log goes on with entry {found} where {expected} is next: entries are missing")
+}
+
+/// The most that a job's time can come to, whatever clocks do: 8,900 years, one short of the mark of a stopped clock.
+pub(crate) const TIME_MAX: u64 = (1 << 48) - 2;
 
 /// Each entry of a step says how many follow.
 fn fits_in_step(state: &State, entry: &Entry) -> bool {
@@ -122,9 +133,9 @@ fn fits_in_state(state: &State, entry: &Entry) -> bool {
         Event::Registered { version, spec } => {
             spec.id == state.id && *version == state.version_max + 1 && spec.check().is_ok()
         }
-        Event::NodesJoined { nodes } => nodes.iter().all(|member| is_name(&member.name)),
+        Event::NodesJoined { nodes } => nodes.iter().all(|m| admit::check_member(m, 1).is_ok()),
         Event::NodesChanged { nodes, .. } => nodes.iter().all(node),
-        Event::NodeRelabeled { node: n, .. } => node(*n),
+        Event::NodeRelabeled { node: n, zone, .. } => node(*n) && zone.len() <= LABEL_BYTES_MAX,
         Event::Scaled { replicas, retired } => {
             *replicas <= REPLICAS_MAX && state.replicas.is_some() && retired.iter().all(slot)
         }

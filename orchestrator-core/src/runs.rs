@@ -13,7 +13,7 @@ impl TryFrom<Vec<(u32, u32)>> for Runs {
     fn try_from(runs: Vec<(u32, u32)>) -> Result<Self, Self::Error> {
         let mut count = 0_u32;
         for &(start, len) in &runs {
-            let sound = len > 0 && start.checked_add(len).is_some();
+            let sound = len > 0 && start.checked_add(len - 1).is_some();
             count = count
                 .checked_add(len)
                 .filter(|_| sound)
@@ -31,9 +31,9 @@ impl From<Runs> for Vec<(u32, u32)> {
 
 impl Runs {
     /// Appends a number; it joins the last run where it can.
-    pub fn push(&mut self, number: u32) {
+    pub(crate) fn push(&mut self, number: u32) {
         match self.0.last_mut() {
-            Some((start, len)) if start.wrapping_add(*len) == number => *len += 1,
+            Some((start, len)) if start.checked_add(*len) == Some(number) => *len += 1,
             _ => self.0.push((number, 1)),
         }
     }
@@ -52,7 +52,7 @@ impl Runs {
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0
             .iter()
-            .flat_map(|&(start, len)| start..start.saturating_add(len))
+            .flat_map(|&(start, len)| (0..len).map(move |more| start + more))
     }
 }
 
@@ -80,7 +80,10 @@ mod tests {
         assert!(Runs::default().is_empty());
         let read = |text| serde_json::from_str::<Runs>(text);
         assert_eq!(read("[[3,3],[9,1],[1,2],[2,1]]").unwrap(), runs);
-        for bad in ["[[0,0]]", "[[1,4294967295]]", "[[0,4294967295],[0,5]]"] {
+        let high: Runs = [u32::MAX - 1, u32::MAX, 0].into_iter().collect();
+        assert!(high.iter().eq([u32::MAX - 1, u32::MAX, 0]));
+        assert_eq!(read("[[4294967294,2],[0,1]]").unwrap(), high);
+        for bad in ["[[0,0]]", "[[2,4294967295]]", "[[0,4294967295],[0,5]]"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -44,6 +44,9 @@ pub(crate) struct State {
     pub(crate) current: u32,
     /// The last deployment completed, so that every node is to run `current`.
     pub(crate) settled: bool,
+    /// Where it did not: the versions that nodes are left on. What runs an older one was away, and converges.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) left_on: BTreeSet<u32>,
     /// What a person asked for and no deployment has begun to do.
     pub(crate) want: Option<Want>,
     pub(crate) members: Members,
@@ -53,6 +56,9 @@ pub(crate) struct State {
     /// Slots of no use until the next deployment makes them free.
     pub(crate) retired: BTreeSet<u32>,
     pub(crate) free: BTreeSet<u32>,
+    /// Slots that a restart has passed over: it is due there when their nodes are back.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) restarts: BTreeSet<u32>,
     /// How many executions a replicated job is to have.
     pub(crate) replicas: Option<u32>,
     /// Slots of a replicated job that run on no node: they wait for one, and remember the last.
@@ -198,6 +204,8 @@ impl State {
             members_due: false,
             current: 0,
             settled: true,
+            left_on: BTreeSet::new(),
+            restarts: BTreeSet::new(),
             want: None,
             members: Members::default(),
             slots: Vec::new(),
@@ -267,15 +275,18 @@ impl State {
         }
     }
 
-    /// What a rollback goes back from: where the last deployment goes or went. One that is itself a rollback and has
-    /// not got there leaves what it takes back.
-    pub(crate) fn leaving_version(&self) -> u32 {
+    /// What a rollback, to that version if it is known, goes back from: where the last deployment goes or went. One
+    /// that is itself a rollback and has not got there leaves what it takes back; one that goes forward again takes
+    /// nothing back, unless it is tried once more.
+    pub(crate) fn leaving_version(&self, to: Option<u32>) -> u32 {
         self.rollout.as_ref().map_or(self.current, |r| {
-            let back = r.head.kind == DeploymentKind::Rollback;
-            if back && r.head.state != DeploymentState::Completed {
-                r.head.from
+            let head = &r.head;
+            let unfinished =
+                head.kind == DeploymentKind::Rollback && head.state != DeploymentState::Completed;
+            if unfinished && (head.from > head.to || to == Some(head.to)) {
+                head.from
             } else {
-                r.head.to
+                head.to
             }
         })
     }
@@ -292,8 +303,11 @@ impl State {
 
     /// Whether a node that comes now becomes a target of the active deployment.
     pub(crate) fn takes_joiners(&self) -> bool {
-        self.active()
-            .is_some_and(|r| r.is_forward() || r.head.kind == DeploymentKind::Rollback)
+        // Where another version's placement is in force already, it is about to give way to that.
+        self.active().is_some_and(|r| {
+            let takes = r.is_forward() || r.head.kind == DeploymentKind::Rollback;
+            takes && r.head.to == self.layout
+        })
     }
 
     /// The zone that a slot is in, or was in when it had a node.
@@ -376,8 +390,16 @@ impl State {
             0 => self.base() != 0 && !self.waits_for_turn(slot),
             // What has done its work runs nothing that would have to be stopped.
             _ if self.current == 0 && self.slots[slot as usize].done => false,
-            told => self.active().is_none() && self.settled && told != self.current,
+            told => {
+                self.active().is_none() && (self.is_outdated(told) || self.restarts.contains(&slot))
+            }
         }
+    }
+
+    /// Whether what runs a version runs neither what is current, nor what a deployment that did not complete has left
+    /// it on.
+    pub(crate) fn is_outdated(&self, told: u32) -> bool {
+        told != self.current && (self.settled || !self.left_on.contains(&told))
     }
 
     /// The newest version before `version` that may be gone back to.

@@ -59,7 +59,7 @@ impl fmt::Display for Sign {
 fn sign(head: &Head) -> Sign {
     if head.kind == DeploymentKind::Stop {
         Sign::Stopped
-    } else if head.batch {
+    } else if head.is_batch() {
         Sign::Done
     } else if head.spec.gate().is_some() {
         Sign::Healthy
@@ -178,9 +178,14 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
             _ => format!("canceled by an operator: {done}, nodes stay as they are"),
         },
         (DeploymentState::Paused, _) => match &head.cause {
+            // By now more may have failed than when it was paused.
             Some(why) => format!(
                 "paused by a failure: {}; resume, fail or cancel it",
-                cause(why, head.culprit.as_deref())
+                match (why, too_many_failed(head)) {
+                    (Cause::CanaryFailed { .. }, _) | (_, None) =>
+                        cause(why, head.culprit.as_deref()),
+                    (_, Some(now)) => cause(&now, None),
+                }
             ),
             None => format!("paused by an operator: {done}"),
         },
@@ -265,8 +270,10 @@ pub(crate) fn cause(cause: &Cause, canary: Option<&str>) -> String {
             DeploymentKind::Stop => "superseded by a stop of the job".to_owned(),
             DeploymentKind::Restart => "superseded by a restart".to_owned(),
         },
-        Cause::Operator { reason } if reason.is_empty() => "failed by an operator".to_owned(),
-        Cause::Operator { reason } => format!("failed by an operator: {reason}"),
+        Cause::Operator { reason } if reason.is_empty() => {
+            "an operator called it failed".to_owned()
+        }
+        Cause::Operator { reason } => format!("an operator called it failed: {reason}"),
     }
 }
 

@@ -188,7 +188,7 @@ fn nodes_without_a_proper_name_are_refused_with_all_that_came_with_them() {
             NodeChange::Seen(Member::new(name)),
         ];
         let why = refused(&mut story, Input::Nodes(&changes));
-        assert!(matches!(why, Rejection::BadNodeName(_)), "{why}");
+        assert!(matches!(why, Rejection::BadNodeName { .. }), "{why}");
         let change = NodeChange::Became {
             name: name.to_owned(),
             status: Presence::Gone,
@@ -205,7 +205,7 @@ fn a_million_targets_without_a_name_are_refused() {
         .map(|_| NodeChange::Seen(Member::new("")))
         .collect();
     let why = refused(&mut story, Input::Nodes(&nameless));
-    assert!(matches!(why, Rejection::BadNodeName(_)), "{why}");
+    assert!(matches!(why, Rejection::BadNodeName { .. }), "{why}");
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn commands_that_do_not_fit_say_what_is_so() {
         expected: Some(1),
     };
     let why = refused(&mut story, Input::Command(stale)).to_string();
-    assert!(why.contains("expected 1, but it is at"), "{why}");
+    assert!(why.contains("expected revision 1, but it is at"), "{why}");
 }
 
 #[test]
@@ -411,7 +411,20 @@ fn a_key_that_cannot_be_kept_is_refused() {
     };
     assert_eq!(
         refused(&mut story, Input::Command(request)),
-        Rejection::KeyTooLong(201)
+        Rejection::KeyLength(201)
+    );
+}
+
+#[test]
+fn an_empty_key_is_none() {
+    let mut story = under_way();
+    let request = Request {
+        key: Some(String::new()),
+        ..Command::Restart.into()
+    };
+    assert_eq!(
+        refused(&mut story, Input::Command(request)),
+        Rejection::KeyLength(0)
     );
 }
 

@@ -575,6 +575,30 @@ fn another_jobs_log_is_refused() {
     }
 }
 
+#[test]
+fn what_no_job_would_have_taken_is_not_taken_from_a_log() {
+    let mut story = Story::new();
+    let told = "nodes n1 n2\nn1 back zone=b";
+    story.play(told).unwrap_or_else(|why| panic!("{why}"));
+    let long = ["z".repeat(256), "z".repeat(1000), "é".repeat(128) + "a"];
+    let mut tried = 0;
+    for (n, entry) in story.log.iter().enumerate() {
+        for zone in &long {
+            let mut log = story.log[..=n].to_vec();
+            match &mut log[n].event {
+                Event::NodesJoined { nodes } => nodes[0].zone.clone_from(zone),
+                Event::NodeRelabeled { zone: label, .. } => label.clone_from(zone),
+                _ => continue,
+            }
+            tried += 1;
+            let why = Job::recover("web".parse().expect("a name"), SEED, log);
+            let seq = entry.seq;
+            assert_eq!(why.map(|job| job.seq()), Err(BrokenLog::DoesNotFit { seq }));
+        }
+    }
+    assert_eq!(tried, 6);
+}
+
 /// The log of a command with a key that leads to several entries, and how many entries came before it.
 fn keyed() -> (Story, usize) {
     let mut story = Story::new();

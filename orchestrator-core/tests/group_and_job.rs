@@ -309,6 +309,57 @@ fn running_since(then: Time) -> Job {
     job
 }
 
+/// A group in which db has completed and api has failed, after people did this to db meanwhile.
+fn taken_back_after(people: impl FnOnce(&mut Driver)) -> Driver {
+    let mut driver = Driver::new(&[("db", 2), ("api", 2)]);
+    driver.say(Say::Start);
+    driver.nodes_say("db", &Observation::Started);
+    assert_eq!(driver.orders, ["start db", "start api"]);
+    people(&mut driver);
+    driver.serve();
+    driver.nodes_say("api", &cannot());
+    driver.nodes_say("api", &Observation::Started);
+    driver
+}
+
+#[test]
+fn what_people_did_since_is_not_the_groups_to_undo() {
+    let another = taken_back_after(|driver| {
+        step(driver.job("db"), register(spec("db", 3)).into());
+        report(driver.job("db"), &Observation::Started);
+    });
+    let under_way = taken_back_after(|driver| {
+        step(driver.job("db"), register(spec("db", 3)).into());
+    });
+    let stopped = taken_back_after(|driver| {
+        step(driver.job("db"), Command::Stop.into());
+        report(driver.job("db"), &Observation::Stopped);
+    });
+    for (driver, runs) in [(another, 3), (under_way, 3), (stopped, 0)] {
+        assert_eq!(driver.orders, ["start db", "start api"]);
+        assert_eq!(driver.member("db"), &MemberState::TakeBackFailed);
+        assert_eq!(driver.group.state().state(), GroupState::Failed);
+        let last = driver.jobs[&id("db")].deployments().next();
+        assert_eq!(last.expect("it is there").to_version, runs);
+    }
+
+    // Started again it is where the group brought it, and taken back by hand it is where that came from.
+    let mut restarted = taken_back_after(|driver| {
+        step(driver.job("db"), Command::Restart.into());
+        report(driver.job("db"), &Observation::Started);
+    });
+    assert_eq!(restarted.orders[2..], ["roll back db"]);
+    restarted.nodes_say("db", &Observation::Started);
+    assert_eq!(restarted.member("db"), &MemberState::TakenBack);
+    assert_eq!(restarted.runs("db"), 1);
+    let by_hand = taken_back_after(|driver| {
+        step(driver.job("db"), Command::RollBack { to: None }.into());
+        report(driver.job("db"), &Observation::Started);
+    });
+    assert_eq!(by_hand.orders[2..], ["roll back db refused"]);
+    assert_eq!(by_hand.member("db"), &MemberState::TakenBack);
+}
+
 #[test]
 fn what_the_group_began_is_canceled_and_what_others_began_is_not() {
     let mut driver = Driver::new(&[("db", 2), ("api", 2)]);

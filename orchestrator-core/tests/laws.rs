@@ -110,7 +110,12 @@ fn fate() -> impl Strategy<Value = String> {
         "back",
         "back zone=a",
     ]);
-    (node(), fate).prop_map(|(n, f)| format!("{n} {f}"))
+    let some = proptest::collection::vec(node(), 1..4);
+    (some, fate).prop_map(|(mut nodes, f)| {
+        nodes.sort();
+        nodes.dedup();
+        format!("{} {f}", nodes.join(" "))
+    })
 }
 
 fn line() -> impl Strategy<Value = String> {

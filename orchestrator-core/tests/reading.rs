@@ -2,10 +2,11 @@
 
 mod story;
 
-use orchestrator_core::group::Outcome;
+use orchestrator_core::Outcome;
+use orchestrator_core::spec::JobType;
 use orchestrator_core::{
     CANARY_NODES_MAX, Command, Effect, Ending, HISTORY_KEPT, Input, Job, Narrator, Report, Request,
-    Sentence, explain,
+    Sentence, VERSIONS_KEPT, explain,
 };
 use story::{SEED, Story};
 
@@ -322,4 +323,21 @@ fn an_explanation_can_begin_at_a_snapshot() {
             tail
         );
     }
+}
+
+#[test]
+fn the_record_of_a_forgotten_version_is_of_the_same_type() {
+    let mut story = played("nodes n1");
+    let done = |story: &mut Story, number: usize| {
+        let lines = format!("deploy v{number} batch\neveryone exits 0");
+        story.play(&lines).unwrap_or_else(|why| panic!("{why}"));
+    };
+    (1..=VERSIONS_KEPT).for_each(|number| done(&mut story, number));
+    let back = "rollback v1\neveryone exits 0";
+    story.play(back).unwrap_or_else(|why| panic!("{why}"));
+    let of_first = story.job.deployment().expect("it is there").id;
+    (1..HISTORY_KEPT).for_each(|more| done(&mut story, VERSIONS_KEPT + more));
+    assert!(story.job.spec(1).is_none(), "it is forgotten");
+    let record = story.job.record(of_first).expect("it is remembered");
+    assert_eq!((record.to_version, record.job_type), (1, JobType::Batch));
 }

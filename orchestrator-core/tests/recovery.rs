@@ -2,7 +2,8 @@
 
 mod story;
 
-use orchestrator_core::{Command, Entry, Event, Input, Job, Request};
+use orchestrator_core::spec::JobSpec;
+use orchestrator_core::{Command, Entry, Event, Input, Job, Member, Presence, Request, Time};
 use story::{SEED, Story};
 
 fn played(lines: &str) -> Story {
@@ -51,4 +52,47 @@ fn an_error_is_printed_once() {
         .expect("it says why")
         .to_string();
     assert!(!why.to_string().contains(&source), "{why}");
+}
+
+#[test]
+fn a_list_that_comes_again_writes_nothing() {
+    let now = Time::from_millis(1_767_225_600_000);
+    let statuses = [
+        Presence::Ready,
+        Presence::Draining,
+        Presence::Disconnected,
+        Presence::Down,
+    ];
+    let spec = r#"{"job_id": "web", "driver": "exec", "config": {}, "replicas": 2}"#;
+    let register = || Command::Register {
+        spec: Box::new(JobSpec::parse(spec).expect("a spec")),
+        members: None,
+        again: false,
+    };
+    let member = |name: &str, status, zone: &str, load| Member {
+        status,
+        zone: zone.to_owned(),
+        load,
+        ..Member::new(name)
+    };
+    for before in statuses {
+        for after in statuses {
+            for (zone, load) in [("a", 0), ("b", 0), ("a", 5), ("b", 5)] {
+                let mut job = Job::new("web".parse().expect("an id"), 1);
+                let others = member("n2", Presence::Ready, "a", 0);
+                let first = [member("n1", before, "a", 0), others.clone()];
+                for input in [Input::Members(&first), register().into()] {
+                    let _ = job.step(now, input).expect("it fits").split();
+                }
+                let list = [member("n1", after, zone, load), others];
+                let _ = job
+                    .step(now, Input::Members(&list))
+                    .expect("it fits")
+                    .split();
+                let again = job.step(now, Input::Members(&list)).expect("it fits");
+                let what = format!("{before:?} to {after:?} in {zone} with {load}");
+                assert_eq!(again.entries(), [], "{what}");
+            }
+        }
+    }
 }

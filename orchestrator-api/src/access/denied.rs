@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use orchestrator_core::Time;
-use serde::Serialize;
 
 use super::role::{Class, Role};
 use super::token::{NoToken, TokenError};
+use crate::engine::chain;
+use crate::native::{Fault, Problem, TOKEN_NEEDED};
 
 /// Why a request is not let in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,31 +78,39 @@ impl Denied {
     }
 }
 
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let kind = match &denied {
+            Denied::Missing => TOKEN_NEEDED,
+            Denied::Header(_)
+            | Denied::NoToken(_)
+            | Denied::Unknown
+            | Denied::Revoked
+            | Denied::Expired(_) => "bad-token",
+            Denied::TooMany(_) => "too-many-bad-tokens",
+            Denied::Role(..) | Denied::OtherNode | Denied::Foreign => "forbidden",
+            Denied::NoNode => "malformed-request",
+            Denied::Store(_) => "store",
+        };
+        let problem = Self::new(denied.status(), kind, denied.to_string());
+        let retry_after = match &denied {
+            Denied::TooMany(after) => u32::try_from(after.as_secs().max(1)).ok(),
+            Denied::Store(why) => {
+                tracing::error!(why = chain(&**why), "a token could not be looked up");
+                Some(1)
+            }
+            _ => None,
+        };
+        Self {
+            retry_after,
+            ..problem
+        }
+    }
+}
+
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        let status = self.status();
-        let mut response = problem(status, &self.to_string());
-        let headers = response.headers_mut();
-        if status == StatusCode::UNAUTHORIZED {
-            let bearer = match self {
-                Self::Missing => "Bearer realm=\"orchestrator\"",
-                _ => "Bearer realm=\"orchestrator\", error=\"invalid_token\"",
-            };
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(bearer));
-            let basic = "Basic realm=\"orchestrator\", charset=\"UTF-8\"";
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(basic));
-        }
-        match self {
-            Self::TooMany(after) => {
-                headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
-            }
-            Self::Store(why) => {
-                tracing::error!(why = chain(&*why), "a token could not be looked up");
-                headers.insert(RETRY_AFTER, 1.into());
-            }
-            _ => {}
-        }
-        response
+        Problem::from(self).into_response()
     }
 }
 
@@ -128,63 +136,52 @@ pub enum JoinError {
     Token(#[from] TokenError),
 }
 
-impl IntoResponse for JoinError {
-    fn into_response(self) -> Response {
-        let text = self.to_string();
-        match self {
-            Self::Denied(denied) => denied.into_response(),
-            Self::Taken { .. } => problem(StatusCode::CONFLICT, &text),
-            Self::Token(why @ TokenError::NodeName) => {
-                problem(StatusCode::BAD_REQUEST, &why.to_string())
-            }
-            Self::Token(why) => {
-                tracing::error!(why = chain(&why), "a node did not get its token");
-                let text = "the token of the node could not be made: try again";
-                problem(StatusCode::SERVICE_UNAVAILABLE, text)
-            }
+impl From<JoinError> for Problem {
+    fn from(why: JoinError) -> Self {
+        let detail = why.to_string();
+        match why {
+            JoinError::Denied(denied) => denied.into(),
+            JoinError::Taken { .. } => Self::new(StatusCode::CONFLICT, "node-taken", detail),
+            JoinError::Token(why) => why.into(),
         }
     }
 }
 
-/// RFC 9457.
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
+impl IntoResponse for JoinError {
+    fn into_response(self) -> Response {
+        Problem::from(self).into_response()
+    }
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let problem = Problem {
-        r#type: "about:blank",
-        title: status.canonical_reason().expect("a status of ours"),
-        status: status.as_u16(),
-        detail,
-    };
-    let mut response = (status, Json(problem)).into_response();
-    let json = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
-    response
+impl From<TokenError> for Problem {
+    fn from(why: TokenError) -> Self {
+        let at = |pointer| vec![Fault::at(pointer, why.to_string())];
+        match &why {
+            TokenError::Name => Self::invalid(false, at("/name")),
+            TokenError::NodeName | TokenError::NoNode | TokenError::NodeOfPerson => {
+                Self::invalid(false, at("/node"))
+            }
+            TokenError::AdminFirst => Self::conflict("admin-first", &why),
+            TokenError::KeyUsed(_) => Self::conflict("key-used", &why),
+            TokenError::Changed(_) => Self::conflict("changed-meanwhile", &why),
+            TokenError::NoSuchToken(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", why.to_string())
+            }
+            TokenError::NoRandomness(_) | TokenError::Unreadable { .. } | TokenError::Store(_) => {
+                tracing::error!(why = chain(&why), "what was asked of a token was not done");
+                Self::for_now("store", chain(&why))
+            }
+        }
+    }
 }
 
 /// A path that has only these methods.
 pub(super) fn no_method(known: &[&'static str]) -> Response {
     let allowed = known.join(", ");
     let detail = format!("this path does not have this method, but {allowed}");
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, &detail);
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let mut response = Problem::new(status, "no-such-method", detail).into_response();
     let allowed = HeaderValue::from_str(&allowed).expect("names of methods");
     response.headers_mut().insert(ALLOW, allowed);
     response
-}
-
-fn chain(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
-    let mut source = why.source();
-    while let Some(why) = source {
-        text.push_str(": ");
-        text.push_str(&why.to_string());
-        source = why.source();
-    }
-    text
 }

@@ -81,8 +81,9 @@ enum Tag {
 }
 
 /// What a table may know of a path.
-static METHODS: [Method; 5] = [
+static METHODS: [Method; 6] = [
     Method::GET,
+    Method::HEAD,
     Method::POST,
     Method::PUT,
     Method::PATCH,
@@ -99,16 +100,14 @@ impl Tag {
         let Some(route) = request.extensions().get::<MatchedPath>() else {
             return Err(Unclassed::NoRoute);
         };
-        let method = match request.method() {
-            &Method::HEAD => &Method::GET,
-            method => method,
+        let class = |method: &Method| match *method {
+            Method::HEAD => table(&Method::GET, route.as_str()),
+            _ => table(method, route.as_str()),
         };
-        if let Some(class) = table(method, route.as_str()) {
+        if let Some(class) = class(request.method()) {
             return Ok(class);
         }
-        let known = METHODS
-            .iter()
-            .filter(|method| table(method, route.as_str()).is_some());
+        let known = METHODS.iter().filter(|method| class(method).is_some());
         Err(Unclassed::Method(known.map(Method::as_str).collect()))
     }
 }
@@ -119,8 +118,8 @@ enum Unclassed {
     Method(Vec<&'static str>),
 }
 
-/// Put into a response, as `Extension(Audited)`: the audit log has this request, by the transaction that it led to.
-/// Otherwise the guard writes a line for each request that may have changed something.
+/// Put into a response, as `Extension(Audited)`: the audit log has what this request changed, by the transaction that
+/// changed it, and it has nothing where nothing changed. Otherwise the guard writes a line for each request that may have changed something.
 #[derive(Clone, Copy, Debug)]
 pub struct Audited;
 

@@ -302,6 +302,16 @@ impl Access {
 
     /// Makes a token. The first one for a person closes a server that was open.
     pub async fn create(&self, new: New, who: Who) -> Result<Made, TokenError> {
+        self.create_once(new, None, who).await
+    }
+
+    /// The same, and under the same key once: its secret cannot be shown again.
+    pub async fn create_once(
+        &self,
+        new: New,
+        key: Option<String>,
+        who: Who,
+    ) -> Result<Made, TokenError> {
         let access = self.clone();
         whole(async move {
             let inner = &access.0;
@@ -311,7 +321,7 @@ impl Access {
                 return Err(TokenError::AdminFirst);
             }
             *nodes = None;
-            let made = token::create(&*inner.store, new, &who).await?;
+            let made = token::create(&*inner.store, new, key.as_deref(), &who).await?;
             if closes {
                 inner.open.store(false, Ordering::SeqCst);
                 tracing::info!(token = made.id, "from now on every request needs a token");
@@ -427,7 +437,7 @@ async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static
     }
 }
 
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let millis = since.unwrap_or_default().as_millis();
     Time::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))

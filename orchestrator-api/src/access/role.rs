@@ -51,6 +51,11 @@ impl Role {
         self.may(Class::Read)
     }
 
+    /// The one that is written so.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -60,7 +60,7 @@ impl Missing {
     }
 }
 
-/// Says whether a server may listen there, and whether it is open then. Says so in the log, if it is.
+/// Says whether a server may listen there, and whether it is open then.
 ///
 /// One that ever had a token for a person is never open again: whoever revoked the last one did not want that.
 pub async fn opening(
@@ -80,10 +80,6 @@ pub async fn opening(
         if any {
             return Ok(Opening::Closed);
         }
-        tracing::warn!(
-            "no token has been made: everyone on this machine who can reach {listen} is let in as an admin, until \
-             the first one is (orchestrator token create --role admin --name <who>)"
-        );
         return Ok(Opening::Open);
     }
     let missing = match (tls, good) {

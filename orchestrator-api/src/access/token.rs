@@ -101,9 +101,14 @@ pub(super) fn letters<const N: usize>() -> Result<String, TokenError> {
 }
 
 fn sum(text: &str) -> String {
+    hashed::<SUM_LEN>(text)
+}
+
+/// Letters that follow from a text.
+fn hashed<const N: usize>(text: &str) -> String {
     let hash = blake3::hash(text.as_bytes());
     let letter = |byte: &u8| char::from(LETTERS[usize::from(byte & 31)]);
-    hash.as_bytes()[..SUM_LEN].iter().map(letter).collect()
+    hash.as_bytes()[..N].iter().map(letter).collect()
 }
 
 /// A token to be made.
@@ -224,6 +229,12 @@ pub enum TokenError {
     /// Whoever else comes first would be locked out, or could make himself admin.
     #[error("the server is open to everyone on this machine: make an admin token first")]
     AdminFirst,
+    /// The same was asked for before, and answered then.
+    #[error(
+        "token {0} was made under this Idempotency-Key, and its secret is shown once only: if it is lost, revoke it \
+         and make another under another key"
+    )]
+    KeyUsed(String),
     /// There is no token with this id.
     #[error("there is no token {0}")]
     NoSuchToken(String),
@@ -247,9 +258,14 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// Makes a token, directly in the store. A running server's are made by
+/// Makes a token, directly in the store; under the same key once. A running server's are made by
 /// [`Access::create`](super::Access::create).
-pub async fn create(store: &dyn Store, new: New, who: &Who) -> Result<Made, TokenError> {
+pub async fn create(
+    store: &dyn Store,
+    new: New,
+    key: Option<&str>,
+    who: &Who,
+) -> Result<Made, TokenError> {
     let New {
         name,
         role,
@@ -266,7 +282,11 @@ pub async fn create(store: &dyn Store, new: New, who: &Who) -> Result<Made, Toke
         (_, Some(_)) => return Err(TokenError::NodeOfPerson),
         (_, None) => {}
     }
-    let id = letters::<ID_LEN>()?;
+    // Under the same key it has the same id, and no two have that.
+    let id = match key {
+        Some(key) => hashed::<ID_LEN>(key),
+        None => letters::<ID_LEN>()?,
+    };
     let token = Token::random(&id)?;
     let now = super::now();
     let expires_at = expires_at.or_else(|| (role == Role::Join).then(|| now.after(JOIN_WITHIN)));
@@ -285,8 +305,8 @@ pub async fn create(store: &dyn Store, new: New, who: &Who) -> Result<Made, Toke
     if store.put_token(row, None, line).await? {
         Ok(Made { id, token })
     } else {
-        // There is one with this id, of 2^60.
-        Err(TokenError::Changed(id))
+        // Without a key: there is one with this id, of 2^60.
+        Err(TokenError::KeyUsed(id))
     }
 }
 
@@ -300,7 +320,7 @@ pub async fn create_offline(data_dir: &std::path::Path, new: New) -> Result<Made
         name: "the command line".to_owned(),
         request: "offline".to_owned(),
     };
-    create(&store, new, &who).await
+    create(&store, new, None, &who).await
 }
 
 /// Tokens after an id.

@@ -90,6 +90,11 @@ impl Engine {
         self.handle.clone()
     }
 
+    /// Over once it has ended, as it does by itself only where it failed.
+    pub async fn ended(&self) {
+        self.handle.asks.closed().await;
+    }
+
     /// Ends it once all other handles are gone; what was asked before is done first.
     pub async fn stop(self) {
         let Self { handle, thread } = self;

@@ -529,11 +529,6 @@ impl Loop {
             tracing::error!(?machine, why = chain(why), "what was to be kept was not");
             self.reload(machine, turn.now);
         }
-        let fleet_lost = lost.get(&Machine::Fleet);
-        for reply in turn.waiting {
-            let why = fleet_lost.or_else(|| lost.values().next());
-            answer(reply, why.map_or(Ok(()), |why| Err(why.clone())));
-        }
         let safe = shown
             .into_iter()
             .filter(|row| !lost.contains_key(&Machine::Job(row.job.clone())));
@@ -543,6 +538,12 @@ impl Loop {
             let last = last.is_some_and(|last| last.number == row.number);
             (row.into(), last)
         }));
+        // Only now: whoever is answered and looks then sees what he did.
+        let fleet_lost = lost.get(&Machine::Fleet);
+        for reply in turn.waiting {
+            let why = fleet_lost.or_else(|| lost.values().next());
+            answer(reply, why.map_or(Ok(()), |why| Err(why.clone())));
+        }
         let mut hear = BTreeSet::new();
         for (id, changed) in std::mem::take(&mut turn.jobs) {
             let why = lost.get(&Machine::Job(id.clone()));

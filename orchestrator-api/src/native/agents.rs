@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::ask::Ask;
 use super::fields::Fields;
-use super::page::written;
+use super::page::{audited, written};
 use super::problem::{Fault, Problem};
 use super::request::soon;
 use super::{schema, sse};
@@ -41,20 +41,25 @@ pub(super) fn patient_routes() -> OpenApiRouter<Api> {
 
 /// What an agent learns when it joins.
 #[derive(Serialize)]
-struct Joined {
+struct Joined<'a> {
     node: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
     lease: Span,
     down_after: Span,
 }
 
 /// Introduces a node, for the first time or again.
+///
+/// A join token is good for one answer: the node's own token comes with it.
 #[utoipa::path(
     post, path = "/v1/agent/join", tag = "agents",
     request_body = schema::Join,
     responses((status = 200, body = schema::JoinResponse))
 )]
 async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
-    let (_, who) = (ask.key(), ask.who());
+    ask.key();
+    let (who, caller) = (ask.who(), ask.caller().clone());
     let body = ask.json();
     let known = ["name", "labels", "facts"];
     let fields = Fields::open(String::new(), &body, &known, ask.faults());
@@ -63,23 +68,24 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
         let (labels, facts) = (fields.texts("labels"), fields.texts("facts"));
         Some((name?, labels?, facts?))
     });
-    if let Some((name, ..)) = &wanted {
-        ask.speaks_for(name)?;
-    }
     let (name, labels, facts) = ask.done(wanted)?;
     let input = Input::Join {
         name: name.clone(),
         labels,
         facts,
     };
+    // Before the token is used up for it.
+    input.check()?;
+    let made = api.access().join(&caller, &name).await?;
     api.handle().fleet(input, Some(who)).await?;
     let record = api.node(&name).await?;
     let patience = api.handle().settings().fleet;
-    Ok(written(&Joined {
+    Ok(audited(written(&Joined {
         node: RawValue::from_string(record).expect("a record is JSON"),
+        token: made.as_ref().map(|made| made.token.reveal()),
         lease: patience.lease(),
         down_after: patience.down_after(),
-    }))
+    })))
 }
 
 fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName> {

@@ -13,10 +13,10 @@ use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX};
 use orchestrator_core::{DeploymentId, InvalidName, JobId, KEY_BYTES_MAX, Span, is_name};
 use serde_json::{Map, Value};
 
-use super::caller::Caller;
+use super::fields::bounded;
 use super::page::{PAGE_SIZE, PAGE_SIZE_MAX};
 use super::problem::{Fault, Problem, of_spec};
-use super::request::RequestId;
+use crate::access::Caller;
 use crate::engine::Who;
 use crate::list;
 
@@ -42,7 +42,6 @@ pub(super) struct Ask {
     headers: HeaderMap,
     body: Bytes,
     caller: Caller,
-    request: RequestId,
     faults: Vec<Fault>,
     /// Whether it cannot even be read, as opposed to what it says being wrong.
     malformed: bool,
@@ -77,19 +76,17 @@ impl<S: Send + Sync> FromRequest<S> for Ask {
             return Err(Problem::new(status, "unsupported-media-type", detail));
         }
         let caller = parts.extensions.remove::<Caller>();
-        let request = parts.extensions.remove::<RequestId>();
         Ok(Self {
             path,
             query,
             known: Vec::new(),
             headers: parts.headers,
             body,
-            // Whoever forgets the layer that lets people in has a server that answers nobody.
+            // Whoever forgets the guard has a server that answers nobody.
             caller: caller.ok_or_else(|| {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Problem::new(status, "internal", "nothing says who may do what here")
             })?,
-            request: request.unwrap_or_default(),
             faults: Vec::new(),
             malformed: false,
         })
@@ -121,23 +118,21 @@ impl Ask {
 
     /// For the audit log.
     pub(super) fn who(&self) -> Who {
-        Who {
-            name: self.caller.name.clone(),
-            request: self.request.to_string(),
-        }
+        self.caller.who()
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// Refuses whoever is not this node's agent.
     pub(super) fn speaks_for(&self, node: &str) -> Result<(), Problem> {
-        if self.caller.speaks_for(node) {
-            return Ok(());
-        }
-        let detail = format!("{} does not speak for node {node}", self.caller.name);
-        Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
+        self.caller.speaks_for(Some(node))?;
+        Ok(())
     }
 
     /// The job that the path names.
@@ -162,6 +157,11 @@ impl Ask {
     /// The node that the path names.
     pub(super) fn node(&mut self) -> Option<NodeName> {
         self.name("id", "node").map(NodeName::from)
+    }
+
+    /// The token that the path names.
+    pub(super) fn token(&mut self) -> Option<String> {
+        self.name("id", "token")
     }
 
     /// The version that the path names.
@@ -406,11 +406,10 @@ fn refused(found: &str, allowed: &str) -> String {
     format!("{found:?} is not allowed; {allowed}")
 }
 
-fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
+pub(super) fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
     // `parse` takes a plus.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = text.parse().ok().filter(|_| digits)?;
-    number.try_into().ok()
+    bounded(text.parse().ok().filter(|_| digits)?)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

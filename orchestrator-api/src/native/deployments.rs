@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::ask::Ask;
 use super::fields::Fields;
-use super::page::{cut, json, page};
+use super::page::{audited, cut, json, page};
 use super::problem::Problem;
 use super::request::soon;
 use super::schema;
@@ -284,7 +284,7 @@ async fn answer(api: &Api, done: Done, asked: DeploymentId) -> Result<Response, 
                 .await?
         }
     };
-    Ok(show(&shown))
+    Ok(audited(show(&shown)))
 }
 
 /// What has become of each node, in the order of their turn.

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::ask::Ask;
+use super::ask::{Ask, whole};
 use super::page::{cut, page, written};
 use super::problem::{Fault, Problem};
 use super::{schema, sse};
@@ -90,7 +90,7 @@ fn last_event_id_of(headers: &HeaderMap) -> Option<Option<u64>> {
     if id.is_empty() {
         return None;
     }
-    Some(id.to_str().ok().and_then(|id| id.parse().ok()))
+    Some(id.to_str().ok().and_then(whole))
 }
 
 /// One entry of the log, as the core writes it.

@@ -140,8 +140,14 @@ impl<'a, 'f> Fields<'a, 'f> {
     }
 }
 
+/// No number is larger that is given or taken: one of 64 bits with a sign, as the contract says it.
+pub(super) fn bounded<T: TryFrom<u64>>(number: u64) -> Option<T> {
+    i64::try_from(number).ok()?;
+    number.try_into().ok()
+}
+
 fn whole<T: TryFrom<u64>>(value: &Value) -> Option<T> {
-    value.as_u64()?.try_into().ok()
+    bounded(value.as_u64()?)
 }
 
 fn shown(value: &Value) -> String {

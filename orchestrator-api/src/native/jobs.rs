@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::ask::Ask;
 use super::fields::Fields;
-use super::page::{cut, json, page, written};
+use super::page::{audited, cut, json, page, written};
 use super::problem::{Problem, escaped};
 use super::schema;
 use crate::engine::EngineError;
@@ -85,7 +85,7 @@ async fn register(State(api): State<Api>, mut ask: Ask) -> Result<Response, Prob
         request.key = None;
         let plan = api.handle().plan(job.clone(), request).await?;
         let changes = changes(&api, job, &spec).await?;
-        return Ok(written(&PlanAnswer { plan, changes }));
+        return Ok(audited(written(&PlanAnswer { plan, changes })));
     }
     let done = api.handle().command(job.clone(), request, who).await?;
     let location = format!("/v1/jobs/{job}");
@@ -145,12 +145,12 @@ async fn answer(api: &Api, job: JobId, answer: Answer) -> Result<Response, Probl
         standing: _,
     } = answer;
     let record = RawValue::from_string(row.record).expect("a record is JSON");
-    Ok(written(&JobAnswer {
+    Ok(audited(written(&JobAnswer {
         job: record,
         version,
         deployment_id: deployment,
         changed,
-    }))
+    })))
 }
 
 /// The jobs, in the order of their names.

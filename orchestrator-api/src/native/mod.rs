@@ -4,12 +4,11 @@
 //! rollout is in here. What is wrong with a request is told all at once, as a problem of RFC 9457
 //! ([`Problem`]), and then nothing has reached the engine.
 //!
-//! Who asks is said by one layer, which puts a [`Caller`] into the request; [`open`] is the one that lets everybody
-//! do everything.
+//! Who asks, and whether he may, is said by the [guard](crate::access::Guarded) before each route.
 
 mod agents;
 mod ask;
-mod caller;
+mod audit;
 mod deployments;
 mod events;
 mod fields;
@@ -23,6 +22,7 @@ mod problem;
 mod request;
 pub mod schema;
 mod sse;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -31,10 +31,11 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 
-pub use self::caller::{Caller, Role, open};
 use self::metrics::Metrics;
 pub use self::openapi::document;
+pub(crate) use self::problem::TOKEN_NEEDED;
 pub use self::problem::{Fault, Problem};
+use crate::access::{Access, Guarded, routes as table};
 use crate::engine::Handle;
 
 /// What every handler stands on. Cheap to clone.
@@ -44,6 +45,7 @@ pub struct Api(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     handle: Handle,
+    access: Access,
     metrics: Metrics,
     document: String,
     stopping: watch::Sender<bool>,
@@ -54,10 +56,11 @@ struct Inner {
 const EXPLAINING_MAX: usize = 2;
 
 impl Api {
-    /// The API of this engine.
-    pub fn new(handle: Handle) -> Self {
+    /// The API of this engine, for those whom this lets in.
+    pub fn new(handle: Handle, access: Access) -> Self {
         Self(Arc::new(Inner {
             handle,
+            access,
             metrics: Metrics::new(),
             document: openapi::text(),
             stopping: watch::Sender::new(false),
@@ -65,18 +68,18 @@ impl Api {
         }))
     }
 
-    /// All routes, without the layer that says [who](Caller) asks: that is to be the next one around it.
-    pub fn routes(&self) -> Router {
+    /// All routes, each behind its guard; and around everything request ids, logs, counting, and an answer where a
+    /// handler panics.
+    pub fn router(&self) -> Router {
         let (router, _) = routes().split_for_parts();
-        router
+        let router = router
             .fallback(request::no_such_route)
             .method_not_allowed_fallback(request::no_such_method)
-            .with_state(self.clone())
-    }
-
-    /// What belongs around everything: request ids, logs, counting, and an answer where a handler panics.
-    pub fn watched(&self, router: Router) -> Router {
-        router.layer(from_fn_with_state(self.clone(), request::watched))
+            .with_state(self.clone());
+        Guarded::new(&self.0.access)
+            .with_table(table::native, router)
+            .into_router()
+            .layer(from_fn_with_state(self.clone(), request::watched))
     }
 
     /// Ends all streams and long polls, at once and for good; and it is no longer ready.
@@ -86,6 +89,10 @@ impl Api {
 
     fn handle(&self) -> &Handle {
         &self.0.handle
+    }
+
+    fn access(&self) -> &Access {
+        &self.0.access
     }
 
     /// Ends when [`stop`](Self::stop) was called.
@@ -110,6 +117,8 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(events::routes())
         .merge(nodes::routes())
         .merge(agents::routes())
+        .merge(tokens::routes())
+        .merge(audit::routes())
         .merge(health::routes())
         .layer(from_fn(request::answered_soon));
     // These bound their own time.

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::ask::Ask;
 use super::fields::Fields;
-use super::page::{cut, json, page};
+use super::page::{audited, cut, json, page};
 use super::problem::Problem;
 use super::schema;
 
@@ -107,7 +107,7 @@ async fn mark(api: &Api, mut ask: Ask, eligible: Option<bool>) -> Result<Respons
         false => Input::Drain { name: name.clone() },
     };
     api.handle().fleet(input, Some(who)).await?;
-    show(api, &name).await
+    Ok(audited(show(api, &name).await?))
 }
 
 /// Forgets a node. Its agent is told so when it next speaks, and may join again.
@@ -122,5 +122,5 @@ async fn remove(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let name = ask.done(name)?;
     let input = Input::Remove { name };
     api.handle().fleet(input, Some(who)).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(audited(StatusCode::NO_CONTENT.into_response()))
 }

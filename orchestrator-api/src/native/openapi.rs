@@ -1,14 +1,19 @@
 //! The contract: OpenAPI 3.1, made from the handlers, and completed by what holds for all of them.
 
+use std::iter;
+
+use axum::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
 use super::problem::{Fault, Problem};
+use crate::access::{Class, routes};
 
 /// The document.
 pub fn document() -> OpenApi {
@@ -27,6 +32,7 @@ pub fn document() -> OpenApi {
             if path.starts_with("/v1/") {
                 complete(path, &method, operation);
             }
+            guard(path, &method, operation);
         }
     }
     document
@@ -48,11 +54,24 @@ pub(super) fn head() -> OpenApi {
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
             "Progressive rollouts. Errors are `application/problem+json` (RFC 9457) with everything that is wrong \
-             with a request at once.",
+             with a request at once. A path answers 405 to a method that it has not. A server that never had a token, \
+             and that only its own machine can reach, asks for none.",
         ))
         .build();
-    let mut head = OpenApiBuilder::new().info(info).build();
+    let mut head = OpenApiBuilder::new()
+        .info(info)
+        .security(Some(SCHEMES.map(scheme)))
+        .build();
     let components = head.components.get_or_insert_default();
+    let token = Http::builder()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A token: `orc_…`"));
+    let password = Http::builder()
+        .scheme(HttpAuthScheme::Basic)
+        .description(Some("A token as the password, of whatever name"));
+    for (name, scheme) in SCHEMES.into_iter().zip([token, password]) {
+        components.add_security_scheme(name, SecurityScheme::Http(scheme.build()));
+    }
     for (name, schema) in [
         (Problem::name(), Problem::schema()),
         (Fault::name(), Fault::schema()),
@@ -60,6 +79,13 @@ pub(super) fn head() -> OpenApi {
         components.schemas.insert(name.into_owned(), schema);
     }
     head
+}
+
+/// The ways in which a token is shown.
+const SCHEMES: [&str; 2] = ["bearer", "basic"];
+
+fn scheme(name: &str) -> SecurityRequirement {
+    SecurityRequirement::new(name, iter::empty::<String>())
 }
 
 /// Handlers of two resources have the same names.
@@ -133,7 +159,6 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     let commands = posts && !path.starts_with("/v1/agent/");
     let statuses = [
         ("400", true, "The request cannot be read"),
-        ("403", path.starts_with("/v1/agent/"), "Not for this caller"),
         ("404", named, "There is no such thing"),
         ("408", posts, "The body came too slowly"),
         (
@@ -157,12 +182,36 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         ("503", true, "Not now: after a while it may be done"),
     ];
     for (status, _, description) in statuses.into_iter().filter(|(_, may, _)| *may) {
-        let problem = Ref::from_schema_name(Problem::name());
-        let content = ContentBuilder::new().schema(Some(RefOr::Ref(problem)));
-        let response = ResponseBuilder::new()
-            .description(description)
-            .content("application/problem+json", content.build());
-        let responses = &mut operation.responses.responses;
-        responses.insert(status.to_owned(), RefOr::T(response.build()));
+        answers(operation, status, description);
     }
+}
+
+/// Whoever may not, and what he is answered.
+fn guard(path: &str, method: &HttpMethod, operation: &mut Operation) {
+    let method = match method {
+        HttpMethod::Post => Method::POST,
+        HttpMethod::Delete => Method::DELETE,
+        _ => Method::GET,
+    };
+    if routes::native(&method, path) == Some(Class::Public) {
+        operation.security = Some(Vec::new());
+        return;
+    }
+    answers(operation, "401", "It takes a token that is good");
+    answers(operation, "403", "Not for this caller");
+    answers(
+        operation,
+        "429",
+        "Too many tokens from this address were not good",
+    );
+}
+
+fn answers(operation: &mut Operation, status: &str, description: &str) {
+    let problem = Ref::from_schema_name(Problem::name());
+    let content = ContentBuilder::new().schema(Some(RefOr::Ref(problem)));
+    let response = ResponseBuilder::new()
+        .description(description)
+        .content("application/problem+json", content.build());
+    let responses = &mut operation.responses.responses;
+    responses.insert(status.to_owned(), RefOr::T(response.build()));
 }

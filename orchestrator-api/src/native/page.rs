@@ -3,6 +3,7 @@
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
+use crate::access::Audited;
 use crate::list::seal;
 
 /// How many rows a page has, where nobody says otherwise.
@@ -53,4 +54,10 @@ pub(super) fn json(text: impl Into<axum::body::Body>) -> Response {
 /// JSON.
 pub(super) fn written<T: serde::Serialize>(what: &T) -> Response {
     json(serde_json::to_vec(what).expect("answers hold texts, numbers, and maps by text"))
+}
+
+/// An answer to what the audit log has already, or what changed nothing.
+pub(super) fn audited(mut response: Response) -> Response {
+    response.extensions_mut().insert(Audited);
+    response
 }

@@ -1,6 +1,6 @@
 //! What went wrong, as `application/problem+json` (RFC 9457).
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use orchestrator_core::spec::{SpecError, SpecErrors};
@@ -76,6 +76,8 @@ impl Fault {
     }
 }
 
+/// The kind of the problem that a token solves.
+pub(crate) const TOKEN_NEEDED: &str = "token-needed";
 /// After how many seconds a store is asked again.
 const RETRY_SECONDS: u32 = 1;
 
@@ -115,7 +117,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
-    pub(super) fn invalid(malformed: bool, errors: Vec<Fault>) -> Self {
+    pub(crate) fn conflict(kind: &str, why: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, why.to_string())
+    }
+
+    pub(crate) fn invalid(malformed: bool, errors: Vec<Fault>) -> Self {
         let count = errors.len();
         let detail = match errors.as_slice() {
             [only] => only.detail.clone(),
@@ -140,6 +146,16 @@ impl IntoResponse for Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if status == StatusCode::UNAUTHORIZED {
+            let bearer = match self.kind.ends_with(TOKEN_NEEDED) {
+                true => "Bearer realm=\"orchestrator\"",
+                false => "Bearer realm=\"orchestrator\", error=\"invalid_token\"",
+            };
+            let basic = "Basic realm=\"orchestrator\", charset=\"UTF-8\"";
+            for scheme in [bearer, basic] {
+                headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+            }
+        }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, seconds.into());
         }
@@ -156,9 +172,9 @@ fn of_job(why: &Rejection) -> (StatusCode, &'static str) {
         Rejection::OtherJob { .. } => (INVALID, "other-job"),
         Rejection::InvalidSpec(_) => (INVALID, "invalid-request"),
         Rejection::TooManyReplicas(_) => (INVALID, "too-many-replicas"),
-        Rejection::KeyTooLong(_) => (StatusCode::BAD_REQUEST, "malformed-request"),
+        Rejection::KeyLength(_) => (StatusCode::BAD_REQUEST, "malformed-request"),
         Rejection::LabelTooLong { .. } => (CONFLICT, "label-too-long"),
-        Rejection::BadNodeName(_) => (INVALID, "invalid-request"),
+        Rejection::BadNodeName { .. } => (INVALID, "invalid-request"),
         Rejection::NodeTwice(_) => (INVALID, "node-twice"),
         Rejection::TooManyNodes(_) => (CONFLICT, "too-many-nodes"),
         Rejection::MembersNeeded => (CONFLICT, "members-needed"),
@@ -188,7 +204,7 @@ impl From<Rejection> for Problem {
         let (status, kind) = of_job(&why);
         let errors = match &why {
             Rejection::InvalidSpec(errors) => return Self::invalid(false, of_spec(errors)),
-            Rejection::KeyTooLong(_) => vec![Fault::of_header("idempotency-key", why.to_string())],
+            Rejection::KeyLength(_) => vec![Fault::of_header("idempotency-key", why.to_string())],
             Rejection::TooManyReplicas(_) => vec![Fault::at("/replicas", why.to_string())],
             _ => Vec::new(),
         };

@@ -1,12 +1,11 @@
 //! What is around every request: its id, its line in the log, its time, and an answer whatever happens.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,35 +22,24 @@ use super::problem::Problem;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken over from a caller.
 const ID_BYTES_MAX: usize = 128;
+const REPORTS: &str = "/v1/agent/reports";
 /// For how long anything but a long poll may take.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// The name of one request, in answers, logs and the audit log.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RequestId(Arc<str>);
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl RequestId {
-    /// The caller's, if it can stand in a line of a log, or a new one.
-    fn of(request: &Request) -> (Self, HeaderValue) {
-        let given = request.headers().get(&X_REQUEST_ID);
-        let sound = |id: &&HeaderValue| {
-            (1..=ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        };
-        if let Some(id) = given.filter(sound)
-            && let Ok(text) = id.to_str()
-        {
-            return (Self(text.into()), id.clone());
+/// The name of a request, in answers, logs and the audit log: the caller's, if it can stand in a line of a log, or a
+/// new one.
+fn name(request: &Request) -> HeaderValue {
+    let given = request.headers().get(&X_REQUEST_ID);
+    let sound = |id: &&HeaderValue| {
+        (1..=ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    match given.filter(sound) {
+        Some(id) => id.clone(),
+        None => {
+            let mut buffer = uuid::Uuid::encode_buffer();
+            let text: &str = new_id().hyphenated().encode_lower(&mut buffer);
+            HeaderValue::from_str(text).expect("a UUID is ASCII")
         }
-        let mut buffer = uuid::Uuid::encode_buffer();
-        let text: &str = new_id().hyphenated().encode_lower(&mut buffer);
-        let value = HeaderValue::from_str(text).expect("a UUID is ASCII");
-        (Self(text.into()), value)
     }
 }
 
@@ -79,12 +67,13 @@ fn mixed(number: u64) -> u64 {
 /// The outermost layer.
 pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let (id, id_value) = RequestId::of(&request);
+    let id = name(&request);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let uri = request.uri().clone();
-    let span = tracing::info_span!("request", %id);
-    request.extensions_mut().insert(id);
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    // Whoever comes after knows it by this name too.
+    request.headers_mut().insert(X_REQUEST_ID, id.clone());
 
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
     let mut response = match answered.instrument(span.clone()).await {
@@ -98,17 +87,18 @@ pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: 
         .into_response(),
     };
 
-    response.headers_mut().insert(X_REQUEST_ID, id_value);
+    response.headers_mut().insert(X_REQUEST_ID, id);
     let (took, status) = (began.elapsed(), response.status());
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     api.0.metrics.note(route, &method, status, took);
     let _entered = span.enter();
     let millis = took.as_secs_f64() * 1e3;
-    let (status, path, read) = (status.as_u16(), uri.path(), method == Method::GET);
+    let (status, path) = (status.as_u16(), uri.path());
+    let quiet = method == Method::GET || route == REPORTS;
     match status {
         500.. => tracing::error!(%method, path, status, millis, "answered"),
-        // What only looks is of no interest to who reads the log later.
-        ..400 if read => tracing::debug!(%method, path, status, millis, "answered"),
+        // What only looks, and what agents say all the time, is of no interest to who reads the log later.
+        ..400 if quiet => tracing::debug!(%method, path, status, millis, "answered"),
         _ => tracing::info!(%method, path, status, millis, "answered"),
     }
     response

@@ -539,10 +539,128 @@ pub struct NodePage {
 pub struct JoinResponse {
     /// Its node.
     pub node: Node,
+    /// The node's own token, in place of the join token, which is no longer good; absent where the agent needs no
+    /// other than it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// In milliseconds: for how long it may be silent.
     pub lease: u64,
     /// In milliseconds: after how much silence more it counts as gone.
     pub down_after: u64,
+}
+
+/// What a token lets its holder do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Also look after deployments and nodes.
+    Operator,
+    /// Bring new versions, and look after their deployments.
+    Deployer,
+    /// Everything that people do.
+    Admin,
+    /// Be one node's agent.
+    Node,
+    /// Become one node's agent, once.
+    Join,
+}
+
+/// A token to be made.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What people call it; two may have the same name.
+    #[schema(min_length = 1, max_length = 64)]
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// The node that it is for: of the role `node` always, of the role `join` if it is for this one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub node: Option<String>,
+    /// After which time it is no longer good: `90d`. A `join` token is good for an hour if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub expires_in: Option<String>,
+}
+
+/// A token that was made.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct MadeToken {
+    /// What it is called in lists and when it is revoked.
+    pub id: String,
+    /// What its holder shows. It will not be seen again.
+    pub token: String,
+}
+
+/// A token.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Token {
+    /// What it is called.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// The node that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether it is good now.
+    pub active: bool,
+    /// When it was made.
+    pub created_at: String,
+    /// Who made it.
+    pub created_by: String,
+    /// From when on it is no longer good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<String>,
+    /// When it was last used, give or take an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<String>,
+}
+
+/// A page of tokens.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct TokenPage {
+    /// They.
+    pub tokens: Vec<Token>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// A line of the audit log.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct AuditLine {
+    /// Its number.
+    pub number: u64,
+    /// When.
+    pub at: String,
+    /// A token's name and id, or what else tells one caller from another.
+    pub who: String,
+    /// The request by which it came, as in `x-request-id`.
+    pub request: String,
+    /// What was done or tried.
+    pub action: String,
+    /// To which job, node or token, or at which path.
+    pub object: String,
+    /// What came of it.
+    pub outcome: String,
+}
+
+/// A page of the audit log.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct AuditPage {
+    /// Its lines.
+    pub lines: Vec<AuditLine>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
 }
 
 /// All that a node should run. Whatever else runs there is to be stopped.

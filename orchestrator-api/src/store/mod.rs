@@ -299,7 +299,7 @@ pub struct Audit {
 /// What may be thrown away. Of a log only entries go that its latest snapshot has taken in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Discard {
-    /// Deployments that ended before this, with their targets and entries.
+    /// Deployments that ended before this, with their targets and entries; but of each job the last one stays.
     pub deployments: Time,
     /// Entries that were written before this and belong to no deployment that is kept.
     pub entries: Time,

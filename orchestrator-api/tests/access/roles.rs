@@ -112,5 +112,5 @@ async fn what_is_not_in_the_table_is_not_reached() {
         assert_eq!(said.status.as_u16(), status, "{method} {path}");
     }
     let said = fixture.send(Method::PUT, "/v1/jobs", admin, "").await;
-    assert_eq!(said.headers["allow"], "GET, POST");
+    assert_eq!(said.headers["allow"], "GET, HEAD, POST");
 }

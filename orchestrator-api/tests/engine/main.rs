@@ -6,10 +6,12 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use orchestrator_api::engine::{EngineError, Settings};
+use orchestrator_api::engine::{EngineError, Said, Settings};
 use orchestrator_api::list::{Condition, Order, Query};
 use orchestrator_core::fleet::{self, FleetSettings};
-use orchestrator_core::{Command, DeploymentKind, DeploymentState, Rejection, Request, Span};
+use orchestrator_core::{
+    Command, DeploymentKind, DeploymentState, Interval, Observation, Rejection, Request, Span,
+};
 use world::World;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,4 +356,41 @@ async fn a_deployment_is_taken_back_once_and_only_while_it_is_the_last() {
     let back = back.answer.deployment.expect("it begins");
     world.ends(back, DeploymentState::Completed).await;
     assert_eq!(world.runs("web").await, BTreeSet::from([2]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_answered_sees_what_he_said() {
+    let world = World::new().await;
+    let handle = world.handle();
+    let join = fleet::Input::Join {
+        name: "n1".into(),
+        labels: Default::default(),
+        facts: Default::default(),
+    };
+    handle.fleet(join, None).await.expect("it joins");
+    // What is answered too early is seen only sometimes.
+    for version in 1..=100 {
+        let mut document = world.document("web", version, "immediate");
+        document["rollout"]["health_check"]["min_healthy_time"] = "0s".into();
+        let id = world.register_document(&document).await;
+        let desired = handle.connect("n1".into()).await.expect("it joined");
+        let execution = desired.borrow().executions[0].clone();
+        let well = Interval {
+            checks: Some(true),
+            requests: None,
+        };
+        let said = Said {
+            job: world.id("web"),
+            slot: execution.slot,
+            generation: execution.generation,
+            target: execution.target,
+            number: 1,
+            what: Observation::Interval(well),
+        };
+        let said = handle.report("n1".into(), vec![said]).await;
+        said.expect("it is taken");
+        let shown = handle.deployment(id).await.expect("it is read");
+        let state = shown.expect("it is there").state;
+        assert_eq!(state, DeploymentState::Completed, "version {version}");
+    }
 }

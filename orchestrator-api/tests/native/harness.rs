@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, Request, Response};
-use axum::middleware::from_fn;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use orchestrator_api::access::{Access, Opening};
 use orchestrator_api::engine::{Engine, Settings};
 use orchestrator_api::native;
 use orchestrator_api::serve::{Limits, serve};
@@ -39,12 +39,13 @@ impl Server {
 
     pub(crate) async fn start_in(dir: PathBuf) -> Self {
         let store = Arc::new(Sqlite::open(&dir).unwrap());
+        let access = Access::new(store.clone(), Opening::Open, Default::default());
         let engine = Engine::start(store, Settings::default()).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let api = native::Api::new(engine.handle());
-        let router = api.watched(api.routes().layer(from_fn(native::open)));
+        let api = native::Api::new(engine.handle(), access);
+        let router = api.router();
         let served = async move {
             serve(listener, None, router, Limits::default(), async {
                 // An error means that the test is over: an end like the other.

@@ -26,6 +26,7 @@ macro_rules! suite {
             nodes_come_and_go,
             tokens_and_audit_are_kept,
             what_is_old_is_discarded,
+            of_each_job_the_last_deployment_stays,
             what_no_snapshot_has_taken_in_stays,
             positions_are_never_given_twice,
             a_limit_is_bounded,
@@ -455,6 +456,22 @@ pub(crate) async fn what_is_old_is_discarded(store: &dyn Store) {
     );
     assert_eq!(store.events(id(2), 0, 99).await.expect("read").len(), 5);
     assert_eq!(store.audited(None, 9).await.expect("read").len(), 3);
+}
+
+pub(crate) async fn of_each_job_the_last_deployment_stays(store: &dyn Store) {
+    let claim = two_deployments(store, Some(vec![1])).await;
+    let mut last = deployment(claim.log, 2, "a/web", id(2));
+    last.completed_at = Some(at(100));
+    let claim = Claim { seq: 12, ..claim };
+    let ended = Append {
+        deployments: vec![last],
+        ..append(&claim)
+    };
+    take(store, ended).await;
+    discard(store, Time::MAX, Time::MAX, at(0)).await;
+    assert_eq!(store.deployment(id(1)).await.expect("read"), None);
+    assert!(store.deployment(id(2)).await.expect("read").is_some());
+    assert_eq!(store.events(id(2), 0, 99).await.expect("read").len(), 5);
 }
 
 pub(crate) async fn what_no_snapshot_has_taken_in_stays(store: &dyn Store) {

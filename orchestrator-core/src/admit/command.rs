@@ -13,8 +13,9 @@ use crate::spec::{JobSpec, Placement, REPLICAS_MAX};
 use crate::state::{Slot, State};
 
 pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
-    if let Some(key) = request.key.as_ref().filter(|key| key.len() > KEY_BYTES_MAX) {
-        return Err(Rejection::KeyTooLong(key.len()));
+    let fits = |key: &&String| (1..=KEY_BYTES_MAX).contains(&key.len());
+    if let Some(key) = request.key.as_ref().filter(|key| !fits(key)) {
+        return Err(Rejection::KeyLength(key.len()));
     }
     let known = request.key.as_ref();
     if let Some(known) = known.and_then(|key| state.keys.iter().find(|known| known.key == *key)) {
@@ -27,16 +28,23 @@ pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Reje
         active(state, id)?;
     }
     if let Some(expected) = request.expected {
-        let found = match request.command {
+        let (what, found) = match request.command {
             Command::Register { .. }
             | Command::Restart
             | Command::Stop
             | Command::RollBack { .. }
-            | Command::Scale { .. } => u64::from(state.version_max),
-            _ => state.rollout.as_ref().map_or(0, |r| r.head.revision),
+            | Command::Scale { .. } => ("version", u64::from(state.version_max)),
+            _ => (
+                "revision",
+                state.rollout.as_ref().map_or(0, |r| r.head.revision),
+            ),
         };
         if expected != found {
-            return Err(Rejection::Unexpected { expected, found });
+            return Err(Rejection::Unexpected {
+                what,
+                expected,
+                found,
+            });
         }
     }
     let facts = match &request.command {
@@ -254,7 +262,11 @@ fn restart(state: &State) -> Result<Event, Rejection> {
     }
     // Those that run another version would have to go on with it, or change it outside of a wave.
     let other = |(slot, s): (u32, &Slot)| {
-        s.live && !state.surplus.contains(&slot) && s.told != 0 && s.told != state.current
+        s.live
+            && !state.surplus.contains(&slot)
+            && s.told != 0
+            && s.told != state.current
+            && !state.is_outdated(s.told)
     };
     if state.current == 0 || !state.settled && (0..).zip(&state.slots).any(other) {
         return Err(Rejection::Unsettled);
@@ -289,7 +301,7 @@ fn stop(state: &State) -> Result<Event, Rejection> {
 
 fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
     let last = state.rollout.as_ref();
-    let leaving = state.leaving_version();
+    let leaving = state.leaving_version(to);
     let to = match to {
         Some(to) => {
             let version = state
@@ -307,12 +319,12 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             .stable_before(if leaving == 0 { u32::MAX } else { leaving })
             .ok_or(Rejection::NoStableVersion)?,
     };
-    let nothing_runs = state.told_other_than(0) == 0;
-    let untouched = state.told_other_than(to) == 0 && !nothing_runs;
+    let runs = state.versions.get(&to).is_some_and(|v| v.told > 0);
+    let nothing_else = runs && state.told_other_than(to) == 0;
     // What is under way is called off by it, also before it has touched a node.
     let there = match state.active() {
         Some(rollout) => rollout.head.to == to,
-        None => untouched || state.settled && state.current == to,
+        None => state.current == to && (state.settled || nothing_else),
     };
     if there {
         return Err(Rejection::NothingToRollBack(to));

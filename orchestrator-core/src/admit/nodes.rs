@@ -11,10 +11,10 @@ use crate::state::State;
 
 /// Checks all of `changes`, so that none of them is taken in when one is bad.
 pub(crate) fn check_nodes(state: &State, changes: &[NodeChange]) -> Result<(), Rejection> {
-    for change in changes {
+    for (number, change) in (1..).zip(changes) {
         match change {
-            NodeChange::Seen(member) => check_member(member)?,
-            NodeChange::Became { name, .. } => check_name(name)?,
+            NodeChange::Seen(member) => check_member(member, number)?,
+            NodeChange::Became { name, .. } => check_name(name, number)?,
         }
     }
     let names = changes.iter().filter_map(|change| match change {
@@ -41,16 +41,18 @@ fn check_room<'a>(
     }
 }
 
-fn check_name(name: &str) -> Result<(), Rejection> {
+fn check_name(name: &str, number: usize) -> Result<(), Rejection> {
     if is_name(name) {
         Ok(())
     } else {
-        Err(Rejection::BadNodeName(clip(name)))
+        let name = clip(name);
+        Err(Rejection::BadNodeName { name, number })
     }
 }
 
-fn check_member(member: &Member) -> Result<(), Rejection> {
-    check_name(&member.name)?;
+/// `number`: which of those that were given, from 1.
+pub(crate) fn check_member(member: &Member, number: usize) -> Result<(), Rejection> {
+    check_name(&member.name, number)?;
     if member.zone.len() > LABEL_BYTES_MAX {
         return Err(Rejection::LabelTooLong {
             node: member.name.clone(),
@@ -82,7 +84,11 @@ pub(crate) fn node(state: &State, change: &NodeChange) -> Option<Event> {
             nodes: [node].into_iter().collect(),
         });
     }
-    let member = member?;
+    relabeled(state, node, member?)
+}
+
+/// What is new about a node besides its status; of how much it has to do only jobs want to know that are placed.
+fn relabeled(state: &State, node: u32, member: &Member) -> Option<Event> {
     let replicated = state.replicas.is_some();
     let moved = !state.members.is_in_zone(node, &member.zone);
     (moved || replicated && state.members.load(node) != member.load).then(|| Event::NodeRelabeled {
@@ -99,8 +105,8 @@ pub(crate) fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Re
     let mut names = BTreeSet::new();
     let mut joined = Vec::new();
     let mut facts = Vec::new();
-    for member in members {
-        check_member(member)?;
+    for (number, member) in (1..).zip(members) {
+        check_member(member, number)?;
         if !names.insert(member.name.as_str()) {
             return Err(Rejection::NodeTwice(member.name.clone()));
         }
@@ -110,12 +116,7 @@ pub(crate) fn listed(state: &State, members: &[Member]) -> Result<Vec<Event>, Re
             Some(fact @ Event::NodesChanged { .. }) => {
                 facts.push(fact);
                 let known = state.members.find(&member.name);
-                let moved = known.filter(|&n| !state.members.is_in_zone(n, &member.zone));
-                facts.extend(moved.map(|node| Event::NodeRelabeled {
-                    node,
-                    zone: member.zone.clone(),
-                    load: member.load,
-                }));
+                facts.extend(known.and_then(|node| relabeled(state, node, member)));
             }
             Some(fact) => facts.push(fact),
             None => {}

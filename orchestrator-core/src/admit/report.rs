@@ -44,7 +44,7 @@ pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Even
         }
     };
     let gate = rollout.head.spec.gate();
-    let batch = rollout.head.batch;
+    let batch = rollout.head.is_batch();
 
     if rollout.head.kind == DeploymentKind::Stop {
         return match &report.what {

@@ -13,7 +13,6 @@ use crate::put_aside::PutAside;
 use crate::record::CANARY_NODES_MAX;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
 use crate::runs::Runs;
-use crate::spec::JobType;
 use crate::state::{HISTORY_KEPT, Moment, NONE, State};
 
 pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
@@ -51,8 +50,9 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
     state.deployments = *number;
     let at = state.moment.wall;
     let base = state.base_between(*from, *to);
-    let version = state.versions.get(to);
-    let batch = version.is_some_and(|v| v.spec.job_type == JobType::Batch);
+    let version = if *to == 0 { from } else { to };
+    let version = state.versions.get(version);
+    let job_type = version.map(|v| v.spec.job_type).unwrap_or_default();
     match kind {
         DeploymentKind::Rollback => {
             // Who goes forward again takes nothing back, and wants what was taken back before.
@@ -76,7 +76,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
             to: *to,
             spec: spec.clone(),
             base,
-            batch,
+            job_type,
             state: DeploymentState::Pending,
             revision: 0,
             created: at,
@@ -201,7 +201,7 @@ pub(super) fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mu
 
 /// What a batch job's executions are told is done when they are updated, and is not told again.
 pub(super) fn done(state: &mut State, heard: &[Heard]) {
-    if rollout(state).head.batch {
+    if rollout(state).head.is_batch() {
         for &(target, _) in heard {
             let slot = rollout(state).targets[target as usize].slot;
             state.slots[slot as usize].done = true;
@@ -217,11 +217,13 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
         let before = rollout.targets[target as usize].is_suspect();
         rollout.change(target, wall, |t| {
             t.reported = number;
+            // A bad rate is not forgotten for what else is bad.
+            let by_rate = t.streak > 0 && t.bad_by_rate();
+            t.set_bad_by_rate(by_rate || matches!(cause, Bad::ErrorRate { .. }));
             t.streak = t.streak.saturating_add(1);
             if t.is_unproven() {
                 t.stop_clock();
             }
-            t.set_bad_by_rate(matches!(cause, Bad::ErrorRate { .. }));
             if t.state() == TargetState::Observing {
                 t.set_state(TargetState::Updating);
             }
@@ -282,9 +284,19 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
     // A restart changes nothing about what is to run where, and a stop is meant for those too that it did not reach.
+    // One that began no wave changes as little.
+    let begun =
+        head.wave > 0 || head.kind == DeploymentKind::Rollback || head.kind == DeploymentKind::Stop;
     state.settled = completed
-        || state.settled && head.kind == DeploymentKind::Restart
+        || state.settled && (head.kind == DeploymentKind::Restart || !begun)
         || head.kind == DeploymentKind::Stop && head.state == DeploymentState::Failed;
+    if state.settled {
+        state.left_on.clear();
+    } else {
+        state.left_on.extend([head.from, head.to]);
+        let runs = |version: &u32| state.versions.get(version).is_some_and(|v| v.told > 0);
+        state.left_on.retain(runs);
+    }
     if completed {
         state.current = head.to;
         let proven = head.tally.updated > 0 && head.kind != DeploymentKind::Stop;
@@ -318,14 +330,15 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     }
 }
 
-/// Executions that a restart did not reach run the right version already, and yet have it to do: that they
-/// were told nothing makes them start again.
+/// Executions that a restart did not reach run the right version already, and yet have it to do: they go on with it
+/// until they are back.
 fn start_again_when_back(state: &mut State) {
     let targets = rollout(state).targets.clone();
     let skipped = targets.iter().filter(|t| t.state() == TargetState::Skipped);
     for slot in skipped.map(|t| t.slot) {
-        if state.presence(slot).is_lost() {
-            tell(state, slot, 0);
+        let told = state.slots[slot as usize].told != 0 && !state.surplus.contains(&slot);
+        if told && !state.is_ready(slot) {
+            state.restarts.insert(slot);
         }
     }
 }

@@ -29,44 +29,33 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
             for slot in state.unplaced.clone() {
                 retire(state, slot);
             }
-            // One for each node that matches, and no second one.
             for node in 0..state.members.len() {
-                let mut wanted = state.members.presence(node).matches();
-                if wanted {
+                if state.members.presence(node).matches() {
                     adopt(state, node);
                 }
-                for slot in state.members.slots(node).collect::<Vec<_>>() {
-                    if !state.surplus.contains(&slot) && !std::mem::take(&mut wanted) {
-                        state.surplus.insert(slot);
-                    }
-                }
+                let stays = one_of(state, node);
+                let slots = state.members.slots(node);
+                let others: Vec<u32> = slots.filter(|&slot| Some(slot) != stays).collect();
+                state.surplus.extend(others);
             }
         }
         Placement::Replicas { count, distinct } => {
             state.replicas = Some(count);
             state.members.index(state.seed, distinct);
-            let mut kept = 0;
-            let mut taken = BTreeSet::new();
-            let live = (0..state.slots.len() as u32).filter(|&s| state.slots[s as usize].live);
-            let mut slots: Vec<(u8, u32)> = live.map(|slot| (rank(state, slot), slot)).collect();
-            slots.sort_unstable();
-            for (_, slot) in slots {
-                let node = state.slots[slot as usize].node;
-                let fits = state.unplaced.contains(&slot)
-                    || state.members.presence(node) != Presence::Unmatched
-                        && !(distinct && taken.contains(&node));
-                if fits && kept < count {
-                    kept += 1;
-                    taken.insert(node);
-                    state.surplus.remove(&slot);
-                } else if state.unplaced.contains(&slot) {
+            let stay = so_many_of(state, version, count, distinct);
+            for slot in (0..state.slots.len() as u32).filter(|slot| !stay.contains(slot)) {
+                if state.unplaced.contains(&slot) {
                     retire(state, slot);
-                } else {
+                } else if state.slots[slot as usize].live {
                     state.surplus.insert(slot);
                 }
             }
-            room::reserve(&mut state.slots, count.saturating_sub(kept) as usize);
-            for _ in kept..count {
+            let missing = count.saturating_sub(stay.len() as u32);
+            stay.iter().for_each(|slot| {
+                state.surplus.remove(slot);
+            });
+            room::reserve(&mut state.slots, missing as usize);
+            for _ in 0..missing {
                 add_slot(state, NONE);
             }
         }
@@ -89,14 +78,57 @@ pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<E
     lay_out(state, version, spec.placement);
 }
 
-/// Which executions stay when there are too many: those that can run, then those that cannot now, and last those
-/// that run nowhere.
-fn rank(state: &State, slot: u32) -> u8 {
-    if state.unplaced.contains(&slot) {
-        2
-    } else {
-        u8::from(!state.is_ready(slot))
+/// The executions that stay where a version's placement is in force: those that it has no use for are left out.
+pub(crate) fn stay(state: &State, version: u32) -> BTreeSet<u32> {
+    match state.versions.get(&version).map(|v| v.spec.placement) {
+        Some(Placement::Every) => (0..state.members.len())
+            .filter_map(|node| one_of(state, node))
+            .collect(),
+        Some(Placement::Replicas { count, distinct }) => {
+            so_many_of(state, version, count, distinct)
+        }
+        None => BTreeSet::new(),
     }
+}
+
+/// One for each node that matches, and no second one.
+fn one_of(state: &State, node: u32) -> Option<u32> {
+    if !state.members.presence(node).matches() {
+        return None;
+    }
+    let mut slots = state.members.slots(node);
+    let wanted = slots.find(|slot| !state.surplus.contains(slot));
+    wanted.or_else(|| state.members.slots(node).next())
+}
+
+/// First those that can run, then those that cannot now, and last those that run nowhere; and of them first those
+/// that run the version already.
+fn so_many_of(state: &State, version: u32, count: u32, distinct: bool) -> BTreeSet<u32> {
+    let rank = |slot: u32| {
+        if state.unplaced.contains(&slot) {
+            2
+        } else {
+            u8::from(!state.is_ready(slot))
+        }
+    };
+    let live = (0..state.slots.len() as u32).filter(|&s| state.slots[s as usize].live);
+    let other = |slot: u32| state.slots[slot as usize].told != version;
+    let mut slots: Vec<(u8, bool, u32)> = live.map(|s| (rank(s), other(s), s)).collect();
+    slots.sort_unstable();
+    let mut taken = BTreeSet::new();
+    let fits = slots.into_iter().map(|(_, _, slot)| slot).filter(|slot| {
+        if state.unplaced.contains(slot) {
+            return true;
+        }
+        let node = state.slots[*slot as usize].node;
+        let free = !distinct || !taken.contains(&node);
+        let fits = free && state.members.presence(node) != Presence::Unmatched;
+        if fits && distinct {
+            taken.insert(node);
+        }
+        fits
+    });
+    fits.take(count as usize).collect()
 }
 
 /// A new execution on `node`, or on none yet; while a deployment goes on, its last target.
@@ -212,6 +244,7 @@ pub(super) fn set_gone(state: &mut State, slot: u32, gone: bool) {
 
 /// Notes what a slot was told by the present entry.
 pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
+    state.restarts.remove(&slot);
     let slot = &mut state.slots[slot as usize];
     if let Some(old) = state.versions.get_mut(&slot.told) {
         old.told -= 1;

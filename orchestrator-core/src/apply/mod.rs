@@ -9,6 +9,7 @@ use std::sync::Arc;
 use self::deployment::{
     begin, dispatched, done, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy,
 };
+pub(crate) use self::executions::stay;
 use self::executions::{at_work, lay_out, placed, retire, scaled, tell};
 use self::nodes::{joined, node_changed, replace};
 use crate::effect::Effect;
@@ -52,9 +53,11 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             // Executions of a replicated job stay until they have another node.
             let stop = *status == Presence::Draining && state.replicas.is_none();
             let left: Runs = nodes.iter().filter(|node| stop && runs(node)).collect();
-            let missing = nodes.iter().map(|node| node_changed(state, node, *status));
-            let missing = missing.sum();
-            replace(state, missing);
+            // One by one, as they were said: what takes the place of one may be on the next.
+            for node in nodes.iter() {
+                let missing = node_changed(state, node, *status);
+                replace(state, missing);
+            }
             withdraw(left, effects);
         }
         Event::NodeRelabeled { node, zone, load } => state.members.relabel(*node, zone, *load),

@@ -85,17 +85,28 @@ pub(super) fn replace(state: &mut State, missing: u32) {
     let mut again: Vec<u32> = state.surplus.iter().copied().filter(there).collect();
     let base = state.base();
     again.sort_by_key(|&slot| (state.slots[slot as usize].told != base, slot));
-    again.truncate(missing as usize);
-    for &slot in &again {
+    let mut missing = missing;
+    for slot in again {
+        let node = state.slots[slot as usize].node;
+        if missing == 0 || !has_place(state, node) {
+            continue;
+        }
+        missing -= 1;
         want(state, slot);
         if state.is_ready(slot) {
             back(state, slot);
         }
-        review_leaving(state, state.slots[slot as usize].node);
+        review_leaving(state, node);
     }
-    for _ in again.len()..missing as usize {
+    for _ in 0..missing {
         add_slot(state, NONE);
     }
+}
+
+/// Whether one execution more may be wanted on a node.
+fn has_place(state: &State, node: u32) -> bool {
+    let mut slots = state.members.slots(node);
+    !state.distinct() || slots.all(|slot| state.surplus.contains(&slot))
 }
 
 /// A node matches (again): executions there are wanted rather than those that wait for a node, and run nothing.
@@ -107,6 +118,9 @@ fn adopt_for_unplaced(state: &mut State, node: u32) {
         let Some(waiting) = waiting.filter(|&s| state.slots[s as usize].told == 0) else {
             return;
         };
+        if !has_place(state, node) {
+            return;
+        }
         retire(state, waiting);
         want(state, slot);
     }

@@ -172,6 +172,10 @@ impl Group {
             // It has never begun.
             (None, _) => return rolled_back(job, true),
             (Some(_), None) => return rolled_back(job, false),
+            // People have gone on from there, and somewhere else: what they did is not the group's to undo.
+            (Some(own), Some(from)) if !is_left_to_us(job, own, from) => {
+                return rolled_back(job, false);
+            }
             (Some(_), Some(0)) => Command::Stop,
             (Some(_), Some(from)) => Command::RollBack { to: Some(from) },
         };
@@ -203,6 +207,13 @@ fn ended(job: &Job, deployment: DeploymentId) -> Option<Outcome> {
         Ending::Known(outcome) => Some(outcome),
         Ending::Unknown => Some(Outcome::Canceled),
     }
+}
+
+/// Whether the job is still where the group's own deployment has brought it, or back already where that came from.
+fn is_left_to_us(job: &Job, own: DeploymentId, from: u32) -> bool {
+    let last = job.deployments().next().map(|last| last.to_version);
+    let own = job.summary(own).map(|own| own.to_version);
+    last.is_some_and(|last| last == from || own == Some(last))
 }
 
 fn under_way(job: &Job) -> Option<DeploymentId> {

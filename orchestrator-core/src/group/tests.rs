@@ -500,7 +500,10 @@ fn entries_and_snapshots_are_json() {
             found: 2
         }
     );
-    assert_eq!(Group::recover([]).unwrap_err(), BrokenLog::NoBeginning);
+    assert_eq!(
+        Group::recover::<Entry>([]).unwrap_err(),
+        BrokenLog::NoBeginning
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::id::DeploymentId;
 use crate::packed::U48;
 use crate::room;
 use crate::runs::Runs;
-use crate::spec::RolloutSpec;
+use crate::spec::{JobType, RolloutSpec};
 use crate::time::{Span, Time};
 
 pub use target::TargetState;
@@ -56,8 +56,8 @@ pub(crate) struct Head {
     pub(crate) spec: RolloutSpec,
     /// What an execution runs that no wave has reached; 0 = nothing. Of a version that is on its way.
     pub(crate) base: u32,
-    /// Its targets are updated when they have done their work.
-    pub(crate) batch: bool,
+    /// Of the version that it goes to, or stops.
+    pub(crate) job_type: JobType,
     pub(crate) state: DeploymentState,
     pub(crate) revision: u64,
     pub(crate) created: Time,
@@ -82,6 +82,11 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Whether its targets are updated when they have done their work.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.job_type == JobType::Batch && self.kind != DeploymentKind::Stop
+    }
+
     /// Failed targets that count against the limits: those that a rollback found failed do not.
     pub(crate) fn failed_counting(&self) -> u32 {
         self.tally.failed - self.tally.failed_before
@@ -317,7 +322,7 @@ impl Rollout {
 
     /// From assignment to updated, in milliseconds.
     pub(crate) fn deadline_millis(&self) -> u64 {
-        let without = if self.head.batch {
+        let without = if self.head.is_batch() {
             RUN_WITHIN
         } else {
             START_WITHIN

@@ -103,7 +103,7 @@ impl Target {
         self.set(LOST, on);
     }
 
-    /// Its last bad interval was bad by its error rate.
+    /// One of its bad intervals in a row was bad by its error rate.
     pub(crate) fn bad_by_rate(&self) -> bool {
         self.flags & BY_RATE != 0
     }

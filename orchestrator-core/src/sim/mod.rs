@@ -20,12 +20,15 @@ mod people;
 mod report;
 mod run;
 mod settings;
+mod sketch;
 mod streams;
 mod swarm;
+mod told;
 mod world;
 
 pub use report::{Blast, Followed, Outcome, Violation, Wave};
 pub use settings::{Behavior, Curve, Faults, Network, Settings};
+pub use sketch::{Pace, Sketch};
 
 /// Plays a rollout to its end. The same settings give the same outcome on every machine.
 ///

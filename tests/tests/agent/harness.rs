@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Method, Request};
-use axum::middleware::from_fn;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use orchestrator_agent::{Agent, Leave, Settings};
+use orchestrator_api::access::{Access, Opening};
 use orchestrator_api::engine::{self, Engine};
 use orchestrator_api::native;
 use orchestrator_api::serve::{Limits, serve};
@@ -74,14 +74,15 @@ impl Server {
 impl Served {
     async fn start(dir: &Path, address: SocketAddr) -> (Self, SocketAddr) {
         let store = Arc::new(Sqlite::open(dir).unwrap());
+        let access = Access::new(store.clone(), Opening::Open, Default::default());
         let engine = Engine::start(store, engine::Settings::default())
             .await
             .unwrap();
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let api = native::Api::new(engine.handle());
-        let router = api.watched(api.routes().layer(from_fn(native::open)));
+        let api = native::Api::new(engine.handle(), access);
+        let router = api.router();
         let task = tokio::spawn(async move {
             serve(listener, None, router, Limits::default(), async {
                 // An error means that the test is over.

@@ -73,6 +73,8 @@ fn deployments(
              WHERE e.log = d.log AND e.number = d.number \
              ORDER BY e.revision DESC, e.seq DESC LIMIT 1), 0) \
            <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = d.log), 0) \
+         AND number < (SELECT n.number FROM deployments AS n INDEXED BY deployments_job \
+           WHERE n.namespace = d.namespace AND n.job_id = d.job_id ORDER BY n.id DESC LIMIT 1) \
          FROM deployments AS d INDEXED BY deployments_completed_at \
          WHERE completed_at < ?1 AND (completed_at, id) > (?2, ?3) \
          ORDER BY completed_at, id LIMIT 1",
@@ -98,10 +100,10 @@ fn deployments(
                 ))
             })
             .optional()?;
-        let Some((place, row, (log, number), taken_in)) = found else {
+        let Some((place, row, (log, number), may_go)) = found else {
             return Ok(true);
         };
-        if taken_in {
+        if may_go {
             spend(left, targets.execute(params![place.1, *left])?);
             spend(left, entries.execute(params![log, number, *left])?);
             if *left == 0 {

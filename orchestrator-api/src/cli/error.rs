@@ -1,0 +1,168 @@
+//! What goes wrong on the way to an answer, each in one sentence that says what to do.
+
+use std::path::PathBuf;
+
+use super::show::printable;
+use crate::native::{Fault, Problem};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The address is none.
+    #[error(
+        "{0:?} is no address of a server: say something like http://127.0.0.1:4650 with --address"
+    )]
+    Address(String),
+    /// A file that cannot be read.
+    #[error("{} cannot be read: {why}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A job file that is wrong: the places are shown already.
+    #[error("{0}")]
+    File(String),
+    /// Nobody listens there.
+    #[error(
+        "there is no server at {address}: {why}; start one with `orchestrator server`, or say where it is with --address"
+    )]
+    NoServer {
+        /// Where.
+        address: String,
+        /// What the system says.
+        why: String,
+    },
+    /// A certificate that nobody known has signed, or of somebody else.
+    #[error(
+        "the certificate of {address} is not trusted: {why}; name the authority that signed it with --ca-cert"
+    )]
+    Untrusted {
+        /// Whose.
+        address: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something listens there, and it is no such server; or it went away.
+    #[error("the server at {address} gave no answer: {why}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// What happened.
+        why: String,
+    },
+    /// It answered something that is not of this API.
+    #[error("what answers at {address} is no orchestrator of this version: {why}")]
+    Foreign {
+        /// Where.
+        address: String,
+        /// What it answered.
+        why: String,
+    },
+    /// The server said no.
+    #[error("{}", told(.problem, *.with_token))]
+    Refused {
+        /// Why.
+        problem: Box<Problem>,
+        /// Whether a token was shown.
+        with_token: bool,
+    },
+    /// The server did not begin, or ended before it was told to.
+    #[error(transparent)]
+    Server(#[from] crate::server::Error),
+    /// What is made offline could not be.
+    #[error("{0}")]
+    Offline(String),
+    /// A law of the core is broken.
+    #[error("a law is broken, which is a bug of the core\n{0}")]
+    Law(String),
+    /// Nobody reads any more what is written.
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// What is wrong with how a command is written, in sysexits' words.
+pub(super) const USAGE: u8 = 64;
+
+impl Error {
+    /// The exit code.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Address(_) => USAGE,
+            _ => 1,
+        }
+    }
+
+    /// Whether whoever read the output went away, which is no fault.
+    pub(super) fn is_nobody_reads(&self) -> bool {
+        matches!(self, Self::Output(why) if why.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether the server may be there again, or have time again, in a moment.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::NoServer { .. } | Self::Broken { .. } => true,
+            _ => self.problem().is_some_and(|problem| problem.status == 503),
+        }
+    }
+
+    /// What the server refused, if it is that.
+    pub(super) fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused { problem, .. } => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+/// What there is, for who named something that is not there.
+const LISTS: [(&str, &str); 4] = [
+    ("there is no job ", "job list"),
+    ("there is no deployment ", "deployment list"),
+    ("there is no node ", "node list"),
+    ("there is no token ", "token list"),
+];
+
+/// A refusal, what to do about it, and every fault at its place.
+fn told(problem: &Problem, with_token: bool) -> String {
+    let detail = &printable(&problem.detail);
+    let missing = || LISTS.iter().find(|(what, _)| detail.starts_with(what));
+    let mut text = match (problem.status, with_token) {
+        (401, false) => {
+            "the server wants a token: give one with --token-file, --token or ORCHESTRATOR_TOKEN"
+                .to_owned()
+        }
+        (401, true) => format!("{detail}; see --token-file, --token and ORCHESTRATOR_TOKEN"),
+        (404, _) => match missing() {
+            Some((_, list)) => format!("{detail}; `orchestrator {list}` shows what there is"),
+            None => detail.clone(),
+        },
+        _ => detail.clone(),
+    };
+    match problem.errors.as_slice() {
+        [] => {}
+        [only] if only.detail == problem.detail => {
+            text = format!("{}{detail}", place(only));
+        }
+        several => {
+            text = text.replace(": see `errors`", "");
+            for fault in several {
+                text += &format!("\n  {}{}", place(fault), printable(&fault.detail));
+            }
+        }
+    }
+    text
+}
+
+fn place(fault: &Fault) -> String {
+    match (&fault.pointer, &fault.parameter, &fault.header) {
+        (Some(pointer), _, _) if !pointer.is_empty() => format!("{pointer}: "),
+        (_, Some(name), _) => format!("{name}: "),
+        (_, _, Some(name)) => format!("header {name}: "),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,338 @@
+//! Job files: TOML or JSON, with every fault shown at its line.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Number, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::Error;
+use super::show::printable;
+use crate::native::{Fault, Problem};
+
+/// A job document, and where each part of it stands in its file.
+pub(super) struct JobFile {
+    source: Source,
+    value: Value,
+    places: Places,
+}
+
+struct Source {
+    name: String,
+    text: String,
+}
+
+/// How much of a line is shown.
+const EXCERPT_MAX: usize = 120;
+
+/// One thing that is wrong, and what to underline.
+struct Wrong {
+    at: Option<Range<usize>>,
+    what: String,
+}
+
+impl JobFile {
+    /// Reads it; `-` is the standard input. What is wrong with it is told before a server is asked.
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let text = text(path).map_err(|why| Error::Unreadable {
+            path: path.to_owned(),
+            why,
+        })?;
+        let is_json = match path.extension() {
+            Some(extension) => extension == "json",
+            None => text.trim_start().starts_with('{'),
+        };
+        let name = match path.to_str() {
+            Some("-") => "stdin".to_owned(),
+            _ => path.display().to_string(),
+        };
+        let source = Source { name, text };
+        let mut places = Places::default();
+        let read = match is_json {
+            true => json(&source.text, &mut places).map(|value| (value, Vec::new())),
+            false => toml(&source.text, &mut places),
+        };
+        let (value, mut wrong) = read.map_err(|wrong| source.error(wrong))?;
+        // Of JSON the text, which shows keys that are there twice.
+        let checked = match is_json {
+            true => JobSpec::parse(&source.text),
+            false => JobSpec::from_value(&value),
+        };
+        if let Err(errors) = checked {
+            let errors = errors.errors().iter();
+            wrong.extend(errors.map(|error| places.wrong(&error.field, error.to_string())));
+        }
+        if !wrong.is_empty() {
+            return Err(source.error(wrong));
+        }
+        Ok(Self {
+            source,
+            value,
+            places,
+        })
+    }
+
+    pub(super) fn document(&self) -> &Value {
+        &self.value
+    }
+
+    /// The same error, where it is a refusal of what stands in the file: at its lines.
+    pub(super) fn placed(&self, why: Error) -> Error {
+        let Some(Problem { errors, .. }) = why.problem() else {
+            return why;
+        };
+        let placed: Option<Vec<Wrong>> = errors.iter().map(|fault| self.wrong(fault)).collect();
+        match placed {
+            Some(wrong) if !wrong.is_empty() => self.source.error(wrong),
+            _ => why,
+        }
+    }
+
+    fn wrong(&self, fault: &Fault) -> Option<Wrong> {
+        let pointer = fault.pointer.as_deref()?;
+        let parts = pointer.split('/').skip(1);
+        let parts = parts.map(|part| part.replace("~1", "/").replace("~0", "~"));
+        let field = parts.collect::<Vec<_>>().join(".");
+        let what = match field.as_str() {
+            "" => fault.detail.clone(),
+            field => format!("{field}: {}", fault.detail),
+        };
+        Some(self.places.wrong(&field, what))
+    }
+}
+
+/// All of a file that is not too long.
+fn text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let most = SPEC_BYTES_MAX as u64 + 1;
+    let read = match path.to_str() {
+        Some("-") => std::io::stdin().take(most).read_to_end(&mut bytes),
+        _ => File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
+    };
+    read.map_err(|why| why.to_string())?;
+    if bytes.len() > SPEC_BYTES_MAX {
+        return Err(format!("it has more than {SPEC_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is no text in UTF-8".to_owned())
+}
+
+impl Source {
+    /// All that is wrong, in the order of the file.
+    fn error(&self, mut wrong: Vec<Wrong>) -> Error {
+        wrong.sort_by_key(|wrong| wrong.at.as_ref().map_or(0, |at| at.start));
+        let mut text = match wrong.len() {
+            1 => format!("{} is wrong in one place", self.name),
+            places => format!("{} is wrong in {places} places", self.name),
+        };
+        for Wrong { at, what } in wrong {
+            text += "\n\n";
+            text += &match at {
+                Some(at) => self.shown(at, &what),
+                None => format!("{}: {what}", self.name),
+            };
+        }
+        Error::File(text)
+    }
+
+    /// A sentence, its line, and a caret under what it is about.
+    fn shown(&self, at: Range<usize>, what: &str) -> String {
+        let start = self.text.floor_char_boundary(at.start);
+        let before = self.text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = self.text[line_start..].lines().next().unwrap_or_default();
+        let (number, column) = (
+            before.matches('\n').count() + 1,
+            self.text[line_start..start].chars().count() + 1,
+        );
+        // What is wrong may be how the line ends.
+        let end = at.end.min(line_start + line.len()).max(start);
+        let width = self.text.get(start..end).map_or(0, |at| at.chars().count());
+        // Of a line that goes on and on, what is around the place.
+        let skipped = match line.chars().nth(EXCERPT_MAX) {
+            Some(_) => (column - 1).saturating_sub(EXCERPT_MAX / 2),
+            None => 0,
+        };
+        let shown: String = line.chars().skip(skipped).take(EXCERPT_MAX).collect();
+        let shown = printable(&shown);
+        let lead = " ".repeat(column - 1 - skipped);
+        let carets = "^".repeat(width.clamp(1, EXCERPT_MAX / 2));
+        let gutter = " ".repeat(number.to_string().len());
+        format!(
+            "{}:{number}:{column}: {what}\n {number} | {shown}\n {gutter} | {lead}{carets}",
+            self.name
+        )
+    }
+}
+
+/// Where each field stands: its key, and its value.
+#[derive(Default)]
+struct Places(BTreeMap<String, (Range<usize>, Range<usize>)>);
+
+impl Places {
+    fn note(&mut self, field: &str, key: Range<usize>, value: Range<usize>) {
+        self.0.entry(field.to_owned()).or_insert((key, value));
+    }
+
+    /// What is missing is wrong where that stands which should have it.
+    fn wrong(&self, field: &str, what: String) -> Wrong {
+        let mut known = field;
+        let at = loop {
+            if let Some((key, value)) = self.0.get(known) {
+                let is_key = known != field || what.contains("there is no such field");
+                break Some(if is_key { key.clone() } else { value.clone() });
+            }
+            match known.rfind(['.', '[']) {
+                Some(end) => known = &known[..end],
+                None => break None,
+            }
+        };
+        Wrong { at, what }
+    }
+}
+
+/// As the core names the parts of a document.
+fn part(path: &str, name: &str) -> String {
+    match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    }
+}
+
+/// The value, and what in it JSON has no form for.
+fn toml(text: &str, places: &mut Places) -> Result<(Value, Vec<Wrong>), Vec<Wrong>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let wrong = errors.iter().map(|error| Wrong {
+            at: error.span(),
+            what: format!("TOML: {}", error.message().replace('\n', "; ")),
+        });
+        return Err(wrong.collect());
+    }
+    let mut wrong = Vec::new();
+    let value = of_table("", table.get_ref(), places, &mut wrong);
+    Ok((value, wrong))
+}
+
+fn of_table(path: &str, table: &DeTable<'_>, places: &mut Places, wrong: &mut Vec<Wrong>) -> Value {
+    let fields = table.iter().map(|(key, value)| {
+        let path = part(path, key.get_ref());
+        places.note(&path, key.span(), value.span());
+        let value = of_toml(&path, value, places, wrong);
+        (key.get_ref().to_string(), value)
+    });
+    Value::Object(fields.collect())
+}
+
+fn of_toml(
+    path: &str,
+    value: &Spanned<DeValue<'_>>,
+    places: &mut Places,
+    wrong: &mut Vec<Wrong>,
+) -> Value {
+    let mut refuse = |what: &str| {
+        wrong.push(Wrong {
+            at: Some(value.span()),
+            what: format!("{path}: {what}"),
+        });
+        Value::Null
+    };
+    match value.get_ref() {
+        DeValue::String(text) => text.to_string().into(),
+        DeValue::Boolean(flag) => (*flag).into(),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => number.into(),
+            Err(_) => refuse("a number of more than 64 bits"),
+        },
+        DeValue::Float(number) => {
+            let number = number.as_str().parse().ok().and_then(Number::from_f64);
+            match number {
+                Some(number) => Value::Number(number),
+                None => refuse("a number that is none: JSON, which is sent, has no such thing"),
+            }
+        }
+        DeValue::Datetime(_) => refuse("a job has no dates; put it in quotes"),
+        DeValue::Array(items) => {
+            let items = items.iter().enumerate().map(|(index, item)| {
+                let path = format!("{path}[{index}]");
+                places.note(&path, item.span(), item.span());
+                of_toml(&path, item, places, wrong)
+            });
+            Value::Array(items.collect())
+        }
+        DeValue::Table(table) => of_table(path, table, places, wrong),
+    }
+}
+
+fn json(text: &str, places: &mut Places) -> Result<Value, Vec<Wrong>> {
+    let value = serde_json::from_str(text).map_err(|why| {
+        let lines = text
+            .split_inclusive('\n')
+            .take(why.line().saturating_sub(1));
+        let start: usize = lines.map(str::len).sum::<usize>() + why.column().saturating_sub(1);
+        let why = why.to_string();
+        let why = why.rsplit_once(" at line ").map_or(&*why, |(why, _)| why);
+        vec![Wrong {
+            at: Some(start..start + 1),
+            what: format!("JSON: {why}"),
+        }]
+    })?;
+    of_json(text, "", text, places);
+    Ok(value)
+}
+
+/// Notes where everything in a piece of a JSON text stands.
+fn of_json(all: &str, path: &str, piece: &str, places: &mut Places) {
+    let within = |piece: &str| {
+        let start = piece.as_ptr() as usize - all.as_ptr() as usize;
+        start..start + piece.len()
+    };
+    if let Ok(Fields(fields)) = serde_json::from_str(piece) {
+        for (key, value) in fields {
+            let name: String = serde_json::from_str(key).expect("it was read as a key");
+            let path = part(path, &name);
+            places.note(&path, within(key), within(value));
+            of_json(all, &path, value, places);
+        }
+    } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(piece) {
+        for (index, item) in items.into_iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            places.note(&path, within(item.get()), within(item.get()));
+            of_json(all, &path, item.get(), places);
+        }
+    }
+}
+
+/// The keys and values of an object, as they are written.
+struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> serde::de::Visitor<'de> for Read {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut object: A,
+            ) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((key, value)) = object.next_entry::<&RawValue, &RawValue>()? {
+                    fields.push((key.get(), value.get()));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}

@@ -1,0 +1,344 @@
+//! The command line: what is typed, what is shown, and how it ends.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done; of a deployment that was watched: completed |
+//! | 1 | an error: no server, a refusal, a file that is wrong |
+//! | 2 | the deployment failed, and was not taken back |
+//! | 3 | the deployment was rolled back |
+//! | 4 | the deployment was canceled |
+//! | 5 | it was still under way after `--timeout` |
+//! | 64 | the command line itself is wrong |
+//! | 130 | it was interrupted; the deployment goes on |
+//!
+//! 2 is the number that clap and many others give to a wrong command line: a script that runs a deployment must not
+//! take one for the other.
+
+mod client;
+mod deployments;
+mod error;
+mod file;
+mod jobs;
+mod live;
+mod nodes;
+mod show;
+mod simulate;
+mod tokens;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::Styles;
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use self::client::Client;
+use self::error::{Error, USAGE};
+use self::show::Out;
+use crate::server;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; of a deployment that was watched: completed
+  1    an error: no server, a refusal, a file that is wrong
+  2    the deployment failed, and was not taken back
+  3    the deployment was rolled back
+  4    the deployment was canceled
+  5    it was still under way after --timeout
+  64   the command line itself is wrong
+  130  it was interrupted; the deployment goes on
+
+Examples:
+  orchestrator job run web.toml
+  orchestrator deployment watch web
+  orchestrator node list --output json";
+
+/// Rolls new versions out over a fleet of nodes, wave by wave, and takes back what does no good
+#[derive(Parser)]
+#[command(
+    name = "orchestrator",
+    version,
+    after_help = EXIT_CODES,
+    arg_required_else_help = true,
+    styles = Styles::styled(),
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Which server, and how its answers are shown.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Server and output")]
+struct Global {
+    /// Where the server is
+    #[arg(
+        long,
+        global = true,
+        env = "ORCHESTRATOR_ADDRESS",
+        default_value = "http://127.0.0.1:4650",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    address: String,
+    /// Who asks; in a list of processes it can be seen, so rather use one of the other two ways
+    #[arg(
+        long,
+        global = true,
+        env = "ORCHESTRATOR_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+    /// A file with the token in it; goes before --token
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The authority that signed the server's certificate, as PEM; the system's, if nothing is said
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+    /// For people, or for programs
+    #[arg(long, global = true, default_value = "text", value_name = "FORM")]
+    output: Form,
+    /// No colours, as NO_COLOR says it too
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+/// How much of a list is shown.
+#[derive(clap::Args)]
+struct Limit {
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+impl Limit {
+    fn rows(&self) -> usize {
+        self.limit as usize
+    }
+}
+
+#[derive(Clone, Copy, Eq, PartialEq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server
+    #[command(
+        after_help = "Examples:\n  orchestrator server --data-dir /var/lib/orchestrator\n  orchestrator server --listen 0.0.0.0:4650 --tls-cert cert.pem --tls-key key.pem"
+    )]
+    Server(Box<server::Options>),
+    /// What should run, and how it comes to run
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  orchestrator job plan web.toml\n  orchestrator job run web.toml"
+    )]
+    Job(jobs::Command),
+    /// How the fleet moves from one version to the next
+    #[command(
+        subcommand,
+        visible_alias = "deploy",
+        after_help = "Examples:\n  orchestrator deployment list --state in_progress\n  orchestrator deployment promote web\n\nA deployment is named by its id, or by its job: then it is the job's last one."
+    )]
+    Deployment(deployments::Command),
+    /// The machines
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  orchestrator node list\n  orchestrator node drain n17"
+    )]
+    Node(nodes::Command),
+    /// Who may do what
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  orchestrator token create --name ci --role deployer\n  orchestrator token list"
+    )]
+    Token(tokens::Command),
+    /// Who did what
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  orchestrator audit list --limit 20"
+    )]
+    Audit(tokens::Audit),
+    /// Rolls a new version out over a fleet that exists only here, and shows how it would go
+    #[command(
+        after_help = "A SHARE is a number from 0 to 1. The same options show the same run on every machine.\n\nExamples:\n  orchestrator simulate --nodes 10000 --strategy canary --failure-rate 0.02 --seed 7"
+    )]
+    Simulate(simulate::Options),
+    /// Writes what a shell needs to complete commands
+    #[command(
+        after_help = "Examples:\n  orchestrator completions bash > ~/.local/share/bash-completion/completions/orchestrator"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages into a directory
+    #[command(after_help = "Examples:\n  orchestrator man ~/.local/share/man/man1")]
+    Man {
+        /// Where to; it is made if it is not there
+        dir: PathBuf,
+    },
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let mut command = Cli::command();
+    // Clap speaks before anything is read.
+    if std::env::args_os().any(|word| word == "--no-color") {
+        command = command.color(ColorChoice::Never);
+    }
+    let cli = command
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(why) => {
+            // Where nobody reads it, there is nobody to tell.
+            let _ = why.print();
+            return ExitCode::from(if why.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(why) if why.is_nobody_reads() => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::from(why.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, Error> {
+    let Cli { command, global } = cli;
+    let out = Out::new(global.output == Form::Json, global.no_color);
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        Ok::<_, Error>(runtime.enable_all().build()?)
+    };
+    let client = || global.client();
+    match command {
+        Command::Server(options) => {
+            server::run(*options)?;
+            Ok(0)
+        }
+        Command::Job(command) => runtime()?.block_on(jobs::run(command, &client()?, &out)),
+        Command::Deployment(command) => {
+            runtime()?.block_on(deployments::run(command, &client()?, &out))
+        }
+        Command::Node(command) => runtime()?.block_on(nodes::run(command, &client()?, &out)),
+        Command::Token(command) => runtime()?.block_on(tokens::run(command, client, &out)),
+        Command::Audit(command) => runtime()?.block_on(tokens::audit(command, &client()?, &out)),
+        Command::Simulate(options) => simulate::run(&options, &out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);
+            out.say(&String::from_utf8_lossy(&script))?;
+            Ok(0)
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            Ok(0)
+        }
+    }
+}
+
+impl Global {
+    fn client(&self) -> Result<Client, Error> {
+        let token = match &self.token_file {
+            Some(path) => {
+                let token = std::fs::read_to_string(path).map_err(|why| Error::Unreadable {
+                    path: path.clone(),
+                    why: why.to_string(),
+                })?;
+                Some(token)
+            }
+            None => self.token.clone(),
+        };
+        Client::new(&self.address, token.as_deref(), self.ca_cert.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(command: &clap::Command, path: &str, see: &mut impl FnMut(&clap::Command, &str)) {
+        let path = format!("{path} {}", command.get_name());
+        let path = path.trim();
+        see(command, path);
+        for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            walk(below, path, see);
+        }
+    }
+
+    /// The words of a line; what stands in single quotes is one.
+    fn typed(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('\'').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_has_an_example_of_that_command_that_can_be_typed() {
+        let mut command = Cli::command();
+        command.build();
+        let mut without = Vec::new();
+        walk(&command, "", &mut |command, path| {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let examples = help.split("Examples:\n").nth(1).unwrap_or_default();
+            let examples: Vec<&str> = examples
+                .lines()
+                .map_while(|line| line.strip_prefix("  "))
+                .collect();
+            if !examples.iter().any(|line| line.starts_with(path)) {
+                without.push(path.to_owned());
+            }
+            for line in examples {
+                let words = typed(line);
+                let words = words.split(|word| word == "|").next_back();
+                let words = words.and_then(|words| words.split(|word| word == ">").next());
+                let words = words.unwrap_or_default();
+                if let Err(why) = Cli::try_parse_from(words) {
+                    panic!("{line}: {why}");
+                }
+            }
+        });
+        assert_eq!(without, [""; 0], "these have none");
+    }
+
+    #[test]
+    fn helps_are_short_sentences_without_a_full_stop() {
+        let mut command = Cli::command();
+        command.build();
+        walk(&command, "", &mut |command, path| {
+            let about = command.get_about().map(ToString::to_string);
+            let about = about.unwrap_or_else(|| panic!("{path} does not say what it does"));
+            assert!(
+                !about.ends_with('.') && !about.contains('\n'),
+                "{path}: {about}"
+            );
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string);
+                let help = help.unwrap_or_else(|| panic!("{path} {argument}: no help"));
+                assert!(!help.ends_with('.'), "{path} {argument}: {help}");
+            }
+        });
+    }
+}

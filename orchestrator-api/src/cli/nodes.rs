@@ -1,0 +1,130 @@
+//! `orchestrator node`: the machines.
+
+use std::collections::BTreeMap;
+
+use orchestrator_core::is_name;
+use serde_json::{Value, json};
+
+use super::Limit;
+use super::client::Client;
+use super::error::Error;
+use super::show::Column::{Left, Right};
+use super::show::{Out, Table, ago, pairs, word, yes};
+use crate::native::schema;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Lists nodes
+    #[command(after_help = "Examples:\n  orchestrator node list")]
+    List {
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Shows one node, with its labels and what it told about itself
+    #[command(after_help = "Examples:\n  orchestrator node status n17")]
+    Status(Name),
+    /// Lets nothing new start on a node
+    #[command(after_help = "Examples:\n  orchestrator node drain n17")]
+    Drain(Name),
+    /// Lets new work start on a node again
+    #[command(after_help = "Examples:\n  orchestrator node enable n17")]
+    Enable(Name),
+    /// Forgets a node; its agent may join again
+    #[command(after_help = "Examples:\n  orchestrator node remove n17")]
+    Remove(Name),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Name {
+    /// The node's name
+    #[arg(value_parser = named)]
+    node: String,
+}
+
+fn named(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a name is 1 to 200 of letters, digits, '-', '_' and '.'".to_owned()),
+    }
+}
+
+pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<u8, Error> {
+    let path = |node: &str, verb: &str| format!("/v1/nodes/{node}{verb}");
+    match command {
+        Command::List { limit } => {
+            let page = client.list("/v1/nodes", &[], "nodes", limit.rows()).await?;
+            out.answer(page, list_text)?;
+        }
+        Command::Status(Name { node }) => {
+            out.answer(client.get(&path(&node, "")).await?, node_text)?;
+        }
+        Command::Drain(Name { node }) => {
+            let answer = client.post(&path(&node, "/drain"), &json!({})).await?;
+            out.answer(answer, mark_text)?;
+        }
+        Command::Enable(Name { node }) => {
+            let body = json!({ "eligible": true });
+            let answer = client.post(&path(&node, "/eligibility"), &body).await?;
+            out.answer(answer, mark_text)?;
+        }
+        Command::Remove(Name { node }) => {
+            client.delete(&path(&node, "")).await?;
+            out.answer(json!({ "removed": node }), |_: &Value, _| {
+                format!("{node}: removed\n")
+            })?;
+        }
+    }
+    Ok(0)
+}
+
+fn list_text(page: &schema::NodePage, out: &Out) -> String {
+    let mut table = Table::new(&[
+        Left("node"),
+        Left("status"),
+        Left("drain"),
+        Right("executions"),
+        Left("since"),
+        Left("labels"),
+    ]);
+    for node in &page.nodes {
+        table.row(vec![
+            node.name.clone(),
+            out.paint.state(&word(&node.status)),
+            yes(node.drain),
+            node.executions.to_string(),
+            ago(&node.since),
+            all(&node.labels),
+        ]);
+    }
+    table.text(out)
+}
+
+fn node_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) -> String {
+    pairs(
+        &[
+            ("node", node.name.clone()),
+            ("status", out.paint.state(&word(&node.status))),
+            ("drain", yes(node.drain)),
+            ("executions", node.executions.to_string()),
+            ("since", ago(&node.since)),
+            ("labels", all(&node.labels)),
+            ("facts", all(&node.facts)),
+        ],
+        out,
+    )
+}
+
+fn mark_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) -> String {
+    let status = out.paint.state(&word(&node.status));
+    let drain = if node.drain {
+        "nothing new starts there"
+    } else {
+        "new work may start there"
+    };
+    format!("{}: {status}, {drain}\n", node.name)
+}
+
+fn all(texts: &BTreeMap<String, String>) -> String {
+    let texts: Vec<String> = texts.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    texts.join(", ")
+}

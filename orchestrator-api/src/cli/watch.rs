@@ -1,0 +1,277 @@
+//! Watches a deployment to its end, and says how it ended.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use orchestrator_core::Span;
+use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+
+use super::client::Client;
+use super::error::Error;
+use super::live;
+use super::show::{Out, now, read};
+use crate::native::schema::{Deployment, GetDeploymentResponse, State, TargetPage};
+
+/// What becomes of the deployment that a command started.
+#[derive(clap::Args)]
+pub(super) struct Follow {
+    /// Do not watch the deployment
+    #[arg(long, conflicts_with = "timeout")]
+    pub(super) detach: bool,
+    /// Watch for so long at the most: 10m; then the exit code is 5
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) timeout: Option<Span>,
+}
+
+/// A length of time, as it is typed.
+pub(super) fn time(text: &str) -> Result<Span, &'static str> {
+    let allowed = "allowed is a length of time such as 90s, 10m or 1h 30m";
+    text.parse().map_err(|_| allowed)
+}
+
+const COMPLETED: u8 = 0;
+const FAILED: u8 = 2;
+const ROLLED_BACK: u8 = 3;
+const CANCELED: u8 = 4;
+const TIMEOUT: u8 = 5;
+const INTERRUPTED: u8 = 130;
+
+/// For how long a server may be away before watching is given up.
+const AWAY_MAX: Duration = Duration::from_secs(300);
+/// Before the server is asked again that was not there.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// How long what is drawn stands at the least: nobody reads faster.
+const DRAWN_FOR: Duration = Duration::from_millis(100);
+/// How often the time that is left is drawn anew.
+const TICK: Duration = Duration::from_secs(1);
+/// Of larger deployments only the whole is shown, not each wave.
+const TARGETS_MAX: u32 = 10_000;
+
+/// Watches it, and gives the exit code.
+pub(super) async fn watch(
+    id: String,
+    timeout: Option<Span>,
+    client: &Client,
+    out: &Out,
+) -> Result<u8, Error> {
+    let until = timeout.map(|span| Instant::now() + Duration::from_millis(span.as_millis()));
+    let again = format!("orchestrator deployment watch {id}");
+    let mut watching = Watching {
+        client,
+        out,
+        screen: Screen::new(out),
+        seen: None,
+    };
+    let timed_out = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = watching.follow(id) => ended,
+        () = timed_out => {
+            eprintln!("It is still under way. Watch it again: {again}");
+            Ok(TIMEOUT)
+        }
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            eprintln!("\nThe deployment goes on. Watch it again: {again}");
+            Ok(INTERRUPTED)
+        }
+    }
+}
+
+struct Watching<'a> {
+    client: &'a Client,
+    out: &'a Out,
+    screen: Screen,
+    /// What was shown last: which deployment, and its revision.
+    seen: Option<(String, u64)>,
+}
+
+impl Watching<'_> {
+    async fn follow(&mut self, mut id: String) -> Result<u8, Error> {
+        let mut taken_back = false;
+        loop {
+            let shown = self.next(&id).await?;
+            let ended = match (shown.status.state, shown.rolled_back_by) {
+                (State::Pending | State::InProgress | State::Paused, _) => continue,
+                // What was done stays done, whatever came later.
+                (State::Completed, _) if taken_back => ROLLED_BACK,
+                (State::Completed, _) => COMPLETED,
+                (State::Failed | State::Canceled, Some(by)) => {
+                    (id, taken_back) = (by, true);
+                    self.screen.keep();
+                    continue;
+                }
+                // A rollback that came to nothing took nothing back.
+                (State::Failed, None) | (State::Canceled, None) if taken_back => FAILED,
+                (State::Failed, None) => FAILED,
+                (State::Canceled, None) => CANCELED,
+            };
+            return Ok(ended);
+        }
+    }
+
+    /// Shows the deployment as soon as it is another than was shown last.
+    async fn next(&mut self, id: &str) -> Result<Deployment, Error> {
+        let seen = self.seen.take().filter(|(known, _)| known == id);
+        let path = match seen {
+            Some((_, revision)) => format!("/v1/deployments/{id}?revision={revision}&wait=30s"),
+            None => format!("/v1/deployments/{id}"),
+        };
+        let answer = asked(self.client, &path);
+        let mut answer = pin!(answer);
+        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer?,
+                _ = tick.tick() => self.screen.redraw(self.out)?,
+            }
+        };
+        let GetDeploymentResponse { deployment } = read(answer.clone())?;
+        self.seen = Some((id.to_owned(), deployment.status.revision));
+        let targets = match self.screen {
+            Screen::Live { .. } => self.targets(&deployment).await?,
+            _ => None,
+        };
+        self.screen.show(&answer, &deployment, targets, self.out)?;
+        if matches!(self.screen, Screen::Live { .. }) {
+            sleep(DRAWN_FOR).await;
+        }
+        Ok(deployment)
+    }
+
+    async fn targets(&self, shown: &Deployment) -> Result<Option<TargetPage>, Error> {
+        if shown.status.total_nodes > TARGETS_MAX {
+            return Ok(None);
+        }
+        let path = format!("/v1/deployments/{}/targets", shown.id);
+        let all = self
+            .client
+            .list(&path, &[], "targets", TARGETS_MAX as usize);
+        match all.await {
+            Ok(all) => read(all).map(Some),
+            // They are looked at again with the next change.
+            Err(why) if why.passes() => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+}
+
+/// An answer; a server that has answered before and is away may come back.
+async fn asked(client: &Client, path: &str) -> Result<Value, Error> {
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        match client.get(path).await {
+            Err(why) if client.has_answered() && why.passes() && began.elapsed() < AWAY_MAX => {
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("{} does not answer; trying again.", client.address());
+                }
+                sleep(AWAY_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// What watching looks like.
+enum Screen {
+    /// A picture that is drawn over itself.
+    Live {
+        last: Option<Box<Drawn>>,
+        /// How many lines the picture has.
+        lines: usize,
+    },
+    /// A line for each change.
+    Lines { last: Option<String> },
+    /// The same for programs.
+    Json { last: Option<Value> },
+}
+
+/// What the picture is of.
+struct Drawn {
+    shown: Deployment,
+    targets: Option<TargetPage>,
+}
+
+impl Screen {
+    fn new(out: &Out) -> Self {
+        match (out.json, out.width) {
+            (true, _) => Self::Json { last: None },
+            (false, None) => Self::Lines { last: None },
+            (false, Some(_)) => Self::Live {
+                last: None,
+                lines: 0,
+            },
+        }
+    }
+
+    fn show(
+        &mut self,
+        answer: &Value,
+        shown: &Deployment,
+        targets: Option<TargetPage>,
+        out: &Out,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Live { last, .. } => {
+                *last = Some(Box::new(Drawn {
+                    shown: shown.clone(),
+                    targets,
+                }));
+                self.redraw(out)
+            }
+            Self::Lines { last } => {
+                let text = &shown.status.message;
+                if last.as_ref() != Some(text) {
+                    out.say(&format!("{}  {text}\n", shown.status.updated_at))?;
+                    *last = Some(text.clone());
+                }
+                Ok(())
+            }
+            Self::Json { last } => {
+                if last.as_ref() != Some(answer) {
+                    out.line(answer)?;
+                    *last = Some(answer.clone());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Draws what is there already, with the time that is left now.
+    fn redraw(&mut self, out: &Out) -> Result<(), Error> {
+        let Self::Live { last, lines } = self else {
+            return Ok(());
+        };
+        let Some(drawn) = last else {
+            return Ok(());
+        };
+        let Drawn { shown, targets } = &**drawn;
+        let targets = targets.as_ref().map(|page| page.targets.as_slice());
+        let picture = live::picture(shown, targets, now(), out);
+        let up = match *lines {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\r\x1b[J"),
+        };
+        *lines = picture.len();
+        let mut text = up;
+        for line in picture {
+            text += &line;
+            text += "\n";
+        }
+        out.say(&text)
+    }
+
+    /// Lets stand what is drawn; what follows comes below.
+    fn keep(&mut self) {
+        if let Self::Live { last, lines } = self {
+            (*last, *lines) = (None, 0);
+        }
+    }
+}

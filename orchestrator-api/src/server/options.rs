@@ -1,0 +1,118 @@
+//! How a server is to run, as people say it: by a flag, or by a variable of the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use orchestrator_core::Span;
+use tracing_subscriber::EnvFilter;
+
+/// How a server is to run.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Where to listen; what other machines can reach takes TLS and an admin token
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:4650"
+    )]
+    pub listen: SocketAddr,
+    /// Where everything is kept; made if it is not there
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_DATA_DIR",
+        value_name = "DIR",
+        default_value = "orchestrator-data"
+    )]
+    pub data_dir: PathBuf,
+    /// The certificate and its chain, in PEM; read again when it changes
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// What is kept for how long.
+    #[command(flatten)]
+    pub keep: Keep,
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What is kept for how long.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Keep {
+    /// For how long a deployment is kept after its end; the last one of a job always is
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_KEEP_DEPLOYMENTS",
+        value_name = "TIME",
+        default_value = "90d"
+    )]
+    pub keep_deployments: Span,
+    /// For how long the events of nodes, and of jobs outside of deployments, are kept
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_KEEP_EVENTS",
+        value_name = "TIME",
+        default_value = "90d"
+    )]
+    pub keep_events: Span,
+    /// For how long the audit log is kept
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_KEEP_AUDIT",
+        value_name = "TIME",
+        default_value = "1y"
+    )]
+    pub keep_audit: Span,
+}
+
+/// What is logged, and how. It goes to the standard error.
+#[derive(Args, Clone, Debug)]
+pub struct Log {
+    /// How lines of the log are written
+    #[arg(
+        long = "log",
+        env = "ORCHESTRATOR_LOG",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub format: Format,
+    /// What is logged: error, warn, info, debug or trace, also by module (info,orchestrator_api::engine=debug)
+    #[arg(
+        long = "log-level",
+        env = "ORCHESTRATOR_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info",
+        value_parser = filter
+    )]
+    pub level: String,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(why) => Err(why.to_string()),
+    }
+}
