@@ -109,7 +109,8 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
         .into_owned();
     let mut settings = Settings::new("", &host, "/var/lib/orchestrator-agent");
     let mut leave = Leave::Running;
-    settings.token = std::env::var("ORCHESTRATOR_TOKEN").ok();
+    let token = std::env::var("ORCHESTRATOR_TOKEN").ok();
+    settings.token = token.as_deref().map(Into::into);
     while let Some(arg) = args.next() {
         let arg = arg
             .into_string()
@@ -125,7 +126,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 let path = PathBuf::from(value()?);
                 let read = std::fs::read_to_string(&path);
                 let token = read.map_err(|why| format!("{}: {why}", path.display()))?;
-                settings.token = Some(token.trim().to_owned());
+                settings.token = Some(token.trim().into());
             }
             "--label" => {
                 let label = text(value()?)?;

@@ -59,5 +59,5 @@ pub mod wire;
 pub mod workload;
 
 pub use agent::{Agent, AgentError, Leave};
-pub use settings::Settings;
+pub use settings::{Settings, Token};
 pub use status::ask as status;

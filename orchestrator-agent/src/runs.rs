@@ -192,16 +192,26 @@ pub(crate) fn directory(runs: &Path, id: &RunId) -> PathBuf {
 pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
     disk::directory(runs)?;
     let mut found = Vec::new();
-    for namespace in std::fs::read_dir(runs)? {
-        for job in std::fs::read_dir(namespace?.path())? {
-            for dir in std::fs::read_dir(job?.path())? {
-                let dir = dir?.path();
+    for namespace in directories(runs)? {
+        for job in directories(&namespace)? {
+            for dir in directories(&job)? {
                 match disk::read_json::<Kept>(&dir.join("run.json")) {
                     Ok(Some(kept)) => found.push(restore(kept, dir)),
                     Ok(None) => std::fs::remove_dir_all(&dir)?,
                     Err(why) => tracing::error!(dir = %dir.display(), %why, "a run cannot be read"),
                 }
             }
+        }
+    }
+    Ok(found)
+}
+
+fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
         }
     }
     Ok(found)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 /// How an agent is started.
@@ -16,7 +17,7 @@ pub struct Settings {
     /// Where the agent keeps what it knows, and its runs. No two agents share one.
     pub data_dir: PathBuf,
     /// A join token, or the node's own. Not needed where one is in the data directory, or the server is open.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// What selectors look at.
     pub labels: BTreeMap<String, String>,
     /// The program, and its first arguments, that goes on as [`shim::main`](crate::shim::main) with a run's directory.
@@ -24,6 +25,22 @@ pub struct Settings {
     pub shim: Vec<OsString>,
     /// Takes the server's state though it is older than what was accepted before: the server was restored.
     pub accept_older: bool,
+}
+
+/// A token; what is logged of settings does not show it.
+#[derive(Clone)]
+pub struct Token(pub(crate) String);
+
+impl From<&str> for Token {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 impl Settings {

@@ -31,6 +31,7 @@ use crate::disk;
 use crate::net::Address;
 use crate::outbox::Outbox;
 use crate::runs::RunId;
+use crate::settings::Token;
 use crate::wire::{Desired, Join, Joined};
 
 /// The longest other answer.
@@ -51,7 +52,7 @@ pub(crate) struct Client {
     /// Where the node's own token is kept.
     pub(crate) identity: PathBuf,
     /// A token that came from outside: a join token, or the node's own.
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<Token>,
     pub(crate) outbox: Arc<Outbox>,
 }
 
@@ -184,13 +185,12 @@ impl Client {
             labels: self.labels.clone(),
             facts: self.facts.clone(),
         };
-        let tried = self
-            .join_with(&join, own.as_ref().or(self.token.as_ref()))
-            .await;
+        let given = self.token.as_ref().map(|token| &token.0);
+        let tried = self.join_with(&join, own.as_ref().or(given)).await;
         let joined = match tried {
             // A new join token may be good where the node's own is not.
-            Err(why) if why.is_of_identity() && own.is_some() && self.token.is_some() => {
-                self.join_with(&join, self.token.as_ref()).await?
+            Err(why) if why.is_of_identity() && own.is_some() && given.is_some() => {
+                self.join_with(&join, given).await?
             }
             tried => tried?,
         };

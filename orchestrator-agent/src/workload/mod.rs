@@ -16,6 +16,8 @@
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
+//! | `artifact`, `volumes` | | not yet: what needs them cannot start |
+//! | `resources` | | not yet: it is started, and not held to them |
 //!
 //! A check:
 //!

@@ -157,7 +157,8 @@ impl Node {
             .append(true)
             .open(self.dir.path().join("agent.log"))
             .unwrap();
-        let program = std::env::var("AGENT").unwrap_or(env!("CARGO_BIN_EXE_agent").to_owned());
+        let program = std::env::var("AGENT");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
         let child = Command::new(program)
             .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
             .arg(self.dir.path())

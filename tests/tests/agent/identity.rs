@@ -87,7 +87,7 @@ impl Fixture {
 
     fn agent(&self, token: Option<&str>, authorities: Option<&Path>) -> Running {
         let mut settings = Settings::new(&self.url, "n1", self.dir.path().join("node"));
-        settings.token = token.map(str::to_owned);
+        settings.token = token.map(Into::into);
         settings.authorities = authorities.map(Path::to_owned);
         let agent = Agent::open(settings).unwrap();
         let (stop, stopped) = oneshot::channel();

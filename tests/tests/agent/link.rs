@@ -173,7 +173,8 @@ async fn what_is_too_much_or_for_another_is_not_taken() {
         let state = json!({ "node": "n1", "revision": 1, "executions": [one], "workloads": {} });
         format!("data: {state}\n\n").into_bytes()
     };
-    let cases: [(fn() -> Vec<u8>, &str); 4] = [
+    type Says = fn() -> Vec<u8>;
+    let cases: [(Says, &str); 4] = [
         (endless, "an event that is too long"),
         (others, "another node"),
         (many, "1001 executions"),
