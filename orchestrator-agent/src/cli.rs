@@ -17,7 +17,7 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --server URL       https://…, or http://… on this machine
   --node NAME        the name of this node; its host name if nothing is said
   --data-dir DIR     what is kept, and where workloads run (/var/lib/orchestrator-agent)
-  --ca FILE          trust these authorities, and not the system's
+  --ca-cert FILE     trust these authorities, and not the system's
   --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
   --label KEY=VALUE  for selectors; may be said often
   --drain            when told to end, stop the workloads first
@@ -121,7 +121,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
             "--server" => settings.server = text(value()?)?,
             "--node" => settings.node = text(value()?)?,
             "--data-dir" => settings.data_dir = value()?.into(),
-            "--ca" => settings.authorities = Some(value()?.into()),
+            "--ca-cert" => settings.authorities = Some(value()?.into()),
             "--token-file" => {
                 let path = PathBuf::from(value()?);
                 let read = std::fs::read_to_string(&path);

@@ -34,7 +34,7 @@
 //! # async fn example() -> Result<(), orchestrator_agent::AgentError> {
 //! use orchestrator_agent::{Agent, Leave, Settings};
 //!
-//! let settings = Settings::new("http://127.0.0.1:4600", "n1", "/var/lib/orchestrator-agent");
+//! let settings = Settings::new("http://127.0.0.1:4650", "n1", "/var/lib/orchestrator-agent");
 //! let agent = Agent::open(settings)?;
 //! agent.run(async { Leave::Running }).await
 //! # }

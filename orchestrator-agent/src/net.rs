@@ -45,7 +45,7 @@ pub(crate) struct Address {
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// It is not `https://host[:port][/path]`.
-    #[error("{0:?} is not the address of a server, such as https://orchestrator.example:4600")]
+    #[error("{0:?} is not the address of a server, such as https://orchestrator.example:4650")]
     Shape(String),
     /// It is not encrypted, and not this machine.
     #[error("{0:?}: without TLS only to this machine: tokens would be read by others")]
@@ -294,7 +294,7 @@ mod tests {
         for good in [
             "http://127.0.0.1:1",
             "http://localhost",
-            "http://[::1]:4600/api/",
+            "http://[::1]:4650/api/",
         ] {
             Address::new(good, None).unwrap();
         }

@@ -12,6 +12,7 @@
 //! No name may hold an `@`, so none climbs out of the directory or is another's.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +43,13 @@ pub struct RunId {
     pub generation: u64,
     /// From 1.
     pub attempt: u32,
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Key { job, slot } = &self.key;
+        write!(f, "{job} {slot}.{}.{}", self.generation, self.attempt)
+    }
 }
 
 /// A run, and all that is needed to start and to stop it.

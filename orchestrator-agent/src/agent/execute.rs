@@ -31,7 +31,7 @@ pub(super) enum Event {
 
 impl Work {
     pub(super) fn execute(&mut self, action: Action) {
-        tracing::info!(?action, "doing");
+        tracing::info!("{action}");
         match action {
             Action::Create { run, row } => self.create(run, row),
             Action::Start(id) => self.start(&id),
@@ -107,7 +107,7 @@ impl Work {
                 return;
             };
             if let Err(why) = driver.stop(&run, how).await {
-                tracing::warn!(run = ?run.id, %why, "a run cannot be stopped");
+                tracing::warn!(run = %run.id, %why, "a run cannot be stopped");
             }
         });
     }
@@ -148,7 +148,7 @@ impl Work {
                     live.busy = false;
                 }
                 if let Err(why) = begun {
-                    tracing::warn!(run = ?id, why, "a run cannot start");
+                    tracing::warn!(run = %id, why, "a run cannot start");
                 }
                 self.look(&id).await;
             }
@@ -159,7 +159,7 @@ impl Work {
                 }
             }
             Event::Forgotten(id, Err(why)) => {
-                tracing::warn!(run = ?id, %why, "a run cannot be forgotten");
+                tracing::warn!(run = %id, %why, "a run cannot be forgotten");
                 if let Some(live) = self.lives.get_mut(&id) {
                     live.busy = false;
                 }
@@ -178,7 +178,7 @@ impl Work {
         let looked = match driver.look(&run).await {
             Ok(looked) => looked,
             Err(why) => {
-                tracing::error!(run = ?id, %why, "a run cannot be looked at");
+                tracing::error!(run = %id, %why, "a run cannot be looked at");
                 return;
             }
         };
@@ -205,7 +205,7 @@ impl Work {
                 live.watch = None;
                 live.waits = None;
                 if !matches!(live.phase, Phase::Ended { .. }) {
-                    tracing::info!(run = ?id, ?how, "a run has ended");
+                    tracing::info!(run = %id, ?how, "a run has ended");
                     live.phase = Phase::Ended {
                         how,
                         since: now,

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Sight;
 use super::prometheus::Selector;
@@ -23,6 +23,8 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 const PAGE_WITHIN: Duration = Duration::from_secs(5);
 /// Before the first look: hardly anything is there at once.
 const SOON: Duration = Duration::from_millis(100);
+/// Between two looks at what comes up.
+const STARTING: Duration = Duration::from_millis(500);
 
 /// Looks after a run for as long as this lives.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ impl Watch {
 
 async fn check_on(run: Arc<Run>, number: usize, sights: mpsc::Sender<(RunId, Sight)>) {
     let check = &run.workload.checks[number];
+    let began = Instant::now();
+    let mut is_up = false;
     sleep(SOON.min(check.interval)).await;
     loop {
         let passed = matches!(within(check.timeout, probe(&run, check)).await, Ok(Ok(())));
@@ -58,7 +62,12 @@ async fn check_on(run: Arc<Run>, number: usize, sights: mpsc::Sender<(RunId, Sig
         if sights.send((run.id.clone(), sight)).await.is_err() {
             return;
         }
-        sleep(check.interval).await;
+        is_up |= passed;
+        // That it has come up is worth knowing soon.
+        match is_up || began.elapsed() >= check.start_period {
+            true => sleep(check.interval).await,
+            false => sleep(STARTING.min(check.interval)).await,
+        }
     }
 }
 

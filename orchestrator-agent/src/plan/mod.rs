@@ -13,6 +13,7 @@
 mod standing;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +112,19 @@ pub enum Action {
     Kill(RunId),
     /// Take away what is left of it. One that has not begun never will.
     Forget(RunId),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { run, row: 0 } => write!(f, "start {run}"),
+            Self::Create { run, row } => write!(f, "start {run}, restart {row} in a row"),
+            Self::Start(run) => write!(f, "start {run}, which was made before"),
+            Self::Stop(run) => write!(f, "stop {run}"),
+            Self::Kill(run) => write!(f, "kill {run}"),
+            Self::Forget(run) => write!(f, "forget {run}"),
+        }
+    }
 }
 
 /// What to do now, and when to look again if nothing happens.

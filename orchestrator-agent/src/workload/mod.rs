@@ -29,7 +29,7 @@
 //! | `command` | | for `command`: program and arguments; an exit with 0 passes |
 //! | `interval`, `timeout` | `5s`, `2s` | how often, and when no answer is a failure |
 //! | `passes`, `fails` | 1, 1 | so many results in a row turn it |
-//! | `start_period` | `10s` | until it first passed, failures within this time say nothing |
+//! | `start_period` | `10s` | until it first passed, failures within this time say nothing, and it is tried every half second |
 //!
 //! `error_rate` is one of
 //!
