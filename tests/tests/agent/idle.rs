@@ -43,6 +43,7 @@ async fn idle() {
     server.api.nodes(1).await;
     let mut job = service(&[], immediate());
     job["replicas"] = json!(10);
+    job["checks"] = json!([{ "type": "http", "path": "/health" }]);
     let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;
     node.until("all are healthy", |status| {

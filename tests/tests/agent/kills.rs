@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::random_range;
+use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, service};
 
@@ -22,7 +23,10 @@ async fn killed_at_random_moments_it_starts_everything_once() {
     let kills = kills();
     for version in 1..=kills {
         let env = [("JOURNAL", journal), ("ROUND", &version.to_string())];
-        server.api.register(service(&env, immediate())).await;
+        let mut more = immediate();
+        let switches = ["stop_first", "start_first"];
+        more["switch"] = json!(switches[version as usize / 3 % 2]);
+        server.api.register(service(&env, more)).await;
         // Anywhere between hearing of it and long after: the moment is the point, and nothing waits for it.
         let longest = [20, 80, 300][version as usize % 3];
         tokio::time::sleep(Duration::from_millis(random_range(0..longest))).await;

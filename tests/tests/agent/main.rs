@@ -1,5 +1,6 @@
 //! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
 
+mod api;
 mod harness;
 mod identity;
 mod idle;
