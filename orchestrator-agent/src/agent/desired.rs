@@ -1,0 +1,172 @@
+//! What the server wants, as it was accepted last.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Work;
+use crate::client::Received;
+use crate::disk;
+use crate::plan::Wanted;
+use crate::runs::{Key, Run};
+use crate::workload::Workload;
+
+/// The last accepted state, on disk and understood.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    path: PathBuf,
+    accept_older: bool,
+    pub(super) received: Option<Received>,
+    /// The revision of a state that was older, if it was the last to come.
+    pub(super) refused: Option<u64>,
+    pub(super) wanted: BTreeMap<Key, Wanted>,
+    /// The documents of what is to run.
+    pub(super) documents: BTreeMap<Key, Arc<Value>>,
+    pub(super) targets: BTreeMap<Key, u32>,
+}
+
+impl Accepted {
+    pub(super) fn open(dir: &Path, accept_older: bool) -> io::Result<Self> {
+        let path = dir.join("desired.json");
+        Ok(Self {
+            received: disk::read_json(&path)?,
+            path,
+            accept_older,
+            refused: None,
+            wanted: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            targets: BTreeMap::new(),
+        })
+    }
+
+    /// Keeps a state, unless it is older than what the same server said before.
+    fn keep(&mut self, received: Received) -> bool {
+        if let Some(known) = &self.received
+            && known.server == received.server
+        {
+            let (newer, older) = (received.desired.revision, known.desired.revision);
+            if newer < older && !self.accept_older {
+                tracing::warn!(newer, older, "an older state is refused");
+                self.refused = Some(newer);
+                return false;
+            }
+            self.refused = None;
+            if known.desired == received.desired {
+                return false;
+            }
+        }
+        (self.accept_older, self.refused) = (false, None);
+        if let Err(why) = disk::replace_json(&self.path, &received) {
+            // It is done all the same; after a restart the server says it again.
+            tracing::error!(%why, "the desired state cannot be kept");
+        }
+        self.received = Some(received);
+        true
+    }
+
+    /// Whether it runs what is wanted. Not the document is asked, which a newer server may write in other words, but
+    /// what this agent reads in it; and not only the numbers, which begin anew with a job of the same name.
+    pub(super) fn is_of(&self, run: &Run) -> bool {
+        let same = |wanted: &Wanted| {
+            let workload = wanted
+                .workload
+                .as_ref()
+                .is_ok_and(|wanted| *wanted == run.workload);
+            let (generation, version) = (wanted.generation, wanted.version);
+            workload && (generation, version) == (run.id.generation, run.version)
+        };
+        self.wanted.get(&run.id.key).is_some_and(same)
+    }
+}
+
+impl Work {
+    /// Takes in what the server wants.
+    pub(super) fn accept(&mut self, received: Received) {
+        if self.accepted.keep(received) {
+            self.understand();
+        }
+    }
+
+    /// Reads what is wanted, and what of that is there.
+    pub(super) fn understand(&mut self) {
+        let mut wanted = BTreeMap::new();
+        let mut documents = BTreeMap::new();
+        let mut targets = BTreeMap::new();
+        let desired = self
+            .accepted
+            .received
+            .as_ref()
+            .map(|received| &received.desired);
+        let desired = desired.filter(|_| !self.draining);
+        for execution in desired.into_iter().flat_map(|desired| &desired.executions) {
+            let (job, slot) = (execution.job.clone(), execution.slot);
+            let key = Key { job, slot };
+            let generation = execution.generation;
+            // Of two that speak of the same, the newer holds.
+            if wanted
+                .get(&key)
+                .is_some_and(|known: &Wanted| known.generation > generation)
+            {
+                continue;
+            }
+            let versions = desired.and_then(|all| all.workloads.get(&key.job.to_string()));
+            let document = versions.and_then(|all| all.get(&execution.version));
+            let workload = self.read(document);
+            documents.remove(&key);
+            if let Some(document) = document {
+                let former = self.accepted.documents.get(&key);
+                let shared = former.filter(|former| ***former == *document).cloned();
+                let shared = shared.unwrap_or_else(|| Arc::new(document.clone()));
+                documents.insert(key.clone(), shared);
+            }
+            targets.remove(&key);
+            if let Some(target) = execution.target {
+                targets.insert(key.clone(), target);
+            }
+            let version = execution.version;
+            wanted.insert(
+                key,
+                Wanted {
+                    generation,
+                    version,
+                    workload,
+                },
+            );
+        }
+        self.accepted.wanted = wanted;
+        self.accepted.documents = documents;
+        self.accepted.targets = targets;
+        for live in self.lives.values_mut() {
+            live.is_wanted = self.accepted.is_of(&live.run);
+        }
+        let wanted = &self.accepted.wanted;
+        let is_wanted = |key: &Key, generation| {
+            wanted
+                .get(key)
+                .is_some_and(|wanted| wanted.generation == generation)
+        };
+        self.outbox.retain(is_wanted);
+        let over: Vec<Key> = self
+            .told
+            .keys()
+            .filter(|key| !wanted.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in over {
+            let told = self.told.remove(&key).expect("its key was just read");
+            self.numbers.used(told.number);
+        }
+    }
+
+    fn read(&self, document: Option<&Value>) -> Result<Arc<Workload>, String> {
+        let document = document.ok_or("the server sent no document")?;
+        let workload = Workload::read(document)?;
+        let driver = self.drivers.get(workload.driver.as_str());
+        let none = || format!("driver: this agent has no {:?}", workload.driver);
+        driver.ok_or_else(none)?.check(&workload)?;
+        Ok(Arc::new(workload))
+    }
+}

@@ -1,0 +1,246 @@
+//! Does what a plan says, and takes in what comes of it. Nothing here chooses.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{Live, Waits, Work};
+use crate::driver::{Driver, Look, Stop};
+use crate::health::Sight;
+use crate::health::watch::Watch;
+use crate::plan::{Action, End, Phase};
+use crate::runs::{self, Mark, Run, RunId};
+use crate::workload::Port;
+
+type Events = mpsc::UnboundedSender<Event>;
+
+/// What came of something that took its time.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// It was started, or not.
+    Begun(RunId, Result<(), String>),
+    /// It may have ended.
+    Ended(RunId),
+    /// What was left of it is gone, or not.
+    Forgotten(RunId, io::Result<()>),
+}
+
+impl Work {
+    pub(super) fn execute(&mut self, action: Action) {
+        tracing::info!("{action}");
+        match action {
+            Action::Create { run, row } => self.create(run, row),
+            Action::Start(id) => self.start(&id),
+            Action::Stop(id) => self.stop(&id, Stop::Gracefully),
+            Action::Kill(id) => self.stop(&id, Stop::Now),
+            Action::Forget(id) => self.forget(id),
+        }
+    }
+
+    fn create(&mut self, id: RunId, row: u32) {
+        let now = self.now();
+        let wanted = self.accepted.wanted.get(&id.key);
+        let Some((wanted, Ok(workload))) = wanted.map(|wanted| (wanted, &wanted.workload)) else {
+            return;
+        };
+        let Some(document) = self.accepted.documents.get(&id.key) else {
+            return;
+        };
+        let picked = pick(&workload.ports);
+        let ports = picked
+            .as_ref()
+            .map_or_else(|_| BTreeMap::new(), Clone::clone);
+        let run = Arc::new(Run {
+            dir: runs::directory(&self.runs_dir, &id),
+            id: id.clone(),
+            version: wanted.version,
+            node: self.node.clone(),
+            row,
+            ports,
+            document: document.clone(),
+            workload: workload.clone(),
+        });
+        let mut live = Live::new(run.clone(), Phase::Planned, now);
+        live.is_wanted = true;
+        let kept = picked.and_then(|_| run.keep());
+        if let Err(why) = &kept {
+            live.phase = Phase::Ended {
+                how: End::CannotStart(format!("the run cannot be made: {why}")),
+                since: now,
+                ran: Duration::ZERO,
+            };
+        }
+        self.lives.insert(id.clone(), live);
+        if kept.is_ok() {
+            self.start(&id);
+        }
+    }
+
+    fn start(&mut self, id: &RunId) {
+        self.task(id, |driver, run, events| async move {
+            let begun = driver.start(&run).await;
+            let _ = events.send(Event::Begun(run.id.clone(), begun));
+        });
+    }
+
+    fn stop(&mut self, id: &RunId, how: Stop) {
+        let now = self.now();
+        let Some(live) = self.lives.get_mut(id) else {
+            return;
+        };
+        match how {
+            Stop::Gracefully => {
+                live.asked = Some(now);
+                if let Err(why) = live.run.mark(Mark::Asked) {
+                    tracing::warn!(%why, "a run cannot be marked");
+                }
+            }
+            Stop::Now => live.killed = Some(now),
+        }
+        let (run, driver) = (live.run.clone(), self.driver(id));
+        tokio::spawn(async move {
+            let Some(driver) = driver else {
+                return;
+            };
+            if let Err(why) = driver.stop(&run, how).await {
+                tracing::warn!(run = %run.id, %why, "a run cannot be stopped");
+            }
+        });
+    }
+
+    fn forget(&mut self, id: RunId) {
+        self.task(&id, |driver, run, events| async move {
+            let forgotten = match run.dir.exists() {
+                true => driver.forget(&run).await,
+                false => Ok(()),
+            };
+            let _ = events.send(Event::Forgotten(run.id.clone(), forgotten));
+        });
+    }
+
+    /// Begins something that makes the run busy.
+    fn task<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        id: &RunId,
+        doing: impl FnOnce(Arc<dyn Driver>, Arc<Run>, Events) -> F,
+    ) {
+        let driver = self.driver(id);
+        let Some((live, driver)) = self.lives.get_mut(id).zip(driver) else {
+            return;
+        };
+        live.busy = true;
+        tokio::spawn(doing(driver, live.run.clone(), self.events.clone()));
+    }
+
+    fn driver(&self, id: &RunId) -> Option<Arc<dyn Driver>> {
+        let name = self.lives.get(id)?.run.workload.driver.as_str();
+        self.drivers.get(name).cloned()
+    }
+
+    pub(super) async fn happened(&mut self, event: Event) {
+        match event {
+            Event::Begun(id, begun) => {
+                if let Some(live) = self.lives.get_mut(&id) {
+                    live.busy = false;
+                }
+                if let Err(why) = begun {
+                    tracing::warn!(run = %id, why, "a run cannot start");
+                }
+                self.look(&id).await;
+            }
+            Event::Ended(id) => self.look(&id).await,
+            Event::Forgotten(id, Ok(())) => {
+                if let Some(live) = self.lives.remove(&id) {
+                    runs::tidy(&live.run.dir);
+                }
+            }
+            Event::Forgotten(id, Err(why)) => {
+                tracing::warn!(run = %id, %why, "a run cannot be forgotten");
+                if let Some(live) = self.lives.get_mut(&id) {
+                    live.busy = false;
+                }
+                self.look(&id).await;
+            }
+        }
+    }
+
+    /// Learns where a run is.
+    pub(super) async fn look(&mut self, id: &RunId) {
+        let now = self.now();
+        let Some(driver) = self.driver(id) else {
+            return;
+        };
+        let run = self.lives[id].run.clone();
+        let looked = match driver.look(&run).await {
+            Ok(looked) => looked,
+            Err(why) => {
+                tracing::error!(run = %id, %why, "a run cannot be looked at");
+                return;
+            }
+        };
+        let live = self
+            .lives
+            .get_mut(id)
+            .expect("nothing was taken away meanwhile");
+        match looked {
+            Look::Absent => live.phase = Phase::Planned,
+            Look::Running => {
+                if live.phase != Phase::Running {
+                    live.phase = Phase::Running;
+                    live.since = now;
+                    live.watch = Some(Watch::start(&run, &self.sights));
+                }
+                let events = self.events.clone();
+                let waits = tokio::spawn(async move {
+                    driver.ended(&run).await;
+                    let _ = events.send(Event::Ended(run.id.clone()));
+                });
+                live.waits = Some(Waits(waits.abort_handle()));
+            }
+            Look::Ended { how, ran } => {
+                live.watch = None;
+                live.waits = None;
+                if !matches!(live.phase, Phase::Ended { .. }) {
+                    tracing::info!(run = %id, ?how, "a run has ended");
+                    live.phase = Phase::Ended {
+                        how,
+                        since: now,
+                        ran,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Takes in what was seen of a run's health.
+    pub(super) fn saw(&mut self, id: &RunId, sight: Sight) {
+        let now = self.now();
+        if let Some(live) = self.lives.get_mut(id) {
+            live.tally.take(sight, now.saturating_sub(live.since));
+        }
+    }
+}
+
+/// Free ports for those that are not fixed. Another program may take one before the workload does; then the workload
+/// cannot start, and the next attempt has another.
+fn pick(ports: &[Port]) -> io::Result<BTreeMap<String, u16>> {
+    let mut held = Vec::new();
+    let mut picked = BTreeMap::new();
+    for port in ports {
+        let number = match port.port {
+            Some(number) => number,
+            None => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                let number = listener.local_addr()?.port();
+                held.push(listener);
+                number
+            }
+        };
+        picked.insert(port.name.clone(), number);
+    }
+    Ok(picked)
+}

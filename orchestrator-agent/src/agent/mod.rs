@@ -1,0 +1,359 @@
+//! The loop: receives, plans, executes, reports. It alone reads a clock.
+
+mod desired;
+mod execute;
+mod numbers;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use self::desired::Accepted;
+use self::execute::Event;
+use self::numbers::Numbers;
+use self::report::Told;
+use crate::client::{Client, News};
+use crate::disk;
+use crate::driver::Driver;
+use crate::driver::exec::Exec;
+use crate::health::watch::Watch;
+use crate::health::{Sight, Tally};
+use crate::net::{Address, AddressError};
+use crate::outbox::Outbox;
+use crate::plan::{self, Moment, Phase, Plan, Seen};
+use crate::runs::{self, Key, Run, RunId};
+use crate::settings::{Settings, facts};
+use crate::status;
+use crate::wire::is_name;
+
+/// How long to wait for a former agent to be gone.
+const HOLD_WITHIN: Duration = Duration::from_secs(5);
+const HOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// More results of checks than these wait.
+const SIGHTS_MAX: usize = 256;
+
+/// An action changes what the next plan sees, so that a few plans lead to one with none.
+const ROUNDS_MAX: usize = 8;
+/// Where they do not, nothing is done in haste.
+const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How to leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leave {
+    /// What runs goes on.
+    Running,
+    /// What runs is stopped first.
+    Drained,
+}
+
+/// Why an agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The name of the node.
+    #[error("{0:?} is no name of a node: 1 to 200 of letters, digits, '-', '_' and '.'")]
+    Name(String),
+    /// The address of the server.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The data directory.
+    #[error("{path}: the data directory cannot be used")]
+    Data {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory.
+    #[error("{0}: another agent works in this data directory")]
+    Busy(String),
+    /// A mistake in this program. What runs goes on, and the next agent finds it.
+    #[error("a part of the agent has failed")]
+    Broken,
+}
+
+/// An agent that has its data directory for itself.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    dir: PathBuf,
+    address: Address,
+    shim: Vec<std::ffi::OsString>,
+    _lock: File,
+}
+
+impl Agent {
+    /// Takes the data directory. It waits a moment for a former agent that is just being ended.
+    pub fn open(settings: Settings) -> Result<Self, AgentError> {
+        if !is_name(&settings.node) {
+            return Err(AgentError::Name(settings.node));
+        }
+        let address = Address::new(&settings.server, settings.authorities.as_deref())?;
+        let path = settings.data_dir.display().to_string();
+        let failed = |source| AgentError::Data {
+            path: path.clone(),
+            source,
+        };
+        disk::directory(&settings.data_dir).map_err(failed)?;
+        let dir = settings.data_dir.canonicalize().map_err(failed)?;
+        let shim = settings.shim().map_err(failed)?;
+        let since = std::time::Instant::now();
+        let lock = loop {
+            match disk::hold(&dir.join("lock")).map_err(failed)? {
+                Some(lock) => break lock,
+                None if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Busy(path)),
+                None => std::thread::sleep(HOLD_AGAIN_AFTER),
+            }
+        };
+        Ok(Self {
+            settings,
+            dir,
+            address,
+            shim,
+            _lock: lock,
+        })
+    }
+
+    /// Works until `stop` says how to leave. What it knows is on disk; what it started does not need it.
+    pub async fn run(self, stop: impl Future<Output = Leave>) -> Result<(), AgentError> {
+        let failed = |source| AgentError::Data {
+            path: self.dir.display().to_string(),
+            source,
+        };
+        let outbox = Arc::new(Outbox::default());
+        let client = Client {
+            address: self.address.clone(),
+            url: self.settings.server.clone(),
+            node: self.settings.node.as_str().into(),
+            labels: self.settings.labels.clone(),
+            facts: facts(),
+            identity: self.dir.join("identity.json"),
+            token: self.settings.token.clone(),
+            outbox: outbox.clone(),
+        };
+        let (desired, mut received) = watch::channel(None);
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let link = Arc::new(Mutex::default());
+        let news = News {
+            desired,
+            told,
+            link: link.clone(),
+        };
+        let (events, mut happened) = mpsc::unbounded_channel();
+        let (sights, mut seen) = mpsc::channel(SIGHTS_MAX);
+        let mut work = Work {
+            node: self.settings.node.as_str().into(),
+            runs_dir: self.dir.join("runs"),
+            drivers: BTreeMap::from([("exec", Arc::new(Exec::new(self.shim.clone())) as _)]),
+            accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
+            numbers: Numbers::open(&self.dir).map_err(failed)?,
+            began: Instant::now(),
+            lives: BTreeMap::new(),
+            told: BTreeMap::new(),
+            draining: false,
+            outbox,
+            events,
+            sights,
+        };
+        work.find().await.map_err(failed)?;
+        work.understand();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(client.run(news));
+        let (questions, mut asked) = mpsc::channel(1);
+        tasks.spawn(status::serve(self.dir.join("agent.sock"), questions));
+        let mut stop = pin!(stop);
+        loop {
+            let wake = work.turn();
+            if work.draining && work.is_idle() {
+                break;
+            }
+            let wake = wake.map(|wake| work.began + wake);
+            tokio::select! {
+                leave = &mut stop, if !work.draining => match leave {
+                    Leave::Running => break,
+                    Leave::Drained => work.drain(),
+                },
+                Ok(()) = received.changed() => {
+                    let latest = received.borrow_and_update().clone();
+                    if let Some(latest) = latest {
+                        work.accept(latest);
+                    }
+                }
+                // Neither ends by itself.
+                Some(_) = tasks.join_next() => return Err(AgentError::Broken),
+                Some(event) = happened.recv() => work.happened(event).await,
+                Some((run, sight)) = seen.recv() => work.saw(&run, sight),
+                Some(run) = heard.recv() => work.is_told(&run),
+                Some(question) = asked.recv() => {
+                    // Who asked may be gone.
+                    let _ = question.send(work.status(&link));
+                }
+                () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// All that the loop knows.
+struct Work {
+    node: Arc<str>,
+    runs_dir: PathBuf,
+    drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
+    accepted: Accepted,
+    numbers: Numbers,
+    began: Instant,
+    lives: BTreeMap<RunId, Live>,
+    told: BTreeMap<Key, Told>,
+    draining: bool,
+    outbox: Arc<Outbox>,
+    events: mpsc::UnboundedSender<Event>,
+    sights: mpsc::Sender<(RunId, Sight)>,
+}
+
+/// A run, and what this agent does about it.
+#[derive(Debug)]
+struct Live {
+    run: Arc<Run>,
+    is_wanted: bool,
+    phase: Phase,
+    busy: bool,
+    asked: Option<Moment>,
+    killed: Option<Moment>,
+    /// Since when it runs, as far as this agent knows.
+    since: Moment,
+    tally: Tally,
+    watch: Option<Watch>,
+    /// Waits for its end.
+    waits: Option<Waits>,
+    /// The server knows that it was started.
+    is_told: bool,
+}
+
+/// A task that ends with this.
+#[derive(Debug)]
+struct Waits(AbortHandle);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Live {
+    fn new(run: Arc<Run>, phase: Phase, now: Moment) -> Self {
+        Self {
+            is_wanted: false,
+            asked: None,
+            killed: None,
+            busy: false,
+            since: now,
+            tally: Tally::new(&run.workload, true),
+            watch: None,
+            waits: None,
+            is_told: false,
+            phase,
+            run,
+        }
+    }
+
+    fn seen(&self, now: Moment) -> Seen {
+        Seen {
+            generation: self.run.id.generation,
+            attempt: self.run.id.attempt,
+            is_wanted: self.is_wanted,
+            row: self.run.row,
+            phase: self.phase.clone(),
+            busy: self.busy,
+            ready: self.tally.is_ready(now.saturating_sub(self.since)),
+            asked: self.asked,
+            killed: self.killed,
+            stop_grace: self.run.workload.stop_grace,
+        }
+    }
+}
+
+impl Work {
+    fn now(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    /// Plans and executes until there is nothing to do at once, then says what there is to say. Answers when to look
+    /// again if nothing happens.
+    fn turn(&mut self) -> Option<Moment> {
+        let now = self.now();
+        let mut rounds = 0..ROUNDS_MAX;
+        let (observed, wake) = loop {
+            let observed = self.observed(now);
+            let Plan { actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
+            if actions.is_empty() {
+                break (observed, wake);
+            }
+            if rounds.next().is_none() {
+                tracing::error!(?actions, "what was done is to be done again");
+                break (observed, Some(now + ROUNDS_PAUSE));
+            }
+            for action in actions {
+                self.execute(action);
+            }
+        };
+        let tell = self.tell(&observed, now);
+        let ready = self.lives.values().filter_map(|live| {
+            let ready = live.since + live.tally.ready_at()?;
+            (live.phase == Phase::Running && ready > now).then_some(ready)
+        });
+        ready.chain(wake).chain(tell).min()
+    }
+
+    fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {
+        let mut observed: BTreeMap<Key, Vec<Seen>> = BTreeMap::new();
+        for (id, live) in &self.lives {
+            observed
+                .entry(id.key.clone())
+                .or_default()
+                .push(live.seen(now));
+        }
+        observed
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lives
+            .values()
+            .all(|live| !live.busy && matches!(live.phase, Phase::Ended { .. }))
+    }
+
+    /// From now on, nothing is to run.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.understand();
+    }
+
+    /// What is there from before.
+    async fn find(&mut self) -> io::Result<()> {
+        let now = self.now();
+        for run in runs::find(&self.runs_dir)? {
+            let run = Arc::new(run);
+            let mut live = Live::new(run.clone(), Phase::Planned, now);
+            live.tally = Tally::new(&run.workload, false);
+            live.is_told = run.has(runs::Mark::Told);
+            live.asked = run.has(runs::Mark::Asked).then_some(now);
+            self.lives.insert(run.id.clone(), live);
+            self.look(&run.id).await;
+        }
+        Ok(())
+    }
+}

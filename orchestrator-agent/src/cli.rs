@@ -1,0 +1,143 @@
+//! The program's face.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{Agent, Leave, Settings, shim, status};
+
+const USAGE: &str = "\
+Runs on a node what the server wants there, and tells how it goes.
+
+usage: orchestrator-agent --server URL --node NAME [options]
+       orchestrator-agent status [--data-dir DIR]
+
+  --server URL       https://…, or http://… on this machine
+  --node NAME        the name of this node; its host name if nothing is said
+  --data-dir DIR     what is kept, and where workloads run (/var/lib/orchestrator-agent)
+  --ca-cert FILE     trust these authorities, and not the system's
+  --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
+  --label KEY=VALUE  for selectors; may be said often
+  --drain            when told to end, stop the workloads first
+  --accept-older     take the server's state though it is older than before: it was restored
+
+SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them.
+";
+
+/// All of the program. What it does is told by the process's arguments.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    let command = args.next_if(|arg| arg == "shim" || arg == "status");
+    if command.as_ref().is_some_and(|command| command == "shim") {
+        let dir = args.next().unwrap_or_default();
+        return shim::main(Path::new(&dir));
+    }
+    let (settings, leave) = match read(args) {
+        Ok(Some(read)) => read,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(why) => {
+            eprintln!("orchestrator-agent: {why}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| match command {
+            Some(_) => runtime.block_on(show(&settings.data_dir)),
+            None => runtime.block_on(work(settings, leave)),
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let mut text = why.to_string();
+            let mut source = why.source();
+            while let Some(why) = source {
+                text += &format!(": {why}");
+                source = why.source();
+            }
+            eprintln!("orchestrator-agent: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+async fn work(settings: Settings, leave: Leave) -> Outcome {
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    if settings.server.is_empty() {
+        return Err("--server is missing".into());
+    }
+    let mut ends = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ];
+    let agent = Agent::open(settings)?;
+    let stop = async {
+        let [term, int] = &mut ends;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        leave
+    };
+    Ok(agent.run(stop).await?)
+}
+
+async fn show(data_dir: &Path) -> Outcome {
+    let status = status::ask(data_dir).await?;
+    println!("{status:#}");
+    Ok(())
+}
+
+/// `None` where help is asked for.
+fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Leave)>, String> {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let mut settings = Settings::new("", &host, "/var/lib/orchestrator-agent");
+    let mut leave = Leave::Running;
+    let token = std::env::var("ORCHESTRATOR_TOKEN").ok();
+    settings.token = token.as_deref().map(Into::into);
+    while let Some(arg) = args.next() {
+        let arg = arg
+            .into_string()
+            .map_err(|arg| format!("{} is no option", arg.display()))?;
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        let text = |value: OsString| value.into_string().map_err(|_| format!("{arg}: not UTF-8"));
+        match arg.as_str() {
+            "--server" => settings.server = text(value()?)?,
+            "--node" => settings.node = text(value()?)?,
+            "--data-dir" => settings.data_dir = value()?.into(),
+            "--ca-cert" => settings.authorities = Some(value()?.into()),
+            "--token-file" => {
+                let path = PathBuf::from(value()?);
+                let read = std::fs::read_to_string(&path);
+                let token = read.map_err(|why| format!("{}: {why}", path.display()))?;
+                settings.token = Some(token.trim().into());
+            }
+            "--label" => {
+                let label = text(value()?)?;
+                let (key, value) = label.split_once('=').ok_or("--label: not KEY=VALUE")?;
+                settings.labels.insert(key.to_owned(), value.to_owned());
+            }
+            "--drain" => leave = Leave::Drained,
+            "--accept-older" => settings.accept_older = true,
+            "--help" | "-h" => return Ok(None),
+            other => return Err(format!("{other} is no option")),
+        }
+    }
+    Ok(Some((settings, leave)))
+}

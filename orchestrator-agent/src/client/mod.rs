@@ -1,0 +1,273 @@
+//! The link to the server: joins, listens for what is desired, and hands in reports.
+//!
+//! ```text
+//!  join ──► listen: a stream, or long polls while streams are cut ──► the latest desired state
+//!   ▲   └─► report: batches, or an empty one as a heartbeat        ◄── outbox
+//!   └─────── the server does not know us, or not our token
+//! ```
+//!
+//! After every failure it waits, longer each time, and for a random part of that, so that a fleet does not come back all
+//! at once. Everything that is read has a bound in size and in time.
+
+mod sse;
+mod talk;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use self::talk::Talk;
+use crate::disk;
+use crate::net::Address;
+use crate::outbox::Outbox;
+use crate::runs::RunId;
+use crate::settings::Token;
+use crate::wire::{Desired, Join, Joined};
+
+/// The longest other answer.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// What a client needs to know.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) address: Address,
+    /// As it was given: whose revisions these are.
+    pub(crate) url: String,
+    pub(crate) node: Arc<str>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) facts: BTreeMap<String, String>,
+    /// Where the node's own token is kept.
+    pub(crate) identity: PathBuf,
+    /// A token that came from outside: a join token, or the node's own.
+    pub(crate) token: Option<Token>,
+    pub(crate) outbox: Arc<Outbox>,
+}
+
+/// Where the rest of the agent hears of the server.
+#[derive(Clone, Debug)]
+pub(crate) struct News {
+    /// The latest of what was received.
+    pub(crate) desired: watch::Sender<Option<Received>>,
+    /// Starts that the server knows of.
+    pub(crate) told: mpsc::UnboundedSender<RunId>,
+    /// How it goes.
+    pub(crate) link: Arc<Mutex<Link>>,
+}
+
+/// What was received, and from which server.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Received {
+    pub(crate) server: String,
+    pub(crate) desired: Desired,
+}
+
+/// How it goes with the server.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Link {
+    /// `joining`, `streams`, `polls`.
+    pub way: String,
+    /// What went wrong last, if nothing went well since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// So many times something went wrong.
+    pub troubles: u64,
+}
+
+/// The node's own token, as it is kept.
+#[derive(Deserialize, Serialize)]
+struct Identity {
+    server: String,
+    node: String,
+    token: String,
+}
+
+/// Why it did not work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// No answer that could be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Not what was asked for.
+    #[error("the server answers {0}")]
+    Status(StatusCode, String),
+}
+
+impl Failure {
+    /// Only joining again may help.
+    fn is_of_identity(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND,
+                _
+            )
+        )
+    }
+}
+
+/// Waits longer each time, but not as long as others do.
+struct Backoff(Duration);
+
+impl Backoff {
+    fn new() -> Self {
+        Self(BACKOFF)
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.0.mul_f64(rand::random_range(0.1..1.0))).await;
+        self.0 = (self.0 * 2).min(BACKOFF_MAX);
+    }
+}
+
+impl Client {
+    /// Goes on for as long as it is let.
+    pub(crate) async fn run(self, news: News) {
+        let mut own = self.own_token();
+        let mut backoff = Backoff::new();
+        loop {
+            news.way("joining");
+            match self.join(&mut own).await {
+                Ok(joined) => {
+                    news.well();
+                    let server = joined.server.clone().unwrap_or_else(|| self.url.clone());
+                    let lease = Duration::from_millis(joined.lease.clamp(300, 86_400_000));
+                    let talk = Talk {
+                        client: &self,
+                        news: &news,
+                        token: own.clone(),
+                        server,
+                    };
+                    let began = Instant::now();
+                    let why = tokio::select! {
+                        why = talk.listen() => why,
+                        why = talk.report(lease) => why,
+                    };
+                    news.trouble(&why);
+                    if began.elapsed() > BACKOFF_MAX {
+                        backoff = Backoff::new();
+                    }
+                }
+                Err(why) => news.trouble(&why),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The token that a former process was given, where it was by this server for this node.
+    fn own_token(&self) -> Option<String> {
+        match disk::read_json::<Identity>(&self.identity) {
+            Ok(kept) => kept
+                .filter(|kept| kept.server == self.url && *kept.node == *self.node)
+                .map(|kept| kept.token),
+            Err(why) => {
+                tracing::error!(%why, "the node's identity cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn join(&self, own: &mut Option<String>) -> Result<Joined, Failure> {
+        let join = Join {
+            name: self.node.to_string(),
+            labels: self.labels.clone(),
+            facts: self.facts.clone(),
+        };
+        let given = self.token.as_ref().map(|token| &token.0);
+        let tried = self.join_with(&join, own.as_ref().or(given)).await;
+        let joined = match tried {
+            // A new join token may be good where the node's own is not.
+            Err(why) if why.is_of_identity() && own.is_some() && given.is_some() => {
+                self.join_with(&join, given).await?
+            }
+            tried => tried?,
+        };
+        if let Some(token) = &joined.token {
+            let identity = Identity {
+                server: self.url.clone(),
+                node: self.node.to_string(),
+                token: token.clone(),
+            };
+            disk::replace_json(&self.identity, &identity)?;
+            *own = Some(token.clone());
+        }
+        Ok(joined)
+    }
+
+    async fn join_with(&self, join: &Join, token: Option<&String>) -> Result<Joined, Failure> {
+        let mut connection = self.address.connect().await?;
+        let body = serde_json::to_vec(join).map_err(io::Error::from)?;
+        let request = self.post("/v1/agent/join", token, body)?;
+        let (status, body) = connection
+            .ask(request, ANSWER_BYTES_MAX, ANSWER_WITHIN)
+            .await?;
+        match status {
+            StatusCode::OK => Ok(serde_json::from_slice(&body).map_err(io::Error::from)?),
+            status => Err(failure(status, &body)),
+        }
+    }
+
+    fn post(
+        &self,
+        path: &str,
+        token: Option<&String>,
+        body: Vec<u8>,
+    ) -> io::Result<Request<Full<Bytes>>> {
+        let mut request = self
+            .address
+            .request("POST", path)
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        // A token that no header can hold.
+        request.body(Full::from(body)).map_err(io::Error::other)
+    }
+}
+
+/// The words of the server for what it refuses, cut short.
+fn failure(status: StatusCode, body: &[u8]) -> Failure {
+    let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
+    tracing::debug!(%status, text, "refused");
+    Failure::Status(status, text)
+}
+
+impl News {
+    fn change(&self, change: impl FnOnce(&mut Link)) {
+        change(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn way(&self, way: &str) {
+        self.change(|link| way.clone_into(&mut link.way));
+    }
+
+    fn well(&self) {
+        self.change(|link| link.trouble = None);
+    }
+
+    fn trouble(&self, why: &Failure) {
+        let text = match why {
+            Failure::Status(_, said) if !said.is_empty() => format!("{why}: {said}"),
+            why => why.to_string(),
+        };
+        self.change(|link| {
+            link.troubles += 1;
+            if link.trouble.as_ref() != Some(&text) {
+                tracing::warn!(why = text, "trouble with the server");
+                link.trouble = Some(text);
+            }
+        });
+    }
+}

@@ -1,0 +1,272 @@
+//! A conversation with a server that knows us: it is listened to and reported to at the same time.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::AUTHORIZATION;
+use hyper::{Request, StatusCode};
+use tokio::time::{Instant, sleep};
+
+use super::sse::Events;
+use super::{ANSWER_BYTES_MAX, ANSWER_WITHIN, Backoff, Client, Failure, News, Received, failure};
+use crate::net::{self, Connection, within};
+use crate::outbox::{Fate, Outbox};
+use crate::runs::RunId;
+use crate::wire::{Desired, EXECUTIONS_MAX, Reports};
+
+/// The longest desired state that is read.
+const DESIRED_BYTES_MAX: usize = 16 << 20;
+/// The server sends the state at once, or something on the way keeps it.
+const FIRST_EVENT_WITHIN: Duration = Duration::from_secs(15);
+/// The server says that it lives every 15 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// A stream that ends sooner was cut.
+const STREAM_AT_LEAST: Duration = Duration::from_secs(60);
+/// So many cut streams in a row, and it is polled.
+const CUTS_MAX: u32 = 3;
+/// For so long; then streams are tried again.
+const POLL_FOR: Duration = Duration::from_secs(600);
+const POLL_WAIT: &str = "30s";
+const POLL_WITHIN: Duration = Duration::from_secs(50);
+/// The most reports of one request.
+const BATCH_MAX: usize = 500;
+/// What comes within this goes along.
+const BATCH_WITHIN: Duration = Duration::from_millis(50);
+
+/// A conversation with a server that knows us.
+pub(super) struct Talk<'a> {
+    pub(super) client: &'a Client,
+    pub(super) news: &'a News,
+    pub(super) token: Option<String>,
+    pub(super) server: String,
+}
+
+/// How a stream ended.
+enum Streamed {
+    /// As streams do.
+    Ended,
+    /// Too soon.
+    Cut,
+}
+
+impl Talk<'_> {
+    /// Listens, until only joining again helps.
+    pub(super) async fn listen(&self) -> Failure {
+        let mut backoff = Backoff::new();
+        let mut cuts = 0;
+        loop {
+            let heard = match cuts >= CUTS_MAX {
+                false => self.stream().await,
+                true => {
+                    cuts = 0;
+                    self.news.way("polls");
+                    self.poll().await.map(|()| Streamed::Ended)
+                }
+            };
+            match heard {
+                Ok(Streamed::Ended) => (cuts, backoff) = (0, Backoff::new()),
+                Ok(Streamed::Cut) => cuts += 1,
+                Err(why) if why.is_of_identity() => return why,
+                Err(why) => self.news.trouble(&why),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn stream(&self) -> Result<Streamed, Failure> {
+        let began = Instant::now();
+        let mut connection = self.client.address.connect().await?;
+        let request = self.get("", "text/event-stream")?;
+        let response = connection.send(request, ANSWER_WITHIN).await?;
+        let (head, mut body) = response.into_parts();
+        if head.status != StatusCode::OK {
+            let text = within(ANSWER_WITHIN, net::whole(&mut body, ANSWER_BYTES_MAX)).await??;
+            return Err(failure(head.status, &text));
+        }
+        self.news.way("streams");
+        let mut events = Events::new(DESIRED_BYTES_MAX);
+        let mut heard = false;
+        loop {
+            let patience = if heard {
+                SILENCE_MAX
+            } else {
+                FIRST_EVENT_WITHIN
+            };
+            // A comment is no event, but shows that nothing keeps the stream.
+            let piece = within(patience, net::next(&mut body)).await;
+            let Ok(Ok(Some(piece))) = piece else {
+                break;
+            };
+            events.push(&piece);
+            while let Some(event) = events.next()? {
+                heard = true;
+                self.take(event.as_bytes());
+            }
+        }
+        match heard && began.elapsed() >= STREAM_AT_LEAST {
+            true => Ok(Streamed::Ended),
+            false => Ok(Streamed::Cut),
+        }
+    }
+
+    /// Asks again and again, for a while.
+    async fn poll(&self) -> Result<(), Failure> {
+        let until = Instant::now() + POLL_FOR;
+        let mut revision = None;
+        let mut connection = self.client.address.connect().await?;
+        while Instant::now() < until {
+            let later = revision.map_or(String::new(), |revision| {
+                format!("&revision={revision}&wait={POLL_WAIT}")
+            });
+            if !connection.is_open() {
+                connection = self.client.address.connect().await?;
+            }
+            let request = self.get(&later, "application/json")?;
+            let (status, body) = connection
+                .ask(request, DESIRED_BYTES_MAX, POLL_WITHIN)
+                .await?;
+            if status != StatusCode::OK {
+                return Err(failure(status, &body));
+            }
+            match self.take(&body) {
+                Some(read) => revision = Some(read),
+                None => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, more: &str, accept: &str) -> io::Result<Request<Full<Bytes>>> {
+        let path = format!("/v1/agent/stream?node={}{more}", self.client.node);
+        let mut request = self
+            .client
+            .address
+            .request("GET", &path)
+            .header("accept", accept);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request.body(Full::default()).map_err(io::Error::other)
+    }
+
+    /// Takes a state in, if it is one; answers its revision.
+    fn take(&self, bytes: &[u8]) -> Option<u64> {
+        let desired: Desired = match serde_json::from_slice(bytes) {
+            Ok(desired) => desired,
+            Err(why) => {
+                self.news.trouble(&Failure::Io(why.into()));
+                return None;
+            }
+        };
+        let sane = *desired.node == *self.client.node && desired.executions.len() <= EXECUTIONS_MAX;
+        if !sane {
+            let why = format!(
+                "a state of node {:?} with {} executions: more than {EXECUTIONS_MAX}, or of another node",
+                desired.node,
+                desired.executions.len()
+            );
+            self.news.trouble(&Failure::Io(io::Error::other(why)));
+            return None;
+        }
+        self.news.well();
+        let revision = desired.revision;
+        let server = self.server.clone();
+        self.news
+            .desired
+            .send_replace(Some(Received { server, desired }));
+        Some(revision)
+    }
+
+    /// Hands in what there is to say, until only joining again helps. The lease is kept by it, with time for two
+    /// failures.
+    pub(super) async fn report(&self, lease: Duration) -> Failure {
+        let outbox = &self.client.outbox;
+        let mut backoff = Backoff::new();
+        let mut connection = None;
+        loop {
+            let heartbeat = (lease / 3).mul_f64(rand::random_range(0.8..1.0));
+            tokio::select! {
+                () = outbox.filled() => sleep(BATCH_WITHIN).await,
+                () = sleep(heartbeat) => {}
+            }
+            let batch = Batch {
+                outbox,
+                fate: Fate::Unsure,
+            };
+            match self.send(&mut connection, batch).await {
+                Ok(()) => {
+                    backoff = Backoff::new();
+                    self.news.well();
+                }
+                Err(why) => {
+                    connection = None;
+                    if why.is_of_identity() {
+                        return why;
+                    }
+                    self.news.trouble(&why);
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        connection: &mut Option<Connection>,
+        mut batch: Batch<'_>,
+    ) -> Result<(), Failure> {
+        let reports = Reports {
+            node: self.client.node.to_string(),
+            reports: batch.outbox.take(BATCH_MAX),
+        };
+        let body = serde_json::to_vec(&reports).map_err(io::Error::from)?;
+        let open = match connection.take().filter(Connection::is_open) {
+            Some(open) => open,
+            None => self.client.address.connect().await?,
+        };
+        let open = connection.insert(open);
+        let request = self
+            .client
+            .post("/v1/agent/reports", self.token.as_ref(), body)?;
+        let (status, body) = open.ask(request, ANSWER_BYTES_MAX, ANSWER_WITHIN).await?;
+        let refusals = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ];
+        if status.is_success() {
+            batch.fate = Fate::Sent;
+            for run in batch.settle() {
+                // Nobody hears it when the agent ends.
+                let _ = self.news.told.send(run);
+            }
+            return Ok(());
+        }
+        if refusals.contains(&status) {
+            batch.fate = Fate::Refused;
+        }
+        Err(failure(status, &body))
+    }
+}
+
+/// Reports on their way. Whatever happens, what became of them is said.
+struct Batch<'a> {
+    outbox: &'a Outbox,
+    fate: Fate,
+}
+
+impl Batch<'_> {
+    fn settle(self) -> Vec<RunId> {
+        let told = self.outbox.settle(self.fate);
+        std::mem::forget(self);
+        told
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.outbox.settle(self.fate);
+    }
+}

@@ -1,0 +1,321 @@
+//! `driver: "exec"`: a program, as a process of its own session.
+//!
+//! | `config` | default | meaning |
+//! |---|---|---|
+//! | `command` | required | the program: a path, or a name to be looked for in `PATH`; or a list of it and its first arguments |
+//! | `args` | | its arguments, after those |
+//! | `directory` | the run's own | where it starts; the run's own is empty at first, and is taken away with the run |
+//! | `user` | the agent's | a name or a number in `/etc/passwd`; only root may become another |
+//! | `stop_signal` | `TERM` | or `INT`, `QUIT`, `HUP`, `USR1`, `USR2`, `KILL`; to the whole process group |
+//! | `stop_grace` | `10s` | then it is killed |
+//! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
+//!
+//! When the program ends, what is left of its process group is killed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+
+use super::{Doing, Driver, Look, Stop};
+use crate::disk;
+use crate::net::within;
+use crate::plan::End;
+use crate::runs::Run;
+use crate::shim::{self, Ended, Launch, Process};
+use crate::workload::Workload;
+
+/// How long a shim may take to start a program.
+const START_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether a shim lives that has not begun to say so.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+const ANSWER_BYTES_MAX: u64 = 4096;
+/// More than comes at once.
+const LOG_BYTES_MIN: u64 = 16 << 10;
+const LOG_BYTES_MAX: u64 = 1 << 30;
+
+/// Runs programs.
+#[derive(Debug)]
+pub struct Exec {
+    shim: Vec<OsString>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    command: Words,
+    #[serde(default)]
+    args: Vec<String>,
+    directory: Option<PathBuf>,
+    user: Option<String>,
+    stop_signal: Option<String>,
+    log_bytes: Option<u64>,
+    log_files: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a text, or a list of texts")]
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Config {
+    fn read(workload: &Workload) -> Result<Self, String> {
+        let config = serde_json::Value::Object(workload.config.clone());
+        let mut config: Self =
+            serde_json::from_value(config).map_err(|why| format!("config: {why}"))?;
+        let mut words = match std::mem::replace(&mut config.command, Words::Many(Vec::new())) {
+            Words::One(program) => vec![program],
+            Words::Many(words) => words,
+        };
+        words.append(&mut config.args);
+        if words.first().is_none_or(String::is_empty) {
+            return Err("config: command: empty".to_owned());
+        }
+        let env = &workload.env;
+        if words
+            .iter()
+            .chain(env.keys())
+            .chain(env.values())
+            .any(|text| text.contains('\0'))
+        {
+            return Err("config: no argument and no variable may hold a zero byte".to_owned());
+        }
+        if let Some(name) = env
+            .keys()
+            .find(|name| name.is_empty() || name.contains('='))
+        {
+            return Err(format!("env: {name:?} is no name of a variable"));
+        }
+        config.command = Words::Many(words);
+        config.signal()?;
+        Ok(config)
+    }
+
+    fn words(&self) -> &[String] {
+        match &self.command {
+            Words::One(word) => std::slice::from_ref(word),
+            Words::Many(words) => words,
+        }
+    }
+
+    fn signal(&self) -> Result<Signal, String> {
+        let name = self.stop_signal.as_deref().unwrap_or("TERM");
+        Ok(match name.strip_prefix("SIG").unwrap_or(name) {
+            "TERM" => Signal::TERM,
+            "INT" => Signal::INT,
+            "QUIT" => Signal::QUIT,
+            "HUP" => Signal::HUP,
+            "USR1" => Signal::USR1,
+            "USR2" => Signal::USR2,
+            "KILL" => Signal::KILL,
+            _ => {
+                return Err(format!(
+                    "config: stop_signal: {name:?} is none of TERM, INT, QUIT, HUP, USR1, USR2, KILL"
+                ));
+            }
+        })
+    }
+
+    fn launch(&self, run: &Run) -> Result<Launch, String> {
+        let mut words = self.words().iter().map(|word| run.expand(word));
+        let directory = match &self.directory {
+            Some(directory) => PathBuf::from(run.expand(&directory.to_string_lossy())),
+            None => run.dir.join("work"),
+        };
+        let (user, home) = match &self.user {
+            None => (None, None),
+            Some(name) => user(name).map(|(user, home)| (Some(user), Some(home)))?,
+        };
+        let mut env = run.environment();
+        if let Some(home) = home {
+            env.entry("HOME".to_owned()).or_insert(home);
+        }
+        Ok(Launch {
+            program: words.next().expect("a command was read"),
+            args: words.collect(),
+            env: env.into_iter().collect::<BTreeMap<_, _>>(),
+            own_directory: self.directory.is_none(),
+            directory,
+            user,
+            log_bytes_max: self
+                .log_bytes
+                .unwrap_or(1 << 20)
+                .clamp(LOG_BYTES_MIN, LOG_BYTES_MAX),
+            log_files_max: self.log_files.unwrap_or(2).clamp(1, 100),
+        })
+    }
+}
+
+/// A user's and his group's number, and his home.
+fn user(wanted: &str) -> Result<((u32, u32), String), String> {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let &[name, _, id, group, _, home, ..] = fields.as_slice() else {
+            return None;
+        };
+        let is_meant = name == wanted || id == wanted;
+        is_meant.then(|| Some(((id.parse().ok()?, group.parse().ok()?), home.to_owned())))?
+    });
+    found.ok_or_else(|| format!("config: user: there is no {wanted:?} on this node"))
+}
+
+impl Exec {
+    /// With the program, and its first arguments, that goes on as [`shim::main`] when it is given a run's directory.
+    pub fn new(shim: Vec<OsString>) -> Self {
+        Self { shim }
+    }
+
+    async fn launch(&self, run: &Run) -> Result<(), String> {
+        let launch = Config::read(&run.workload)?.launch(run)?;
+        disk::note_json(&run.dir.join("launch.json"), &launch)
+            .map_err(|why| format!("the run cannot be written: {why}"))?;
+        let (program, args) = self.shim.split_first().expect("a shim is a program");
+        let shim = Command::new(program)
+            .args(args)
+            .arg(&run.dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut shim = shim.map_err(|why| format!("no shim can be started: {why}"))?;
+        let answer = shim.stdout.take().expect("its output is a pipe");
+        let mut line = String::new();
+        let mut answer = BufReader::new(answer.take(ANSWER_BYTES_MAX));
+        // How it went is read from the directory: this one may have been the second.
+        let _ = within(START_WITHIN, answer.read_line(&mut line)).await;
+        match look(&run.dir).map_err(|why| format!("the run cannot be read: {why}"))? {
+            Look::Running
+            | Look::Ended {
+                how: End::Exited(_),
+                ..
+            } => Ok(()),
+            Look::Ended {
+                how: End::CannotStart(why),
+                ..
+            } => Err(why),
+            Look::Absent => Err("the shim ended without a word".to_owned()),
+        }
+    }
+
+    async fn wait(&self, run: &Run) {
+        let alive = || matches!(look(&run.dir), Ok(Look::Running));
+        loop {
+            // Opened before it is looked, so that an end in between is not missed.
+            let end = pipe::OpenOptions::new().open_receiver(run.dir.join(shim::ALIVE));
+            if !alive() {
+                return;
+            }
+            if let Ok(end) = end {
+                let _ = end.readable().await;
+            }
+            if !alive() {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+}
+
+impl Driver for Exec {
+    fn check(&self, workload: &Workload) -> Result<(), String> {
+        Config::read(workload).map(drop)
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Err(why) = self.launch(run).await else {
+                return Ok(());
+            };
+            // It is over then, unless it lives after all.
+            if let Ok(Some(_alone)) = hold(&run.dir)
+                && !run.dir.join(shim::ENDED).exists()
+            {
+                let ended = Ended::cannot_start(why.clone());
+                disk::note_json(&run.dir.join(shim::ENDED), &ended)
+                    .map_err(|why| why.to_string())?;
+            }
+            Err(why)
+        })
+    }
+
+    fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {
+        Box::pin(async { look(&run.dir) })
+    }
+
+    fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
+        Box::pin(async move {
+            let signal = match how {
+                Stop::Gracefully => Config::read(&run.workload).and_then(|config| config.signal()),
+                Stop::Now => Ok(Signal::KILL),
+            };
+            let Some(process) = process(&run.dir)? else {
+                return Ok(());
+            };
+            if !process.is_alive() {
+                return Ok(());
+            }
+            let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
+            kill_process_group(pid, signal.unwrap_or(Signal::TERM))?;
+            Ok(())
+        })
+    }
+
+    fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
+        Box::pin(self.wait(run))
+    }
+
+    fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
+        Box::pin(async {
+            // A shim that comes late finds nothing to start.
+            let Some(_alone) = hold(&run.dir)? else {
+                return Err(io::Error::other("it lives"));
+            };
+            std::fs::remove_dir_all(&run.dir)
+        })
+    }
+}
+
+/// The lock of a run's shim, if no shim lives.
+fn hold(dir: &Path) -> io::Result<Option<File>> {
+    disk::hold(&dir.join(shim::LOCK))
+}
+
+fn process(dir: &Path) -> io::Result<Option<Process>> {
+    disk::read_json(&dir.join(shim::PROCESS))
+}
+
+fn look(dir: &Path) -> io::Result<Look> {
+    let ended = || disk::read_json::<Ended>(&dir.join(shim::ENDED));
+    if let Some(ended) = ended()? {
+        return Ok(ended.into());
+    }
+    let Some(_alone) = hold(dir)? else {
+        return Ok(Look::Running);
+    };
+    // Only now nobody writes any more.
+    if let Some(ended) = ended()? {
+        return Ok(ended.into());
+    }
+    if !dir.join(shim::BEGUN).exists() {
+        return Ok(Look::Absent);
+    }
+    // The shim was killed. Whatever it started has nobody to write its end down, so it ends here.
+    let killed = shim::kill_strays(dir);
+    tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
+    let ended = Ended::unseen();
+    disk::note_json(&dir.join(shim::ENDED), &ended)?;
+    Ok(ended.into())
+}

@@ -1,0 +1,67 @@
+//! What can run a workload.
+
+pub mod exec;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::plan::End;
+use crate::runs::Run;
+use crate::workload::Workload;
+
+/// Something that goes on for a while.
+pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Runs workloads of one kind. It decides nothing: not whether, not when, not how often.
+///
+/// What it starts outlives it. All that it knows of a run is in the run's directory, or with whom it had run it (an
+/// engine of containers, by a name that follows from the run's id), so that another process of the same agent finds it again.
+pub trait Driver: fmt::Debug + Send + Sync {
+    /// Whether it could run this; else the sentence that says why not. Before anything else is done with it.
+    fn check(&self, workload: &Workload) -> Result<(), String>;
+
+    /// Starts a run whose directory is there. At most once: a run that was begun before, by whomever, is not begun
+    /// again. An error is its end: it cannot start, and this is why.
+    fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>>;
+
+    /// Where it is.
+    fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>>;
+
+    /// Tells it to end, or ends it.
+    fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>>;
+
+    /// Ready when a run that lives has ended, and perhaps sooner.
+    fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()>;
+
+    /// Takes away what is left of a run that does not live. One that was not begun will never be; one that lives
+    /// after all is an error.
+    fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>>;
+}
+
+/// Where a run is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Look {
+    /// Not begun.
+    Absent,
+    /// It lives.
+    Running,
+    /// It is over.
+    Ended {
+        /// How.
+        how: End,
+        /// How long it lived.
+        ran: Duration,
+    },
+}
+
+/// How to end a run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stop {
+    /// It may clean up first.
+    Gracefully,
+    /// Now.
+    Now,
+}

@@ -1,0 +1,179 @@
+//! Looks after a run: one task for each of its checks, and one for its counters.
+
+use std::io;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::Sight;
+use super::prometheus::Selector;
+use crate::net::{Address, within};
+use crate::runs::{Run, RunId};
+use crate::workload::{self, Check, ErrorRate, Probe};
+
+const PAGE_BYTES_MAX: usize = 1 << 20;
+const PAGE_WITHIN: Duration = Duration::from_secs(5);
+/// Before the first look: hardly anything is there at once.
+const SOON: Duration = Duration::from_millis(100);
+/// Between two looks at what comes up.
+const STARTING: Duration = Duration::from_millis(500);
+
+/// Looks after a run for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    _tasks: JoinSet<()>,
+}
+
+impl Watch {
+    /// Sends what it sees.
+    pub(crate) fn start(run: &Arc<Run>, sights: &mpsc::Sender<(RunId, Sight)>) -> Self {
+        let mut tasks = JoinSet::new();
+        for (number, check) in run.workload.checks.iter().enumerate() {
+            if check.probe != Probe::Process {
+                tasks.spawn(check_on(run.clone(), number, sights.clone()));
+            }
+        }
+        if let Some(ErrorRate::Prometheus { .. }) = run.workload.error_rate {
+            tasks.spawn(count(run.clone(), sights.clone()));
+        }
+        Self { _tasks: tasks }
+    }
+}
+
+async fn check_on(run: Arc<Run>, number: usize, sights: mpsc::Sender<(RunId, Sight)>) {
+    let check = &run.workload.checks[number];
+    let began = Instant::now();
+    let mut is_up = false;
+    sleep(SOON.min(check.interval)).await;
+    loop {
+        let passed = matches!(within(check.timeout, probe(&run, check)).await, Ok(Ok(())));
+        let sight = Sight::Checked {
+            check: number,
+            passed,
+        };
+        if sights.send((run.id.clone(), sight)).await.is_err() {
+            return;
+        }
+        is_up |= passed;
+        // That it has come up is worth knowing soon.
+        match is_up || began.elapsed() >= check.start_period {
+            true => sleep(check.interval).await,
+            false => sleep(STARTING.min(check.interval)).await,
+        }
+    }
+}
+
+/// An error is a failure.
+async fn probe(run: &Run, check: &Check) -> io::Result<()> {
+    let port = |port| {
+        run.port(port)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    };
+    match &check.probe {
+        Probe::Http { port: of, path } => {
+            let (status, _) = get(port(of)?, &run.expand(path), check.timeout).await?;
+            match (200..400).contains(&status) {
+                true => Ok(()),
+                false => Err(io::Error::other(format!("status {status}"))),
+            }
+        }
+        Probe::Tcp { port: of } => tokio::net::TcpStream::connect(("127.0.0.1", port(of)?))
+            .await
+            .map(drop),
+        Probe::Command { command } => {
+            let mut words = command.iter().map(|word| run.expand(word));
+            let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
+            let child = Command::new(program)
+                .args(words)
+                .env_clear()
+                .envs(run.environment())
+                .current_dir(run.dir.join("work"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .process_group(0)
+                .kill_on_drop(true)
+                .spawn()?;
+            let mut group = Group(child);
+            match group.0.wait().await?.success() {
+                true => Ok(()),
+                false => Err(io::Error::other("it failed")),
+            }
+        }
+        Probe::Process => Ok(()),
+    }
+}
+
+/// A program and what it started. If nobody waits for it any more, all of it ends.
+struct Group(tokio::process::Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It has an id for as long as it was not waited for.
+        if let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+async fn count(run: Arc<Run>, sights: mpsc::Sender<(RunId, Sight)>) {
+    let Some(ErrorRate::Prometheus {
+        port,
+        path,
+        requests,
+        failed,
+    }) = &run.workload.error_rate
+    else {
+        return;
+    };
+    let selectors = Selector::read(requests)
+        .ok()
+        .zip(Selector::read(failed).ok());
+    let port = workload::known(port.as_ref(), &run.workload.ports).ok();
+    let Some(((requests, failed), port)) = selectors.zip(port.and_then(|port| run.port(&port)))
+    else {
+        return;
+    };
+    let path = run.expand(path.as_deref().unwrap_or("/metrics"));
+    // Twice in an interval, so that each has one.
+    let pause = run.workload.interval / 2;
+    sleep(SOON.min(pause)).await;
+    loop {
+        let page = within(PAGE_WITHIN, get(port, &path, PAGE_WITHIN)).await;
+        let counted = match page {
+            Ok(Ok((200, page))) => {
+                let page = String::from_utf8_lossy(&page);
+                // A counter of failures that is not there has not counted any.
+                requests
+                    .sum(&page)
+                    .map(|all| (all, failed.sum(&page).unwrap_or(0)))
+            }
+            _ => None,
+        };
+        if sights
+            .send((run.id.clone(), Sight::Counted(counted)))
+            .await
+            .is_err()
+        {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+async fn get(port: u16, path: &str, limit: Duration) -> io::Result<(u16, Bytes)> {
+    let address = Address::here(port);
+    let mut connection = address.connect().await?;
+    let request = address.request("GET", path).header("connection", "close");
+    let request = request.body(Full::default()).map_err(io::Error::other)?;
+    let (status, body) = connection.ask(request, PAGE_BYTES_MAX, limit).await?;
+    Ok((status.as_u16(), body))
+}

@@ -1,0 +1,321 @@
+//! HTTP/1.1 as a client, over TCP or TLS, with a bound to everything.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The most bytes of the head of an answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Whatever it is, or an error when the time is over.
+pub(crate) async fn within<T>(limit: Duration, doing: impl Future<Output = T>) -> io::Result<T> {
+    let over = |_| io::Error::from(io::ErrorKind::TimedOut);
+    tokio::time::timeout(limit, doing).await.map_err(over)
+}
+
+/// Where a server is, and how to know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    host: String,
+    port: u16,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// What goes before every path.
+    prefix: String,
+}
+
+/// Why a server's address is none.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// It is not `https://host[:port][/path]`.
+    #[error("{0:?} is not the address of a server, such as https://orchestrator.example:4650")]
+    Shape(String),
+    /// It is not encrypted, and not this machine.
+    #[error("{0:?}: without TLS only to this machine: tokens would be read by others")]
+    Open(String),
+    /// The file with the certificates of authorities.
+    #[error("{path}: no certificates can be read")]
+    Authorities {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+impl Address {
+    /// Reads an address. Over TLS it trusts the authorities in the file, or those of the system.
+    pub(crate) fn new(url: &str, authorities: Option<&Path>) -> Result<Self, AddressError> {
+        let shape = || AddressError::Shape(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| shape())?;
+        let host = uri.host().ok_or_else(shape)?;
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        if uri.query().is_some()
+            || uri
+                .authority()
+                .is_some_and(|all| all.as_str().contains('@'))
+        {
+            return Err(shape());
+        }
+        let (tls, port) = match uri.scheme_str() {
+            Some("https") => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| shape())?;
+                (Some((trusting(authorities)?, name)), 443)
+            }
+            Some("http") if is_here(&host) => (None, 80),
+            Some("http") => return Err(AddressError::Open(url.to_owned())),
+            _ => return Err(shape()),
+        };
+        Ok(Self {
+            port: uri.port_u16().unwrap_or(port),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            host,
+            tls,
+        })
+    }
+
+    /// A port of this machine, for checks.
+    pub(crate) fn here(port: u16) -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port,
+            tls: None,
+            prefix: String::new(),
+        }
+    }
+
+    /// A request to it.
+    pub(crate) fn request(&self, method: &str, path: &str) -> hyper::http::request::Builder {
+        let host = match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        };
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header("host", host)
+            .header(
+                "user-agent",
+                concat!("orchestrator-agent/", env!("CARGO_PKG_VERSION")),
+            )
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+        within(CONNECT_WITHIN, async {
+            let stream = self.tcp().await?;
+            match &self.tls {
+                None => Connection::over(stream).await,
+                Some((config, name)) => {
+                    let tls = TlsConnector::from(config.clone());
+                    Connection::over(tls.connect(name.clone(), stream).await?).await
+                }
+            }
+        })
+        .await?
+    }
+
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in found.filter(|address| self.may(address)) {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    /// Whatever a name resolves to, without TLS it is this machine.
+    fn may(&self, address: &SocketAddr) -> bool {
+        self.tls.is_some() || address.ip().is_loopback()
+    }
+}
+
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn trusting(authorities: Option<&Path>) -> Result<Arc<ClientConfig>, AddressError> {
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Some(path) => {
+            let failed =
+                |why: Box<dyn std::error::Error + Send + Sync>| AddressError::Authorities {
+                    path: path.display().to_string(),
+                    source: io::Error::other(why),
+                };
+            let all = CertificateDer::pem_file_iter(path).map_err(|why| failed(Box::new(why)))?;
+            for certificate in all {
+                let certificate = certificate.map_err(|why| failed(Box::new(why)))?;
+                roots
+                    .add(certificate)
+                    .map_err(|why| failed(Box::new(why)))?;
+            }
+            if roots.is_empty() {
+                return Err(failed("there are none in it".into()));
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            // One that cannot be read leaves the others good.
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(AddressError::Tls)?;
+    Ok(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    ))
+}
+
+/// A connection, for one request after the other. It closes with this.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    carried: JoinHandle<()>,
+}
+
+impl Connection {
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> io::Result<Self> {
+        let made = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = made.await.map_err(io::Error::other)?;
+        let carried = tokio::spawn(async {
+            // Whoever waits for an answer hears of it.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, carried })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// The head of the answer; the body is to be read by one of the functions below.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> io::Result<Response<Incoming>> {
+        within(limit, async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        })
+        .await?
+        .map_err(io::Error::other)
+    }
+
+    /// The whole answer.
+    pub(crate) async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> io::Result<(StatusCode, Bytes)> {
+        within(limit, async {
+            let response = self.send(request, limit).await?;
+            let (head, mut body) = response.into_parts();
+            Ok((head.status, whole(&mut body, bytes_max).await?))
+        })
+        .await?
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.carried.abort();
+    }
+}
+
+/// The next bytes; `None` at the end.
+pub(crate) async fn next(body: &mut Incoming) -> io::Result<Option<Bytes>> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.map_err(io::Error::other)?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+/// All bytes, if they are no more than so many.
+pub(crate) async fn whole(body: &mut Incoming, bytes_max: usize) -> io::Result<Bytes> {
+    let mut all = BytesMut::new();
+    while let Some(bytes) = next(body).await? {
+        if all.len() + bytes.len() > bytes_max {
+            return Err(io::Error::other(format!(
+                "an answer of more than {bytes_max} bytes"
+            )));
+        }
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_tls_only_to_this_machine() {
+        for good in [
+            "http://127.0.0.1:1",
+            "http://localhost",
+            "http://[::1]:4650/api/",
+        ] {
+            Address::new(good, None).unwrap();
+        }
+        for open in [
+            "http://10.0.0.1:1",
+            "http://localhost.example",
+            "http://0.0.0.0",
+        ] {
+            let why = Address::new(open, None).unwrap_err();
+            assert!(matches!(why, AddressError::Open(_)), "{why}");
+        }
+        for wrong in [
+            "",
+            "a",
+            "ftp://localhost",
+            "localhost:1",
+            "http://a@localhost",
+            "http://localhost?x",
+        ] {
+            let why = Address::new(wrong, None).unwrap_err();
+            assert!(matches!(why, AddressError::Shape(_)), "{wrong}: {why}");
+        }
+    }
+}

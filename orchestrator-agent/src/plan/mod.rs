@@ -1,0 +1,373 @@
+//! What to do next, from what is wanted and what is there. Pure: it looks at nothing else, and does nothing.
+//!
+//! The rules, for each execution:
+//!
+//! - Of the assignment that is wanted, one run is alive, or will be when its back-off is over, or its end was final.
+//! - Everything else is told to stop, and killed when its time of grace is over. With `start_first` the newest of the
+//!   others goes on until the wanted run is healthy; otherwise nothing starts before all others have ended.
+//! - Where the wanted document cannot be understood, the newest of the others goes on: a node does not lose what works for
+//!   what cannot.
+//! - Nothing is done to a run that something is being done to.
+//! - A few runs that ended are kept, for who wants to know why; then they are forgotten.
+
+mod standing;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::standing::{Standing, newest, standing};
+use crate::runs::{Key, RunId};
+use crate::workload::{Policy, Workload};
+
+/// Time as a plan sees it: since the agent began. It only grows, whatever clocks do.
+pub type Moment = Duration;
+
+/// So many runs that ended are kept of each execution.
+pub const ENDED_KEPT: usize = 3;
+/// What is wanted no more is kept for so long.
+pub const ENDED_KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+/// A kill that has not helped is repeated.
+const KILL_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// What the server wants of an execution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Of which assignment.
+    pub generation: u64,
+    /// Of the job; 0 = nothing is to run.
+    pub version: u32,
+    /// What to run, or why it cannot be understood; of version 0 it does not matter.
+    pub workload: Result<Arc<Workload>, String>,
+}
+
+/// A run as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// Of which assignment.
+    pub generation: u64,
+    /// Which of its attempts.
+    pub attempt: u32,
+    /// It runs what is wanted now, to the letter; or did.
+    pub is_wanted: bool,
+    /// So many quick restarts came before it in a row.
+    pub row: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// Something is being done to it; when that is over there will be another plan.
+    pub busy: bool,
+    /// It is healthy.
+    pub ready: bool,
+    /// Since when it has been told to stop.
+    pub asked: Option<Moment>,
+    /// When it was killed last.
+    pub killed: Option<Moment>,
+    /// From the one to the other.
+    pub stop_grace: Duration,
+}
+
+/// Where a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// It was meant to start; whether it was begun is not known.
+    Planned,
+    /// It lives.
+    Running,
+    /// It is over.
+    Ended {
+        /// How.
+        how: End,
+        /// Since when that is known.
+        since: Moment,
+        /// How long it lived.
+        ran: Duration,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum End {
+    /// With this code.
+    Exited(i32),
+    /// Before it began.
+    CannotStart(String),
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Action {
+    /// Make a new run of what is wanted, and start it.
+    Create {
+        /// Which.
+        run: RunId,
+        /// So many quick restarts came before it in a row.
+        row: u32,
+    },
+    /// Start one that was made.
+    Start(RunId),
+    /// Tell it to stop.
+    Stop(RunId),
+    /// End it.
+    Kill(RunId),
+    /// Take away what is left of it. One that has not begun never will.
+    Forget(RunId),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { run, row: 0 } => write!(f, "start {run}"),
+            Self::Create { run, row } => write!(f, "start {run}, restart {row} in a row"),
+            Self::Start(run) => write!(f, "start {run}, which was made before"),
+            Self::Stop(run) => write!(f, "stop {run}"),
+            Self::Kill(run) => write!(f, "kill {run}"),
+            Self::Forget(run) => write!(f, "forget {run}"),
+        }
+    }
+}
+
+/// What to do now, and when to look again if nothing happens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In any order, and at the same time.
+    pub actions: Vec<Action>,
+    /// `None` = not until something happens.
+    pub wake: Option<Moment>,
+}
+
+/// Says what to do next.
+pub fn plan(
+    desired: &BTreeMap<Key, Wanted>,
+    observed: &BTreeMap<Key, Vec<Seen>>,
+    now: Moment,
+) -> Plan {
+    let mut plan = Plan::default();
+    for (key, wanted) in desired {
+        let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
+        Planner {
+            key,
+            runs,
+            now,
+            plan: &mut plan,
+        }
+        .wanted(wanted);
+    }
+    for (key, runs) in observed
+        .iter()
+        .filter(|(key, _)| !desired.contains_key(*key))
+    {
+        Planner {
+            key,
+            runs,
+            now,
+            plan: &mut plan,
+        }
+        .unwanted();
+    }
+    plan
+}
+
+enum Next {
+    Never,
+    At { moment: Moment, row: u32 },
+}
+
+impl Seen {
+    /// It has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// What follows its end.
+    fn next(&self, workload: &Workload) -> Next {
+        let Phase::Ended { how, since, ran } = &self.phase else {
+            return Next::Never;
+        };
+        if self.asked.is_some() {
+            // It is wanted again, so its end says nothing.
+            return Next::At {
+                moment: *since,
+                row: 0,
+            };
+        }
+        let restart = &workload.restart;
+        let row = if *ran >= restart.reset_after {
+            0
+        } else {
+            self.row
+        };
+        let well = *how == End::Exited(0);
+        let again = match restart.policy {
+            Policy::Always => true,
+            Policy::OnFailure => !well,
+            Policy::Never => false,
+        };
+        if !again || workload.batch && well || restart.attempts.is_some_and(|most| row >= most) {
+            return Next::Never;
+        }
+        let moment = since.saturating_add(restart.wait(row));
+        let row = row.saturating_add(1);
+        Next::At { moment, row }
+    }
+}
+
+/// Plans for one execution.
+struct Planner<'a> {
+    key: &'a Key,
+    runs: &'a [Seen],
+    now: Moment,
+    plan: &'a mut Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn wanted(&mut self, wanted: &Wanted) {
+        self.forget(None);
+        if wanted.version == 0 {
+            return self.stop_all_but(None);
+        }
+        let Ok(workload) = &wanted.workload else {
+            let kept = self.best_other();
+            return self.stop_all_but(kept);
+        };
+        let mine = newest(self.runs);
+        let up = mine.is_some_and(|mine| mine.phase == Phase::Running);
+        let ready = mine.is_some_and(|mine| up && mine.ready);
+        let kept = match workload.start_first && !ready {
+            true => self.best_other(),
+            false => None,
+        };
+        for other in self.runs.iter().filter(|run| !run.is_over()) {
+            let stays = [mine, kept]
+                .into_iter()
+                .flatten()
+                .any(|run| std::ptr::eq(run, other));
+            if !stays {
+                self.stop(other);
+            }
+        }
+        let alone = |run: &&Seen| {
+            let stays = [mine, kept]
+                .into_iter()
+                .flatten()
+                .any(|stays| std::ptr::eq(stays, *run));
+            run.is_over() || stays
+        };
+        if self.runs.iter().all(|run| alone(&run)) {
+            self.start(wanted, workload, mine);
+        }
+    }
+
+    fn unwanted(&mut self) {
+        self.stop_all_but(None);
+        self.forget(Some(ENDED_KEPT_FOR));
+    }
+
+    /// Brings up what is wanted, now that nothing is in its way.
+    fn start(&mut self, wanted: &Wanted, workload: &Workload, mine: Option<&Seen>) {
+        let same = self
+            .runs
+            .iter()
+            .filter(|run| run.generation == wanted.generation);
+        let attempt = same.map(|run| run.attempt).max().unwrap_or(0) + 1;
+        let run = RunId {
+            key: self.key.clone(),
+            generation: wanted.generation,
+            attempt,
+        };
+        match mine {
+            None => self.act(Action::Create { run, row: 0 }),
+            Some(mine) if mine.busy => {}
+            Some(mine) => match (&mine.phase, mine.next(workload)) {
+                (Phase::Planned, _) => self.act(Action::Start(self.id(mine))),
+                (Phase::Ended { .. }, Next::At { moment, row }) if self.now >= moment => {
+                    self.act(Action::Create { run, row });
+                }
+                (Phase::Ended { .. }, Next::At { moment, .. }) => self.wake(moment),
+                (Phase::Ended { .. }, Next::Never) | (Phase::Running, _) => {}
+            },
+        }
+    }
+
+    /// Of what is not wanted, the newest that lives and was not told to stop.
+    fn best_other(&self) -> Option<&'a Seen> {
+        let others = self
+            .runs
+            .iter()
+            .filter(|run| !run.is_wanted && run.phase == Phase::Running && run.asked.is_none());
+        others.max_by_key(|run| (run.ready, run.generation, run.attempt))
+    }
+
+    fn stop_all_but(&mut self, kept: Option<&Seen>) {
+        for run in self.runs.iter().filter(|run| !run.is_over()) {
+            if !kept.is_some_and(|kept| std::ptr::eq(kept, run)) {
+                self.stop(run);
+            }
+        }
+    }
+
+    fn stop(&mut self, run: &Seen) {
+        if run.busy {
+            return;
+        }
+        let id = self.id(run);
+        match (&run.phase, run.asked) {
+            (Phase::Ended { .. }, _) => {}
+            (Phase::Planned, _) => self.act(Action::Forget(id)),
+            (Phase::Running, None) => self.act(Action::Stop(id)),
+            (Phase::Running, Some(asked)) => {
+                let due = match run.killed {
+                    None => asked.saturating_add(run.stop_grace),
+                    Some(killed) => killed.saturating_add(KILL_AGAIN_AFTER),
+                };
+                match self.now >= due {
+                    true => self.act(Action::Kill(id)),
+                    false => self.wake(due),
+                }
+            }
+        }
+    }
+
+    /// Forgets the oldest ends, but not the one that says what to do next.
+    fn forget(&mut self, after: Option<Duration>) {
+        let last = newest(self.runs);
+        let mut over: Vec<_> = self
+            .runs
+            .iter()
+            .filter(|run| run.is_over() && !run.busy)
+            .filter(|run| !last.is_some_and(|last| std::ptr::eq(last, *run)))
+            .collect();
+        over.sort_by_key(|run| std::cmp::Reverse((run.generation, run.attempt)));
+        for (place, run) in over.into_iter().enumerate() {
+            let Phase::Ended { since, .. } = run.phase else {
+                continue;
+            };
+            let until = after.map(|after| since.saturating_add(after));
+            match until {
+                _ if place >= ENDED_KEPT => self.act(Action::Forget(self.id(run))),
+                Some(until) if self.now >= until => self.act(Action::Forget(self.id(run))),
+                Some(until) => self.wake(until),
+                None => {}
+            }
+        }
+    }
+
+    fn id(&self, run: &Seen) -> RunId {
+        RunId {
+            key: self.key.clone(),
+            generation: run.generation,
+            attempt: run.attempt,
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.plan.actions.push(action);
+    }
+
+    fn wake(&mut self, at: Moment) {
+        self.plan.wake = Some(self.plan.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! The rules, against a world that does what plans say, late or at once, and in which anything may happen between.
+
+mod ends;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn workload(start_first: bool) -> Arc<Workload> {
+    let switch = if start_first {
+        "start_first"
+    } else {
+        "stop_first"
+    };
+    let document = json!({
+        "driver": "exec", "config": { "stop_grace": "5s" }, "switch": switch,
+        "restart": { "backoff": "1s", "backoff_max": "4s" },
+    });
+    Arc::new(Workload::read(&document).unwrap())
+}
+
+fn key(number: u32) -> Key {
+    let job = "default/web".to_owned().try_into().unwrap();
+    Key { job, slot: number }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Wants {
+        slot: u32,
+        start_first: bool,
+        anew: bool,
+    },
+    WantsWhatCannotBe {
+        slot: u32,
+    },
+    WantsNothing {
+        slot: u32,
+    },
+    Forgets {
+        slot: u32,
+    },
+    Exits {
+        which: usize,
+        code: i32,
+    },
+    BecomesReady {
+        which: usize,
+    },
+    TaskEnds {
+        which: usize,
+        well: bool,
+    },
+    Passes {
+        millis: u64,
+    },
+    AgentIsKilled,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    let slot = 0..2_u32;
+    prop_oneof![
+        3 => (slot.clone(), any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(slot, start_first, anew)| Happens::Wants { slot, start_first, anew }),
+        1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
+        1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
+        1 => slot.prop_map(|slot| Happens::Forgets { slot }),
+        3 => (0..8_usize, 0..2_i32).prop_map(|(which, code)| Happens::Exits { which, code }),
+        3 => (0..8_usize).prop_map(|which| Happens::BecomesReady { which }),
+        6 => (0..8_usize, prop::bool::weighted(0.8)).prop_map(|(which, well)| Happens::TaskEnds { which, well }),
+        3 => (0..9000_u64).prop_map(|millis| Happens::Passes { millis }),
+        1 => Just(Happens::AgentIsKilled),
+    ]
+}
+
+/// What a run does while it is busy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Task {
+    Start,
+    Forget,
+}
+
+/// A run, what is being done to it, and which document it runs.
+type Acting = (Seen, Option<Task>, u64);
+
+#[derive(Debug, Default)]
+struct World {
+    now: Moment,
+    generation: u64,
+    document: u64,
+    desired: BTreeMap<Key, Wanted>,
+    /// Which document it is that is wanted.
+    documents: BTreeMap<Key, u64>,
+    runs: BTreeMap<Key, Vec<Acting>>,
+}
+
+impl World {
+    fn observed(&self) -> BTreeMap<Key, Vec<Seen>> {
+        let runs = self.runs.iter();
+        let seen = runs.map(|(key, runs)| {
+            let wanted = self.desired.get(key);
+            let seen = runs.iter().map(|(run, task, document)| Seen {
+                is_wanted: wanted.is_some_and(|w| w.generation == run.generation && w.version != 0)
+                    && self.documents.get(key) == Some(document),
+                busy: task.is_some(),
+                ..run.clone()
+            });
+            (key.clone(), seen.collect())
+        });
+        seen.collect()
+    }
+
+    fn turn(&mut self) -> bool {
+        let observed = self.observed();
+        let plan = plan(&self.desired, &observed, self.now);
+        for action in &plan.actions {
+            self.check(&observed, action);
+        }
+        for action in &plan.actions {
+            self.act(action);
+        }
+        !plan.actions.is_empty()
+    }
+
+    fn check(&self, observed: &BTreeMap<Key, Vec<Seen>>, action: &Action) {
+        let (Action::Create { run: id, .. }
+        | Action::Start(id)
+        | Action::Stop(id)
+        | Action::Kill(id)
+        | Action::Forget(id)) = action;
+        let runs = observed.get(&id.key).map_or(&[][..], Vec::as_slice);
+        let wanted = self.desired.get(&id.key);
+        let is = |run: &&Seen| run.generation == id.generation && run.attempt == id.attempt;
+        let run = runs.iter().find(is);
+        assert!(!run.is_some_and(|run| run.busy), "{action:?} on a busy run");
+        match action {
+            Action::Create { .. } | Action::Start(_) => {
+                assert_eq!(run.is_some(), matches!(action, Action::Start(_)));
+                let wanted = wanted.expect("only what is wanted starts");
+                assert_eq!(wanted.generation, id.generation);
+                let alive = runs.iter().filter(|run| !run.is_over() && !is(run));
+                let most = usize::from(wanted.workload.as_ref().unwrap().start_first);
+                let alive: Vec<_> = alive.collect();
+                assert!(alive.len() <= most, "beside {alive:?}");
+                assert!(alive.iter().all(|run| !run.is_wanted), "a second start");
+            }
+            Action::Stop(_) | Action::Kill(_) => {
+                let run = run.unwrap();
+                assert_eq!(run.phase, Phase::Running);
+                assert!(!run.is_wanted, "what is wanted is not stopped");
+                if let Action::Kill(_) = action {
+                    assert!(self.now >= run.asked.unwrap() + run.stop_grace);
+                }
+                // Never none, where that was asked for.
+                let others = runs
+                    .iter()
+                    .filter(|run| !is(run) && run.phase == Phase::Running);
+                let serves = |run: &Seen| run.asked.is_none() && (!run.is_wanted || run.ready);
+                if let Some(Wanted {
+                    version: 1..,
+                    workload,
+                    ..
+                }) = wanted
+                {
+                    let gap = workload
+                        .as_ref()
+                        .is_ok_and(|workload| !workload.start_first);
+                    assert!(run.asked.is_some() || gap || others.clone().any(serves));
+                }
+            }
+            Action::Forget(_) => {
+                let run = run.unwrap();
+                assert_ne!(run.phase, Phase::Running);
+                assert!(newest(runs) != Some(run), "{run:?} of {runs:?}");
+            }
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        let now = self.now;
+        match action {
+            Action::Create { run, row } => {
+                let document = self.documents[&run.key];
+                let seen = Seen {
+                    generation: run.generation,
+                    attempt: run.attempt,
+                    is_wanted: false,
+                    row: *row,
+                    phase: Phase::Planned,
+                    busy: false,
+                    ready: false,
+                    asked: None,
+                    killed: None,
+                    stop_grace: Duration::from_secs(5),
+                };
+                self.runs.entry(run.key.clone()).or_default().push((
+                    seen,
+                    Some(Task::Start),
+                    document,
+                ));
+            }
+            Action::Start(id) => self.run(id).1 = Some(Task::Start),
+            Action::Forget(id) => self.run(id).1 = Some(Task::Forget),
+            Action::Stop(id) => self.run(id).0.asked = Some(now),
+            Action::Kill(id) => {
+                self.run(id).0.killed = Some(now);
+                end(&mut self.run(id).0, now, 137);
+            }
+        }
+    }
+
+    fn run(&mut self, id: &RunId) -> &mut Acting {
+        let runs = self.runs.get_mut(&id.key).unwrap();
+        let mut found = runs
+            .iter_mut()
+            .filter(|(run, ..)| run.generation == id.generation && run.attempt == id.attempt);
+        found.next().unwrap()
+    }
+
+    fn nth(&mut self, which: usize, is: impl Fn(&Acting) -> bool) -> Option<&mut Acting> {
+        let mut all: Vec<_> = self
+            .runs
+            .values_mut()
+            .flatten()
+            .filter(|run| is(run))
+            .collect();
+        let count = all.len().max(1);
+        (!all.is_empty()).then(|| all.swap_remove(which % count))
+    }
+
+    fn wants(&mut self, slot: u32, version: u32, workload: Result<Arc<Workload>, String>) {
+        self.document += 1;
+        self.generation += 1;
+        let generation = self.generation;
+        self.documents.insert(key(slot), self.document);
+        let wanted = Wanted {
+            generation,
+            version,
+            workload,
+        };
+        self.desired.insert(key(slot), wanted);
+    }
+
+    fn happen(&mut self, what: Happens) {
+        let now = self.now;
+        match what {
+            Happens::Wants {
+                slot,
+                start_first,
+                anew,
+            } => {
+                if anew {
+                    // The job was deleted, and another of its name began.
+                    self.generation = 0;
+                }
+                self.wants(slot, 1, Ok(workload(start_first)));
+            }
+            Happens::WantsWhatCannotBe { slot } => self.wants(slot, 1, Err("no".to_owned())),
+            Happens::WantsNothing { slot } => self.wants(slot, 0, Err("no".to_owned())),
+            Happens::Forgets { slot } => drop(self.desired.remove(&key(slot))),
+            Happens::Exits { which, code } => {
+                if let Some(run) = self.nth(which, |run| run.0.phase == Phase::Running) {
+                    end(&mut run.0, now, code);
+                }
+            }
+            Happens::BecomesReady { which } => {
+                if let Some(run) = self.nth(which, |run| run.0.phase == Phase::Running) {
+                    run.0.ready = true;
+                }
+            }
+            Happens::TaskEnds { which, well } => self.task_ends(which, well),
+            Happens::Passes { millis } => self.now += Duration::from_millis(millis),
+            Happens::AgentIsKilled => {
+                for (run, task, _) in self.runs.values_mut().flatten() {
+                    // What was begun may have happened, or not; a driver does it at most once.
+                    if task.take() == Some(Task::Start) && run.generation % 2 == 0 {
+                        run.phase = Phase::Running;
+                    }
+                    (run.killed, run.ready) = (None, false);
+                    run.asked = run.asked.map(|_| now);
+                }
+            }
+        }
+    }
+
+    fn task_ends(&mut self, which: usize, well: bool) {
+        let now = self.now;
+        let Some((run, task, document)) = self.nth(which, |run| run.1.is_some()) else {
+            return;
+        };
+        match task.take() {
+            Some(Task::Start) if well => run.phase = Phase::Running,
+            Some(Task::Start) => {
+                let how = End::CannotStart("bad luck".to_owned());
+                run.phase = Phase::Ended {
+                    how,
+                    since: now,
+                    ran: Duration::ZERO,
+                };
+            }
+            Some(Task::Forget) if well => {
+                let (generation, attempt, document) = (run.generation, run.attempt, *document);
+                for runs in self.runs.values_mut() {
+                    runs.retain(|(run, _, of)| {
+                        (run.generation, run.attempt, *of) != (generation, attempt, document)
+                    });
+                }
+            }
+            Some(Task::Forget) | None => {}
+        }
+    }
+
+    /// Everything goes well from now on.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            self.turn();
+            while self
+                .runs
+                .values()
+                .flatten()
+                .any(|(_, task, _)| task.is_some())
+            {
+                self.task_ends(0, true);
+            }
+            let now = self.now;
+            for (run, ..) in self.runs.values_mut().flatten() {
+                if run.phase == Phase::Running {
+                    run.ready = true;
+                    if run.asked.is_some() {
+                        end(run, now, 0);
+                    }
+                }
+            }
+            self.now += Duration::from_millis(500);
+        }
+        assert!(!self.turn(), "it never comes to rest");
+    }
+}
+
+fn end(run: &mut Seen, now: Moment, code: i32) {
+    let how = End::Exited(code);
+    run.phase = Phase::Ended {
+        how,
+        since: now,
+        ran: Duration::from_secs(1),
+    };
+    run.ready = false;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_rules_hold_and_it_converges(story in prop::collection::vec(happens(), 1..60)) {
+        let mut world = World::default();
+        for what in story {
+            world.happen(what);
+            world.turn();
+        }
+        world.settle();
+        for (key, wanted) in &world.desired {
+            let runs = world.observed().remove(key).unwrap_or_default();
+            let alive: Vec<_> = runs.iter().filter(|run| !run.is_over()).collect();
+            match (wanted.version, &wanted.workload) {
+                (0, _) => {
+                    prop_assert!(alive.is_empty());
+                    prop_assert_eq!(standing(wanted, &runs), Standing::Stopped);
+                }
+                (_, Err(why)) => {
+                    prop_assert!(alive.len() <= 1);
+                    prop_assert_eq!(standing(wanted, &runs), Standing::CannotStart(why.clone()));
+                }
+                (_, Ok(_)) => {
+                    prop_assert_eq!(alive.len(), 1, "{:?}", runs);
+                    prop_assert!(alive[0].is_wanted);
+                    prop_assert!(matches!(standing(wanted, &runs), Standing::Up(_)));
+                }
+            }
+            prop_assert!(runs.len() <= ENDED_KEPT + 2);
+        }
+        for (key, runs) in world.observed() {
+            let is_over = runs.iter().all(Seen::is_over);
+            prop_assert!(is_over || world.desired.contains_key(&key));
+        }
+    }
+}

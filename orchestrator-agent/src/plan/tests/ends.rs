@@ -1,0 +1,87 @@
+//! What follows an end, and how it is told.
+
+use super::*;
+
+fn ended(attempt: u32, row: u32, how: End, ran: u64) -> Seen {
+    Seen {
+        generation: 1,
+        attempt,
+        is_wanted: true,
+        row,
+        phase: Phase::Ended {
+            how,
+            since: Duration::ZERO,
+            ran: Duration::from_secs(ran),
+        },
+        busy: false,
+        ready: false,
+        asked: None,
+        killed: None,
+        stop_grace: Duration::ZERO,
+    }
+}
+
+/// What is done with this end, and how it is told.
+fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, Standing) {
+    let kind = if batch { "batch" } else { "service" };
+    let document = json!({ "driver": "exec", "config": {}, "restart": restart, "job_type": kind });
+    let workload = Ok(Arc::new(Workload::read(&document).unwrap()));
+    let wanted = Wanted {
+        generation: 1,
+        version: 1,
+        workload,
+    };
+    let standing = standing(&wanted, std::slice::from_ref(&run));
+    let desired = BTreeMap::from([(key(0), wanted)]);
+    let observed = BTreeMap::from([(key(0), vec![run])]);
+    let plan = plan(&desired, &observed, Duration::ZERO);
+    assert!(plan.actions.is_empty());
+    (plan.wake.map(|wake| wake.as_secs()), standing)
+}
+
+#[test]
+fn ends_are_final_or_not() {
+    let exit = |code| End::Exited(code);
+    let down = |secs| (Some(secs), Standing::Down);
+    let over = |code| (None, Standing::Exited(code));
+    let set = json!({ "backoff": "2s", "backoff_max": "9s", "reset_after": "30s" });
+    assert_eq!(after(set.clone(), false, ended(1, 0, exit(1), 1)), down(2));
+    assert_eq!(after(set.clone(), false, ended(1, 0, exit(0), 1)), down(2));
+    assert_eq!(after(set.clone(), false, ended(9, 8, exit(1), 29)), down(9));
+    assert_eq!(
+        after(set, false, ended(9, 8, exit(1), 30)),
+        down(2),
+        "a new row"
+    );
+    assert_eq!(
+        after(json!({ "policy": "never" }), false, ended(1, 0, exit(3), 1)),
+        over(3)
+    );
+    assert_eq!(
+        after(
+            json!({ "policy": "on_failure" }),
+            false,
+            ended(1, 0, exit(0), 1)
+        ),
+        over(0)
+    );
+    let twice = json!({ "attempts": 2 });
+    assert_eq!(
+        after(twice.clone(), false, ended(2, 1, exit(1), 1)),
+        down(2)
+    );
+    assert_eq!(
+        after(twice.clone(), false, ended(3, 2, exit(1), 1)),
+        over(1)
+    );
+    assert_eq!(after(twice, false, ended(3, 2, exit(1), 60)), down(1));
+    assert_eq!(after(json!({}), true, ended(1, 0, exit(0), 1)), over(0));
+    assert_eq!(after(json!({}), true, ended(1, 0, exit(1), 1)), down(1));
+    assert_eq!(after(json!({}), true, ended(4, 3, exit(1), 1)), over(1));
+    let cannot = Standing::CannotStart("no".to_owned());
+    let no = End::CannotStart("no".to_owned());
+    assert_eq!(
+        after(json!({}), false, ended(1, 0, no, 0)),
+        (Some(1), cannot)
+    );
+}

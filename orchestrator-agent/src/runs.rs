@@ -1,0 +1,253 @@
+//! The runs that a node knows of, each a directory.
+//!
+//! ```text
+//! runs/<namespace>@/<job>@/<slot>.<generation>.<attempt>/
+//!   run.json     what it is; written before anything is started, whole or not there
+//!   asked        that it was told to stop
+//!   told         that the server knows of this start
+//!   work/        where it runs, if it does not say otherwise
+//!   …            the driver's
+//! ```
+//!
+//! No name may hold an `@`, so none climbs out of the directory or is another's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::disk;
+use crate::shim::RUN;
+use crate::wire::Job;
+use crate::workload::{self, PortRef, Workload};
+
+/// Which execution.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Key {
+    /// Whose it is.
+    pub job: Job,
+    /// Its number within the job.
+    pub slot: u32,
+}
+
+/// One life of one workload.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct RunId {
+    /// Of which execution.
+    pub key: Key,
+    /// Of which assignment.
+    pub generation: u64,
+    /// From 1.
+    pub attempt: u32,
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Key { job, slot } = &self.key;
+        write!(f, "{job} {slot}.{}.{}", self.generation, self.attempt)
+    }
+}
+
+/// A run, and all that is needed to start and to stop it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Which one.
+    pub id: RunId,
+    /// The version of its job.
+    pub version: u32,
+    /// The name of the node.
+    pub node: Arc<str>,
+    /// So many quick restarts came before it in a row.
+    pub row: u32,
+    /// Its ports, by name.
+    pub ports: BTreeMap<String, u16>,
+    /// The job document.
+    pub document: Arc<Value>,
+    /// The same, read.
+    pub workload: Arc<Workload>,
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+/// What is written of it.
+#[derive(Deserialize, Serialize)]
+struct Kept {
+    id: RunId,
+    version: u32,
+    node: Arc<str>,
+    row: u32,
+    ports: BTreeMap<String, u16>,
+    document: Arc<Value>,
+}
+
+impl Run {
+    /// Where a check of it looks.
+    pub fn port(&self, port: &PortRef) -> Option<u16> {
+        match port {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => self.ports.get(name).copied(),
+        }
+    }
+
+    /// Replaces the words that stand for what the run is.
+    pub fn expand(&self, text: &str) -> String {
+        if !text.contains('{') {
+            return text.to_owned();
+        }
+        let mut text = text.to_owned();
+        for (word, value) in self.facts() {
+            text = text.replace(&format!("{{{word}}}"), &value);
+        }
+        text
+    }
+
+    /// The environment of whatever runs for it: the job's, and what the run is.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
+        let dir = self.dir.to_string_lossy().into_owned();
+        let mut all = BTreeMap::from([("PATH".to_owned(), path)]);
+        for (word, value) in self.facts() {
+            let name = match word.starts_with("PORT") {
+                true => word,
+                false => format!("ORCHESTRATOR_{word}"),
+            };
+            all.insert(name, value);
+        }
+        let own = &self.workload.env;
+        all.extend(
+            own.iter()
+                .map(|(name, value)| (name.clone(), self.expand(value))),
+        );
+        all.insert(RUN.to_owned(), dir);
+        all
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let Key { job, slot } = &self.id.key;
+        let mut facts = vec![
+            ("NODE".to_owned(), self.node.to_string()),
+            ("NAMESPACE".to_owned(), job.namespace().to_owned()),
+            ("JOB".to_owned(), job.name().to_owned()),
+            ("VERSION".to_owned(), self.version.to_string()),
+            ("SLOT".to_owned(), slot.to_string()),
+        ];
+        let first = self.workload.ports.first();
+        if let Some(port) = first.and_then(|first| self.ports.get(&first.name)) {
+            facts.push(("PORT".to_owned(), port.to_string()));
+        }
+        let named = |(name, port): (&String, &u16)| {
+            (
+                format!("PORT_{}", workload::variable(name)),
+                port.to_string(),
+            )
+        };
+        facts.extend(self.ports.iter().map(named));
+        facts
+    }
+
+    /// Makes its directory, before anything is started.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        disk::directory(&self.dir.join("work"))?;
+        let kept = Kept {
+            id: self.id.clone(),
+            version: self.version,
+            node: self.node.clone(),
+            row: self.row,
+            ports: self.ports.clone(),
+            document: self.document.clone(),
+        };
+        disk::note_json(&self.dir.join("run.json"), &kept)
+    }
+
+    /// Puts a mark on it that survives the agent.
+    pub(crate) fn mark(&self, mark: Mark) -> io::Result<()> {
+        disk::note(&self.dir.join(mark.name()), b"")
+    }
+
+    pub(crate) fn has(&self, mark: Mark) -> bool {
+        self.dir.join(mark.name()).exists()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    Asked,
+    Told,
+}
+
+impl Mark {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Told => "told",
+        }
+    }
+}
+
+/// The directory of a run.
+pub(crate) fn directory(runs: &Path, id: &RunId) -> PathBuf {
+    let Key { job, slot } = &id.key;
+    runs.join(format!("{}@", job.namespace()))
+        .join(format!("{}@", job.name()))
+        .join(format!("{slot}.{}.{}", id.generation, id.attempt))
+}
+
+/// All runs that were kept. What was not written whole never began, and is taken away.
+pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
+    disk::directory(runs)?;
+    let mut found = Vec::new();
+    for namespace in directories(runs)? {
+        for job in directories(&namespace)? {
+            for dir in directories(&job)? {
+                match disk::read_json::<Kept>(&dir.join("run.json")) {
+                    Ok(Some(kept)) => found.push(restore(kept, dir)),
+                    Ok(None) => std::fs::remove_dir_all(&dir)?,
+                    Err(why) => tracing::error!(dir = %dir.display(), %why, "a run cannot be read"),
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn restore(kept: Kept, dir: PathBuf) -> Run {
+    let workload = Workload::read(&kept.document).unwrap_or_else(|why| {
+        // Of another version of this program. What it started must be found all the same.
+        tracing::warn!(dir = %dir.display(), why, "a run is understood only in part");
+        Workload::in_part(&kept.document)
+    });
+    Run {
+        id: kept.id,
+        version: kept.version,
+        node: kept.node,
+        row: kept.row,
+        ports: kept.ports,
+        document: kept.document,
+        workload: Arc::new(workload),
+        dir,
+    }
+}
+
+/// Takes away the directories that hold nothing more. They come back when they are needed.
+pub(crate) fn tidy(dir: &Path) {
+    let above = dir.ancestors().skip(1).take(2);
+    for dir in above {
+        // Fails where something is in it, as it should.
+        let _ = std::fs::remove_dir(dir);
+    }
+}

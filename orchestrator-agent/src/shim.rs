@@ -1,0 +1,378 @@
+//! The parent of a workload's process: writes its output to bounded files, and at last how it ended.
+//!
+//! It is a small process of its own, so that a workload outlives the agent. All that it and the agent have to say to
+//! each other is in the run's directory:
+//!
+//! ```text
+//! launch.json     what to start; the agent's
+//! lock            held while the shim lives: what is alive needs no guess about process ids
+//! alive           a pipe that is closed when the shim ends, for who waits for it
+//! begun           from here on, no other shim starts this run
+//! process.json    the ids of the shim and of the workload's process, and when that was started
+//! ended.json      how it ended
+//! stdout.log …    its output; .1 and so on are older
+//! ```
+//!
+//! Of two shims for the same run one gets the lock, and the other ends at once: so a run is started at most once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::driver::Look;
+use crate::plan::End;
+
+pub(crate) const LOCK: &str = "lock";
+/// A pipe that nobody writes to, and that is at its end when the shim is.
+pub(crate) const ALIVE: &str = "alive";
+pub(crate) const BEGUN: &str = "begun";
+pub(crate) const PROCESS: &str = "process.json";
+pub(crate) const ENDED: &str = "ended.json";
+/// The variable that tells whose run a process is.
+pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
+
+/// How long output may still come after the end, from whoever has taken it along.
+const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// What to start.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Launch {
+    pub(crate) program: String,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) directory: PathBuf,
+    /// That is the run's, and is given to the user.
+    pub(crate) own_directory: bool,
+    pub(crate) user: Option<(u32, u32)>,
+    pub(crate) log_bytes_max: u64,
+    pub(crate) log_files_max: u32,
+}
+
+/// What was started.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Process {
+    pub(crate) shim: i32,
+    pub(crate) pid: i32,
+    /// In the system's ticks since it booted: no other process of this id began then.
+    pub(crate) started: u64,
+}
+
+impl Process {
+    pub(crate) fn is_alive(&self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Ended {
+    code: Option<i32>,
+    cannot_start: Option<String>,
+    ran_millis: u64,
+}
+
+impl Ended {
+    pub(crate) fn cannot_start(why: String) -> Self {
+        Self {
+            code: None,
+            cannot_start: Some(why),
+            ran_millis: 0,
+        }
+    }
+
+    /// Its exit code is known to nobody.
+    pub(crate) fn unseen() -> Self {
+        Self {
+            code: None,
+            cannot_start: None,
+            ran_millis: 0,
+        }
+    }
+}
+
+impl From<Ended> for Look {
+    fn from(ended: Ended) -> Self {
+        let how = match ended.cannot_start {
+            Some(why) => End::CannotStart(why),
+            None => End::Exited(ended.code.unwrap_or(-1)),
+        };
+        let ran = Duration::from_millis(ended.ran_millis);
+        Self::Ended { how, ran }
+    }
+}
+
+/// Starts the run in this directory, unless it was before, and stays until it is over.
+pub fn main(dir: &Path) -> ExitCode {
+    // Fails where it leads a session already.
+    let _ = rustix::process::setsid();
+    match run(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(&format!("no {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &Path) -> io::Result<()> {
+    let Some(_lock) = disk::hold(&dir.join(LOCK))? else {
+        return Ok(());
+    };
+    // Also when the directory was taken away before the lock was there.
+    if dir.join(BEGUN).exists() || dir.join(ENDED).exists() {
+        return Ok(());
+    }
+    let Some(launch) = disk::read_json::<Launch>(&dir.join("launch.json"))? else {
+        return Ok(());
+    };
+    let _alive = pipe(&dir.join(ALIVE))?;
+    disk::note(&dir.join(BEGUN), b"")?;
+    let began = Instant::now();
+    let mut child = match start(&launch) {
+        Ok(child) => child,
+        Err(why) => {
+            let why = format!("{}: {why}", launch.program);
+            disk::note_json(&dir.join(ENDED), &Ended::cannot_start(why.clone()))?;
+            return Err(io::Error::other(why));
+        }
+    };
+    let pid = child.id().cast_signed();
+    let process = Process {
+        shim: rustix::process::getpid().as_raw_nonzero().get(),
+        pid,
+        started: started(pid).unwrap_or(0),
+    };
+    let noted = disk::note_json(&dir.join(PROCESS), &process);
+    if let Err(why) = noted {
+        // Nobody could stop it.
+        end_group(pid);
+        let _ = child.wait();
+        disk::note_json(&dir.join(ENDED), &Ended::cannot_start(why.to_string()))?;
+        return Err(why);
+    }
+    say("up");
+    let drained = keep_output(dir, &launch, &mut child);
+    // The process is still there as a zombie while its group is ended, so its id is nobody else's.
+    let pid_of = Pid::from_raw(pid).expect("a child has an id");
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while let Err(Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid_of), ended) {}
+    end_group(pid);
+    let status = child.wait()?;
+    let until = Instant::now() + DRAIN_WITHIN;
+    for _ in 0..2 {
+        // An error means that all was read, or that the time is over.
+        let _ = drained.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
+    let signal = status.signal().map(|signal| 128 + signal);
+    let ended = Ended {
+        code: status.code().or(signal),
+        cannot_start: None,
+        ran_millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    disk::note_json(&dir.join(ENDED), &ended)
+}
+
+/// To the agent, if it still listens.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn pipe(path: &Path) -> io::Result<File> {
+    match mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+        // Of a shim that came no further.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(why) => return Err(why.into()),
+    }
+    // With a reader of its own it need not wait for one.
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn start(launch: &Launch) -> io::Result<Child> {
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .env_clear()
+        .envs(&launch.env)
+        .current_dir(&launch.directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    if let Some((user, group)) = launch.user {
+        command.uid(user).gid(group);
+        if launch.own_directory {
+            std::os::unix::fs::chown(&launch.directory, Some(user), Some(group))?;
+        }
+    }
+    command.spawn()
+}
+
+fn end_group(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // Fails where nobody is left.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+}
+
+/// Copies both outputs; each says when it is at its end.
+fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver<()> {
+    let (done, drained) = mpsc::channel();
+    let outputs: [(&str, Option<Box<dyn Read + Send>>); 2] = [
+        (
+            "stdout.log",
+            child.stdout.take().map(|out| Box::new(out) as _),
+        ),
+        (
+            "stderr.log",
+            child.stderr.take().map(|out| Box::new(out) as _),
+        ),
+    ];
+    for (name, output) in outputs {
+        let mut log = Log::new(dir.join(name), launch.log_bytes_max, launch.log_files_max);
+        let mut output = output.expect("both are pipes");
+        let done = done.clone();
+        let copy = move || {
+            let mut bytes = vec![0; 16 << 10];
+            while let Ok(read) = output.read(&mut bytes) {
+                if read == 0 {
+                    break;
+                }
+                // What cannot be written is lost: a full disk does not stop the workload.
+                let _ = log.write(&bytes[..read]);
+            }
+            let _ = done.send(());
+        };
+        let thread = thread::Builder::new().stack_size(64 << 10);
+        thread.spawn(copy).expect("there is room for a thread");
+    }
+    drained
+}
+
+/// A file that is put aside when it is full.
+struct Log {
+    path: PathBuf,
+    bytes_max: u64,
+    files_max: u32,
+    file: Option<(File, u64)>,
+}
+
+impl Log {
+    fn new(path: PathBuf, bytes_max: u64, files_max: u32) -> Self {
+        Self {
+            path,
+            bytes_max,
+            files_max,
+            file: None,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let len = bytes.len() as u64;
+        if let Some((_, written)) = &self.file
+            && written + len > self.bytes_max
+        {
+            self.file = None;
+            self.turn();
+        }
+        if self.file.is_none() {
+            let mut file = OpenOptions::new();
+            let file = file
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&self.path)?;
+            self.file = Some((file, 0));
+        }
+        let (file, written) = self.file.as_mut().expect("it was opened");
+        *written += len;
+        file.write_all(bytes)
+    }
+
+    fn turn(&self) {
+        let older = |age: u32| match age {
+            0 => self.path.clone(),
+            age => self.path.with_extension(format!("log.{age}")),
+        };
+        for age in (0..self.files_max.saturating_sub(1)).rev() {
+            let _ = fs::rename(older(age), older(age + 1));
+        }
+    }
+}
+
+/// When the process of this id was started, in ticks since the system booted; `None` where there is none, or only
+/// what its parent has not asked after yet.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in front of it may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let is_zombie = fields.next()? == "Z";
+    let started = fields.nth(18)?.parse().ok()?;
+    (!is_zombie).then_some(started)
+}
+
+/// Kills whatever carries the mark of this run; answers how many.
+pub(crate) fn kill_strays(dir: &Path) -> usize {
+    let mark = format!("{RUN}={}", dir.to_string_lossy());
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let strays = pids.filter(|pid| *pid != own).filter(|pid| {
+        let env = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        env.split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+    });
+    let killed = strays.filter(|pid| {
+        let pid = Pid::from_raw(*pid);
+        pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+    });
+    killed.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_bounded_and_the_newest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path().join("stdout.log"), 10, 3);
+        for word in [
+            "aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff", "gggg", "hhhh",
+        ] {
+            log.write(word.as_bytes()).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("stdout.log"), "gggghhhh");
+        assert_eq!(read("stdout.log.1"), "eeeeffff");
+        assert_eq!(read("stdout.log.2"), "ccccdddd");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let start = started(own).unwrap();
+        let process = |started| Process {
+            shim: own,
+            pid: own,
+            started,
+        };
+        assert!(process(start).is_alive());
+        assert!(!process(start + 1).is_alive());
+    }
+}

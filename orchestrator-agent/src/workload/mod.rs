@@ -1,0 +1,201 @@
+//! What of a job document an agent looks at: how to run it, and how to see its health.
+//!
+//! The server has checked the document's outline. What is inside is checked here, once: an unknown field or a value that makes
+//! no sense becomes `cannot_start`, with a sentence that names it.
+//!
+//! | field | default | meaning |
+//! |---|---|---|
+//! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver |
+//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec) |
+//! | `env` | | the workload's environment: nothing of the agent's is passed on but `PATH` |
+//! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
+//! | `checks` | | see below; that the process lives is always checked |
+//! | `error_rate` | | see below |
+//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy; not with a fixed port |
+//! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
+//! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
+//! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
+//! | `restart.reset_after` | `1m` | what ran so long begins a new row |
+//! | `artifact`, `volumes` | | not yet: what needs them cannot start |
+//! | `resources` | | not yet: it is started, and not held to them |
+//!
+//! A check:
+//!
+//! | field | default | meaning |
+//! |---|---|---|
+//! | `type` | required | `http`, `tcp`, `command`, `process` |
+//! | `port` | the first | the name of one of the `ports`, or a number, on 127.0.0.1; for `http` and `tcp` |
+//! | `path` | `/` | for `http`: an answer of 200 to 399 passes |
+//! | `command` | | for `command`: program and arguments; an exit with 0 passes |
+//! | `interval`, `timeout` | `5s`, `2s` | how often, and when no answer is a failure |
+//! | `passes`, `fails` | 1, 1 | so many results in a row turn it |
+//! | `start_period` | `10s` | until it first passed, failures within this time say nothing, and it is tried every half second |
+//!
+//! `error_rate` is one of
+//!
+//! - `{"from": "checks"}`: each result of a check is a request;
+//! - `{"from": "prometheus", "port": "http", "path": "/metrics", "requests": "http_requests_total", "failed":
+//!   "http_errors_total"}`: two counters, each a name, or `name{label="value"}`; of several series that match, the sum.
+//!   While it cannot be read, the interval has no result: nobody knows is not healthy.
+//!
+//! In `command`, `args`, `env`, `directory`, `path` these words are replaced, and other braces are left alone: `{NODE}`,
+//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`). The
+//! workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
+
+mod read;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+pub(crate) use self::read::known;
+
+/// How to run something, and how to see its health.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// The driver's name.
+    pub driver: String,
+    /// What that needs.
+    pub config: Map<String, Value>,
+    /// Done when it exits with 0.
+    pub batch: bool,
+    /// From the signal to stop to the kill.
+    pub stop_grace: Duration,
+    /// The environment, before words are replaced.
+    pub env: BTreeMap<String, String>,
+    /// What it listens on.
+    pub ports: Vec<Port>,
+    /// How its health is seen.
+    pub checks: Vec<Check>,
+    /// How its requests are counted.
+    pub error_rate: Option<ErrorRate>,
+    /// The new run starts before the old one stops.
+    pub start_first: bool,
+    /// What happens when it ends.
+    pub restart: Restart,
+    /// The length of an interval of health.
+    pub interval: Duration,
+}
+
+/// A port that a workload listens on.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// What checks and the environment call it.
+    pub name: String,
+    /// Where it is always the same; a free one otherwise.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// One way to see whether a workload is well.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    /// What is tried.
+    pub probe: Probe,
+    /// How often.
+    pub interval: Duration,
+    /// When no answer is a failure.
+    pub timeout: Duration,
+    /// So many in a row turn it to passing.
+    pub passes: u32,
+    /// So many in a row turn it to failing.
+    pub fails: u32,
+    /// Until it first passed, failures within this time say nothing.
+    pub start_period: Duration,
+}
+
+/// What a check tries.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Probe {
+    /// A GET that is answered with 200 to 399.
+    Http {
+        /// Where.
+        port: PortRef,
+        /// What is asked for.
+        path: String,
+    },
+    /// A connection.
+    Tcp {
+        /// Where to.
+        port: PortRef,
+    },
+    /// A program that exits with 0.
+    Command {
+        /// It and its arguments.
+        command: Vec<String>,
+    },
+    /// That the process lives.
+    Process,
+}
+
+/// One of a workload's ports, or one that is named by its number.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(untagged)]
+pub enum PortRef {
+    /// That one.
+    Number(u16),
+    /// The one of this name.
+    Name(String),
+}
+
+/// How requests are counted.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(tag = "from", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ErrorRate {
+    /// Each result of a check is one.
+    Checks {},
+    /// By the workload itself.
+    Prometheus {
+        /// Where; the first port if nothing is said.
+        port: Option<PortRef>,
+        /// The page; `/metrics` if nothing is said.
+        path: Option<String>,
+        /// The counter of all of them.
+        requests: String,
+        /// The counter of those that failed.
+        failed: String,
+    },
+}
+
+/// What happens when a workload ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Restart {
+    /// Whether it is started again.
+    pub policy: Policy,
+    /// How often in a row; `None` = without end.
+    pub attempts: Option<u32>,
+    /// How long before the first restart in a row; doubles with each.
+    pub backoff: Duration,
+    /// How long at the most.
+    pub backoff_max: Duration,
+    /// What ran so long begins a new row.
+    pub reset_after: Duration,
+}
+
+/// When something is started again.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// However it ended.
+    Always,
+    /// Unless it exited with 0.
+    OnFailure,
+    /// Not.
+    Never,
+}
+
+impl Restart {
+    /// How long to wait after so many quick ends in a row.
+    pub fn wait(&self, row: u32) -> Duration {
+        let doubled = 1_u32.checked_shl(row).unwrap_or(u32::MAX);
+        self.backoff.saturating_mul(doubled).min(self.backoff_max)
+    }
+}
+
+/// A port's name as a variable calls it: `admin-http` is `ADMIN_HTTP`.
+pub(crate) fn variable(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
+}

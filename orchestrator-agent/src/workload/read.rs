@@ -1,0 +1,378 @@
+//! From a job document to a workload, or to the sentence that says what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{Check, ErrorRate, Policy, Port, PortRef, Probe, Restart, Workload, variable};
+use crate::health::prometheus::Selector;
+
+/// The most ports, and the most checks.
+const LIST_MAX: usize = 32;
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+impl Workload {
+    /// Reads a job document; else the sentence that says what is wrong with it.
+    pub fn read(document: &Value) -> Result<Self, String> {
+        let batch = document["job_type"] == "batch";
+        for unable in ["artifact", "volumes"] {
+            let value = &document[unable];
+            if !(value.is_null() || value.as_array().is_some_and(Vec::is_empty)) {
+                return Err(format!("{unable}: this agent cannot do that"));
+            }
+        }
+        let driver: String = need(document, "driver")?;
+        let mut config: Map<String, Value> = need(document, "config")?;
+        let stop_grace = match config.remove("stop_grace") {
+            Some(value) => span(&value).map_err(|why| format!("config: stop_grace: {why}"))?,
+            None => STOP_GRACE,
+        };
+        let ports: Vec<Port> = part(document, "ports")?.unwrap_or_default();
+        check_ports(&ports)?;
+        let checks: Vec<CheckDocument> = part(document, "checks")?.unwrap_or_default();
+        if checks.len() > LIST_MAX {
+            return Err(format!("checks: more than {LIST_MAX}"));
+        }
+        let checks = checks.into_iter().enumerate().map(|(at, check)| {
+            let read = check.read(&ports);
+            read.map_err(|why| format!("checks: number {}: {why}", at + 1))
+        });
+        let checks = checks.collect::<Result<Vec<_>, _>>()?;
+        let error_rate: Option<ErrorRate> = part(document, "error_rate")?;
+        if let Some(ErrorRate::Prometheus {
+            port,
+            path: _,
+            requests,
+            failed,
+        }) = &error_rate
+        {
+            let counters = Selector::read(requests).and_then(|_| Selector::read(failed));
+            let checked = counters.and_then(|_| known(port.as_ref(), &ports));
+            checked.map_err(|why| format!("error_rate: {why}"))?;
+        }
+        let start_first = document["switch"] == "start_first";
+        if let Some(fixed) = ports.iter().find(|port| port.port.is_some())
+            && start_first
+        {
+            let name = &fixed.name;
+            return Err(format!(
+                "switch: start_first, but port {name} is fixed: two runs cannot share it"
+            ));
+        }
+        let restart: RestartDocument = part(document, "restart")?.unwrap_or_default();
+        let interval = match &document["rollout"]["health_check"]["interval"] {
+            Value::Null => INTERVAL,
+            value => {
+                span(value).map_err(|why| format!("rollout: health_check: interval: {why}"))?
+            }
+        };
+        Ok(Self {
+            driver,
+            config,
+            batch,
+            stop_grace,
+            env: environment(&document["env"]),
+            ports,
+            checks,
+            error_rate,
+            start_first,
+            restart: restart.read(batch),
+            interval: interval.max(INTERVAL_MIN),
+        })
+    }
+}
+
+impl Workload {
+    /// What it takes to stop it, and no more.
+    pub(crate) fn in_part(document: &Value) -> Self {
+        let config = document["config"].as_object().cloned();
+        Self {
+            driver: document["driver"].as_str().unwrap_or_default().to_owned(),
+            config: config.unwrap_or_default(),
+            batch: document["job_type"] == "batch",
+            stop_grace: STOP_GRACE,
+            env: BTreeMap::new(),
+            ports: Vec::new(),
+            checks: Vec::new(),
+            error_rate: None,
+            start_first: false,
+            restart: RestartDocument::default().read(false),
+            interval: INTERVAL,
+        }
+    }
+}
+
+fn check_ports(ports: &[Port]) -> Result<(), String> {
+    if ports.len() > LIST_MAX {
+        return Err(format!("ports: more than {LIST_MAX}"));
+    }
+    for (at, port) in ports.iter().enumerate() {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        if port.name.is_empty() || port.name.len() > 40 || !port.name.bytes().all(allowed) {
+            return Err(format!(
+                "ports: {:?}: a name is 1 to 40 of letters, digits, '-' and '_'",
+                port.name
+            ));
+        }
+        if ports[..at]
+            .iter()
+            .any(|other| variable(&other.name) == variable(&port.name))
+        {
+            return Err(format!("ports: {:?} is there twice", port.name));
+        }
+        if port.port == Some(0) {
+            return Err(format!("ports: {:?}: 0 is no port", port.name));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckDocument {
+    #[serde(rename = "type")]
+    kind: String,
+    port: Option<PortRef>,
+    path: Option<String>,
+    command: Option<Vec<String>>,
+    interval: Option<Span>,
+    timeout: Option<Span>,
+    passes: Option<u32>,
+    fails: Option<u32>,
+    start_period: Option<Span>,
+}
+
+impl CheckDocument {
+    fn read(self, ports: &[Port]) -> Result<Check, String> {
+        let only = |fields: &[&str]| {
+            let given = [
+                ("port", self.port.is_some()),
+                ("path", self.path.is_some()),
+                ("command", self.command.is_some()),
+            ];
+            let strange = given
+                .iter()
+                .find(|(name, is)| *is && !fields.contains(name));
+            strange.map_or(Ok(()), |(name, _)| {
+                Err(format!("a check of type {:?} takes no {name}", self.kind))
+            })
+        };
+        let probe = match self.kind.as_str() {
+            "http" => {
+                only(&["port", "path"])?;
+                let path = self.path.clone().unwrap_or_else(|| "/".to_owned());
+                if !path.starts_with('/') {
+                    return Err(format!("path: {path:?} does not begin with '/'"));
+                }
+                let port = known(self.port.as_ref(), ports)?;
+                Probe::Http { port, path }
+            }
+            "tcp" => {
+                only(&["port"])?;
+                let port = known(self.port.as_ref(), ports)?;
+                Probe::Tcp { port }
+            }
+            "command" => {
+                only(&["command"])?;
+                let command = self.command.clone().unwrap_or_default();
+                if command.is_empty() {
+                    return Err("command: missing; the program and its arguments".to_owned());
+                }
+                Probe::Command { command }
+            }
+            "process" => {
+                only(&[])?;
+                Probe::Process
+            }
+            other => {
+                return Err(format!(
+                    "type: {other:?} is none of http, tcp, command, process"
+                ));
+            }
+        };
+        Ok(Check {
+            probe,
+            interval: span_or(self.interval, 5).max(INTERVAL_MIN),
+            timeout: span_or(self.timeout, 2)
+                .clamp(Duration::from_millis(1), Duration::from_secs(300)),
+            passes: self.passes.unwrap_or(1).max(1),
+            fails: self.fails.unwrap_or(1).max(1),
+            start_period: span_or(self.start_period, 10),
+        })
+    }
+}
+
+/// The port that is meant, if there is such a one.
+pub(crate) fn known(port: Option<&PortRef>, ports: &[Port]) -> Result<PortRef, String> {
+    match (port, ports.first()) {
+        (Some(PortRef::Name(name)), _) if !ports.iter().any(|port| port.name == *name) => {
+            Err(format!("port: no {name:?} among the ports"))
+        }
+        (Some(port), _) => Ok(port.clone()),
+        (None, Some(first)) => Ok(PortRef::Name(first.name.clone())),
+        (None, None) => Err("port: missing, and the job has no ports".to_owned()),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestartDocument {
+    policy: Option<Policy>,
+    attempts: Option<u32>,
+    backoff: Option<Span>,
+    backoff_max: Option<Span>,
+    reset_after: Option<Span>,
+}
+
+impl RestartDocument {
+    fn read(self, batch: bool) -> Restart {
+        let (policy, attempts) = match batch {
+            true => (Policy::OnFailure, Some(3)),
+            false => (Policy::Always, None),
+        };
+        Restart {
+            policy: self.policy.unwrap_or(policy),
+            attempts: self.attempts.or(attempts),
+            backoff: span_or(self.backoff, 1).max(INTERVAL_MIN),
+            backoff_max: span_or(self.backoff_max, 60),
+            reset_after: span_or(self.reset_after, 60),
+        }
+    }
+}
+
+/// A length of time as people write it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let read = humantime::parse_duration(&text);
+        read.map(Self)
+            .map_err(|_| format!("{text:?} is no length of time such as \"30s\""))
+    }
+}
+
+fn span_or(given: Option<Span>, secs: u64) -> Duration {
+    given.map_or_else(|| Duration::from_secs(secs), |span| span.0)
+}
+
+fn span(value: &Value) -> Result<Duration, String> {
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    Span::try_from(text).map(|span| span.0)
+}
+
+fn part<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Option<T>, String> {
+    match &document[name] {
+        Value::Null => Ok(None),
+        value => T::deserialize(value)
+            .map(Some)
+            .map_err(|why| format!("{name}: {why}")),
+    }
+}
+
+fn need<T: DeserializeOwned>(document: &Value, name: &str) -> Result<T, String> {
+    part(document, name)?.ok_or_else(|| format!("{name}: missing"))
+}
+
+fn environment(value: &Value) -> BTreeMap<String, String> {
+    let entries = value.as_object().into_iter().flatten();
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    entries
+        .map(|(name, value)| (name.clone(), text(value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let cases = [
+            (json!({ "config": {} }), "driver: missing"),
+            (
+                json!({ "checks": [{ "type": "udp" }] }),
+                "checks: number 1: type: \"udp\" is none of http",
+            ),
+            (
+                json!({ "checks": [{ "type": "http" }] }),
+                "checks: number 1: port: missing",
+            ),
+            (
+                json!({ "checks": [{ "type": "tcp", "port": "x" }] }),
+                "no \"x\" among the ports",
+            ),
+            (
+                json!({ "checks": [{ "type": "tcp", "port": 1, "path": "/" }] }),
+                "takes no path",
+            ),
+            (
+                json!({ "checks": [{ "type": "tcp", "port": 1, "often": 1 }] }),
+                "unknown field `often`",
+            ),
+            (
+                json!({ "checks": [{ "type": "tcp", "port": 1, "timeout": "soon" }] }),
+                "\"soon\" is no length",
+            ),
+            (json!({ "ports": [{ "name": "a b" }] }), "ports: \"a b\""),
+            (
+                json!({ "ports": [{ "name": "a" }, { "name": "A" }] }),
+                "is there twice",
+            ),
+            (
+                json!({ "ports": [{ "name": "a", "port": 1 }], "switch": "start_first" }),
+                "port a is fixed",
+            ),
+            (
+                json!({ "restart": { "tries": 1 } }),
+                "restart: unknown field `tries`",
+            ),
+            (
+                json!({ "error_rate": { "from": "logs" } }),
+                "error_rate: unknown variant `logs`",
+            ),
+            (
+                json!({ "artifact": { "url": "x" } }),
+                "artifact: this agent cannot",
+            ),
+            (
+                json!({ "config": { "stop_grace": 5 } }),
+                "config: stop_grace: \"5\"",
+            ),
+        ];
+        for (wrong, sentence) in cases {
+            let mut document = json!({ "driver": "exec", "config": {} });
+            let all = document.as_object_mut().unwrap();
+            if sentence.starts_with("driver") {
+                all.clear();
+            }
+            all.extend(wrong.as_object().unwrap().clone());
+            let why = Workload::read(&document).unwrap_err();
+            assert!(why.contains(sentence), "{why}");
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_a_bound() {
+        let document = json!({ "driver": "exec", "config": {}, "restart": { "backoff": "2s", "backoff_max": "9s" } });
+        let restart = Workload::read(&document).unwrap().restart;
+        let waits = [0, 1, 2, 3, 40, u32::MAX].map(|row| restart.wait(row).as_secs());
+        assert_eq!(waits, [2, 4, 8, 9, 9, 9]);
+    }
+}

@@ -1,0 +1,281 @@
+//! A server that can go away and come back, and nodes with agents.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use orchestrator_agent::{Agent, Leave, Settings};
+use orchestrator_api::access::{Access, Opening};
+use orchestrator_api::engine::{self, Engine};
+use orchestrator_api::native;
+use orchestrator_api::serve::{Limits, serve};
+use orchestrator_api::store::sqlite::Sqlite;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) use crate::api::{Api, canary, eventually, get, immediate, rolling, service};
+
+/// A server on a store in a directory of its own.
+pub(crate) struct Server {
+    pub(crate) api: Api,
+    served: Option<Served>,
+    dir: TempDir,
+}
+
+struct Served {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    engine: Engine,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (served, address) = Served::start(dir.path(), ([127, 0, 0, 1], 0).into()).await;
+        Self {
+            api: Api::of(address),
+            served: Some(served),
+            dir,
+        }
+    }
+
+    /// Goes away; what it wrote stays.
+    pub(crate) async fn away(&mut self) {
+        let Served { stop, task, engine } = self.served.take().unwrap();
+        let _ = stop.send(());
+        task.await.unwrap();
+        engine.stop().await;
+    }
+
+    /// Comes back to where it was.
+    pub(crate) async fn back(&mut self) {
+        let (served, _) = Served::start(self.dir.path(), self.api.address).await;
+        self.served = Some(served);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api.address)
+    }
+}
+
+impl Served {
+    async fn start(dir: &Path, address: SocketAddr) -> (Self, SocketAddr) {
+        let store = Arc::new(Sqlite::open(dir).unwrap());
+        let access = Access::new(store.clone(), Opening::Open, Default::default());
+        let engine = Engine::start(store, engine::Settings::default())
+            .await
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let api = native::Api::new(engine.handle(), access);
+        let router = api.router();
+        let task = tokio::spawn(async move {
+            serve(listener, None, router, Limits::default(), async {
+                // An error means that the test is over.
+                let _ = stopped.await;
+                api.stop();
+            })
+            .await;
+        });
+        (Self { stop, task, engine }, address)
+    }
+}
+
+/// A node: an agent, here or as a process, and what it runs. All of it ends with this.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    server: String,
+    dir: TempDir,
+    agent: Running,
+}
+
+enum Running {
+    Nowhere,
+    Here(oneshot::Sender<Leave>, JoinHandle<()>),
+    Apart(Box<Child>),
+}
+
+impl Node {
+    pub(crate) fn new(server: &Server, name: &str) -> Self {
+        Self::at(&server.url(), name)
+    }
+
+    /// Its agent, in this process, that knows the server by another address.
+    pub(crate) fn by_way_of(url: &str, name: &str) -> Self {
+        let mut node = Self::at(url, name);
+        node.start_here();
+        node
+    }
+
+    fn at(url: &str, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            server: url.to_owned(),
+            dir: tempfile::tempdir().unwrap(),
+            agent: Running::Nowhere,
+        }
+    }
+
+    /// Its agent, in this process.
+    pub(crate) fn here(server: &Server, name: &str) -> Self {
+        let mut node = Self::new(server, name);
+        node.start_here();
+        node
+    }
+
+    pub(crate) fn start_here(&mut self) {
+        let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
+        settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
+        let agent = Agent::open(settings).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // A test that is over ends it, too.
+            let stop = async { stopped.await.unwrap_or(Leave::Running) };
+            agent.run(stop).await.unwrap();
+        });
+        self.agent = Running::Here(stop, task);
+    }
+
+    /// Its agent, as a process.
+    pub(crate) fn start_apart(&mut self, more: &[&str]) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("agent.log"))
+            .unwrap();
+        let program = std::env::var("AGENT");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
+        let child = Command::new(program)
+            .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
+            .arg(self.dir.path())
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        self.agent = Running::Apart(Box::new(child));
+    }
+
+    /// The agent leaves in good order.
+    pub(crate) async fn leave(&mut self, how: Leave) {
+        match std::mem::replace(&mut self.agent, Running::Nowhere) {
+            Running::Nowhere => {}
+            Running::Here(stop, task) => {
+                stop.send(how).unwrap();
+                task.await.unwrap();
+            }
+            Running::Apart(mut child) => {
+                let pid = child.id().unwrap().cast_signed();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+                assert!(child.wait().await.unwrap().success());
+            }
+        }
+    }
+
+    /// Of an agent that is a process.
+    pub(crate) fn agent_pid(&self) -> i32 {
+        let Running::Apart(child) = &self.agent else {
+            panic!("the agent is no process");
+        };
+        child.id().unwrap().cast_signed()
+    }
+
+    /// The agent is killed, wherever it is.
+    pub(crate) async fn kill(&mut self) {
+        let Running::Apart(mut child) = std::mem::replace(&mut self.agent, Running::Nowhere) else {
+            panic!("only a process can be killed");
+        };
+        child.kill().await.unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    pub(crate) async fn status(&self) -> Option<Value> {
+        orchestrator_agent::status(self.dir.path()).await.ok()
+    }
+
+    /// The status page, as soon as this is true of it.
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, async || {
+            self.status().await.filter(|status| is(status))
+        })
+        .await
+    }
+
+    /// What the service answers that runs here: its version and its process.
+    pub(crate) async fn answer(&self) -> Option<(u32, i32)> {
+        let status = self.status().await?;
+        let runs = status["runs"].as_array()?.iter();
+        let mut running = runs.filter(|run| run["phase"] == "running");
+        let port = running.next()?["ports"]["http"].as_u64()?;
+        let said = get(port as u16, "/").await?;
+        let words: Vec<&str> = said.split(' ').collect();
+        assert_eq!(words[0], self.name, "another node's service");
+        Some((words[2].parse().unwrap(), words[3].parse().unwrap()))
+    }
+
+    /// Ready when the service that answers here is of this version.
+    pub(crate) async fn answers(&self, version: u32) -> i32 {
+        let what = format!("{} answers with version {version}", self.name);
+        let is = async || {
+            let (answered, pid) = self.answer().await?;
+            (answered == version).then_some(pid)
+        };
+        eventually(&what, is).await
+    }
+
+    /// The processes that live and carry a mark of this node, but the shims.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mark = format!(
+            "ORCHESTRATOR_RUN={}/",
+            self.dir.path().canonicalize().unwrap().display()
+        );
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let env = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if env
+                .split(|byte| *byte == 0)
+                .any(|all| all.starts_with(mark.as_bytes()))
+            {
+                found.push(pid);
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        match &mut self.agent {
+            Running::Nowhere => {}
+            Running::Here(_, task) => task.abort(),
+            Running::Apart(child) => {
+                let _ = child.start_kill();
+            }
+        }
+        for pid in self.processes() {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}

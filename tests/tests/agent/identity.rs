@@ -1,0 +1,181 @@
+//! A server over TLS that lets in who has a token: once with a join token, and from then on with the node's own.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use orchestrator_agent::{Agent, AgentError, Leave, Settings};
+use orchestrator_api::access::token::New;
+use orchestrator_api::access::{Access, Opening, Role};
+use orchestrator_api::engine::{self, Engine, Who};
+use orchestrator_api::native;
+use orchestrator_api::serve::tls::Certificates;
+use orchestrator_api::serve::{Limits, serve};
+use orchestrator_api::store::sqlite::Sqlite;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::harness::eventually;
+
+struct Fixture {
+    access: Access,
+    _engine: Engine,
+    url: String,
+    cert: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let (cert, key_file) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let pair = Certificates::watch(&cert, &key_file, Duration::from_secs(60))
+            .await
+            .unwrap();
+
+        let store = Arc::new(Sqlite::open(&dir.path().join("store")).unwrap());
+        let access = Access::new(store.clone(), Opening::Closed, Default::default());
+        let settings = engine::Settings::default();
+        let engine = Engine::start(store, settings).await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!(
+            "https://localhost:{}",
+            listener.local_addr().unwrap().port()
+        );
+        let router = native::Api::new(engine.handle(), access.clone()).router();
+        let tls = pair.config().unwrap();
+        tokio::spawn(async move {
+            let _pair = pair;
+            serve(
+                listener,
+                Some(tls),
+                router,
+                Limits::default(),
+                std::future::pending(),
+            )
+            .await;
+        });
+        Self {
+            access,
+            _engine: engine,
+            url,
+            cert,
+            dir,
+        }
+    }
+
+    async fn join_token(&self, node: Option<&str>) -> String {
+        let new = New {
+            name: "test".to_owned(),
+            role: Role::Join,
+            node: node.map(str::to_owned),
+            expires_at: None,
+        };
+        let who = Who {
+            name: "test".to_owned(),
+            request: "test".to_owned(),
+        };
+        let made = self.access.create(new, who).await.unwrap();
+        made.token.reveal().to_owned()
+    }
+
+    fn agent(&self, token: Option<&str>, authorities: Option<&Path>) -> Running {
+        let mut settings = Settings::new(&self.url, "n1", self.dir.path().join("node"));
+        settings.token = token.map(Into::into);
+        settings.authorities = authorities.map(Path::to_owned);
+        let agent = Agent::open(settings).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let run = async { agent.run(async { stopped.await.unwrap() }).await.unwrap() };
+        Running(stop, tokio::spawn(run))
+    }
+
+    async fn status(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let node = self.dir.path().join("node");
+        eventually(what, async || {
+            let status = orchestrator_agent::status(&node).await.ok()?;
+            is(&status).then_some(status)
+        })
+        .await
+    }
+}
+
+struct Running(oneshot::Sender<Leave>, JoinHandle<()>);
+
+impl Running {
+    async fn leave(self) {
+        self.0.send(Leave::Running).unwrap();
+        self.1.await.unwrap();
+    }
+}
+
+fn listens(status: &Value) -> bool {
+    status["server"]["way"] == "streams" && status["revision"].is_u64()
+}
+
+#[tokio::test]
+async fn a_join_token_becomes_the_nodes_own() {
+    let fixture = Fixture::new().await;
+    let token = fixture.join_token(None).await;
+    let agent = fixture.agent(Some(&token), Some(&fixture.cert));
+    fixture.status("it listens", listens).await;
+    agent.leave().await;
+    let identity = fixture.dir.path().join("node/identity.json");
+    let mode = std::fs::metadata(&identity).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let kept: Value = serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
+    assert_ne!(kept["token"], *token);
+
+    // The join token is used up, and not needed any more.
+    let agent = fixture.agent(None, Some(&fixture.cert));
+    let status = fixture.status("it listens again", listens).await;
+    assert_eq!(status["server"]["troubles"], 0, "{status:#}");
+    agent.leave().await;
+
+    // Its own is no longer good: a token that was made for this node is.
+    let made = fixture.access.list(None, 10).await.unwrap().items;
+    let own = made.iter().find(|token| token.role == Role::Node).unwrap();
+    let who = Who {
+        name: "test".to_owned(),
+        request: "test".to_owned(),
+    };
+    fixture.access.revoke(&own.id, who).await.unwrap();
+    let token = fixture.join_token(Some("n1")).await;
+    let agent = fixture.agent(Some(&token), Some(&fixture.cert));
+    fixture.status("it listens by another token", listens).await;
+    agent.leave().await;
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_is_told_nothing() {
+    let fixture = Fixture::new().await;
+    let token = fixture.join_token(None).await;
+    let agent = fixture.agent(Some(&token), None);
+    let trouble = |status: &Value| {
+        let trouble = status["server"]["trouble"].as_str();
+        trouble.is_some_and(|trouble| trouble.contains("certificate"))
+    };
+    fixture.status("it does not trust", trouble).await;
+    agent.leave().await;
+    // The token is as good as before.
+    let agent = fixture.agent(Some(&token), Some(&fixture.cert));
+    fixture.status("it listens", listens).await;
+    agent.leave().await;
+}
+
+#[tokio::test]
+async fn two_agents_do_not_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::new("http://127.0.0.1:1", "n1", dir.path());
+    let first = Agent::open(settings.clone()).unwrap();
+    let second = tokio::task::spawn_blocking(|| Agent::open(settings))
+        .await
+        .unwrap();
+    assert!(matches!(second, Err(AgentError::Busy(_))));
+    drop(first);
+}

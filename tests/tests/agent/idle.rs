@@ -1,0 +1,78 @@
+//! What an agent costs that has nothing to do. A measurement, and no test:
+//!
+//! ```sh
+//! cargo build --release -p orchestrator-agent
+//! AGENT=target/release/orchestrator-agent cargo test -p orchestrator-tests --test agent -- --ignored --nocapture idle
+//! ```
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Node, Server, immediate, service};
+
+const FOR: Duration = Duration::from_secs(60);
+
+/// Resident memory in KiB, that of it which is its own, and processor time in hundredths of a second.
+fn cost(pid: i32) -> (u64, u64, u64) {
+    let read = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+    let status = read("status");
+    let kib = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        line.trim_matches([':', ' ', '\t', 'k', 'B'])
+            .parse::<u64>()
+            .unwrap()
+    };
+    let stat = read("stat");
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+    (kib("VmRSS"), kib("RssAnon"), ticks(11) + ticks(12))
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn idle() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["replicas"] = json!(10);
+    job["checks"] = json!([{ "type": "http", "path": "/health" }]);
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    node.until("all are healthy", |status| {
+        let runs = status["runs"].as_array().unwrap();
+        runs.len() == 10 && runs.iter().all(|run| run["ready"] == true)
+    })
+    .await;
+    let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+    let agent = node.agent_pid();
+    let workload = node.processes()[0];
+    let status = std::fs::read_to_string(format!("/proc/{workload}/status")).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
+    let shim = parent.trim().parse().unwrap();
+    let all = [
+        ("agent, 10 workloads", agent),
+        ("a shim", shim),
+        ("sleep", sleeper.id().cast_signed()),
+    ];
+    let before = all.map(|(_, pid)| cost(pid).2);
+    tokio::time::sleep(FOR).await;
+    println!("                     resident KiB   own KiB   processor s/h");
+    for ((name, pid), before) in all.into_iter().zip(before) {
+        let (resident, own, ticks) = cost(pid);
+        let hourly = (ticks - before) as f64 / 100.0 * 3600.0 / FOR.as_secs_f64();
+        println!("{name:20} {resident:12} {own:9} {hourly:15.1}");
+    }
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}

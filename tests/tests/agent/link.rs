@@ -1,0 +1,193 @@
+//! A server that goes away, and a way to it that cuts streams.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use orchestrator_agent::Leave;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{Node, Server, eventually, immediate, rolling, service};
+
+#[tokio::test]
+async fn workloads_go_on_without_a_server_and_the_fleet_converges_after() {
+    let mut server = Server::start().await;
+    let mut nodes: Vec<Node> = ["n1", "n2"].map(|name| Node::here(&server, name)).into();
+    server.api.nodes(2).await;
+    let id = server.api.register(service(&[], rolling())).await;
+    server.api.until_state(&id, "completed").await;
+    let pids = [nodes[0].answers(1).await, nodes[1].answers(1).await];
+
+    server.away().await;
+    nodes[0]
+        .until("trouble is seen", |status| {
+            !status["server"]["trouble"].is_null()
+        })
+        .await;
+    // An agent that begins while nobody tells it what to do knows it, and so does one that has work to do.
+    nodes[0].leave(Leave::Running).await;
+    nodes[0].start_here();
+    assert_eq!(nodes[0].answers(1).await, pids[0]);
+    let pid = rustix::process::Pid::from_raw(pids[1]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("it was started again", async || {
+        nodes[1]
+            .answer()
+            .await
+            .filter(|(_, other)| *other != pids[1])
+    })
+    .await;
+
+    server.back().await;
+    let id = server
+        .api
+        .register(service(&[("COLOR", "green")], rolling()))
+        .await;
+    let done = server.api.until_state(&id, "completed").await;
+    assert_eq!(done["status"]["updated_nodes"], 2);
+    for node in &nodes {
+        node.answers(2).await;
+        assert_eq!(node.processes().len(), 1);
+    }
+}
+
+/// A proxy that lets no stream through: it closes each as soon as it begins.
+async fn proxy(server: std::net::SocketAddr, streams: Arc<AtomicUsize>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let streams = streams.clone();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let read = near.read(&mut head).await.unwrap_or(0);
+                if String::from_utf8_lossy(&head[..read]).contains("text/event-stream") {
+                    streams.fetch_add(1, Ordering::Relaxed);
+                    let begin = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+                    let _ = near.write_all(begin.as_bytes()).await;
+                    return;
+                }
+                let mut far = TcpStream::connect(server).await.unwrap();
+                far.write_all(&head[..read]).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn where_streams_are_cut_it_polls() {
+    let server = Server::start().await;
+    let streams = Arc::new(AtomicUsize::new(0));
+    let through = proxy(server.api.address, streams.clone()).await;
+    let node = Node::by_way_of(&format!("http://{through}"), "n1");
+    node.until("it polls", |status| status["server"]["way"] == "polls")
+        .await;
+    let tried = streams.load(Ordering::Relaxed);
+    assert!(tried >= 3, "{tried}");
+    let id = server.api.register(service(&[], rolling())).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+}
+
+#[tokio::test]
+async fn an_older_state_of_the_same_server_is_refused() {
+    let server = Server::start().await;
+    let mut node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let first = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&first, "completed").await;
+    let pid = node.answers(1).await;
+    node.leave(Leave::Running).await;
+    // As if the server had been set back: what it says now is older than what this node knows.
+    let path = node.path("desired.json");
+    let mut kept: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    kept["desired"]["revision"] = json!(1_000_000);
+    std::fs::write(&path, kept.to_string()).unwrap();
+    node.start_here();
+    let stop = server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    assert!(stop["deployment_id"].is_string());
+    node.until("it was refused", |status| {
+        status["refused_revision"].is_u64()
+    })
+    .await;
+    let status = node.status().await.unwrap();
+    assert_eq!(status["revision"], 1_000_000);
+    assert_eq!(node.answers(1).await, pid);
+    // Until a person says that it is meant.
+    node.leave(Leave::Running).await;
+    node.start_apart(&["--accept-older"]);
+    eventually("nothing runs", async || {
+        node.processes().is_empty().then_some(())
+    })
+    .await;
+}
+
+/// A server that lets join, and then says this in every stream.
+async fn liar(says: impl Fn() -> Vec<u8> + Send + 'static) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let says = says();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let read = near.read(&mut head).await.unwrap_or(0);
+                let answer = match String::from_utf8_lossy(&head[..read]).contains("event-stream") {
+                    true => [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), says].concat(),
+                    false => {
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"lease\":30000}".to_vec()
+                    }
+                };
+                let _ = near.write_all(&answer).await;
+                // Until the other side has had enough.
+                let _ = near.read(&mut head).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_too_much_or_for_another_is_not_taken() {
+    let endless = || [b"data: ".to_vec(), vec![b'x'; 17 << 20]].concat();
+    let others = || {
+        b"data: {\"node\":\"n2\",\"revision\":1,\"executions\":[],\"workloads\":{}}\n\n".to_vec()
+    };
+    let many = || {
+        let one = json!({ "job": "a/b", "slot": 0, "version": 1, "generation": 1 });
+        let all = vec![one; 1001];
+        let state = json!({ "node": "n1", "revision": 1, "executions": all, "workloads": {} });
+        format!("data: {state}\n\n").into_bytes()
+    };
+    let climbing = || {
+        let one = json!({ "job": "../../x", "slot": 0, "version": 1, "generation": 1 });
+        let state = json!({ "node": "n1", "revision": 1, "executions": [one], "workloads": {} });
+        format!("data: {state}\n\n").into_bytes()
+    };
+    type Says = fn() -> Vec<u8>;
+    let cases: [(Says, &str); 4] = [
+        (endless, "an event that is too long"),
+        (others, "another node"),
+        (many, "1001 executions"),
+        (climbing, "not the name of a job"),
+    ];
+    for (says, trouble) in cases {
+        let node = Node::by_way_of(&format!("http://{}", liar(says).await), "n1");
+        let seen = node
+            .until(trouble, |status| {
+                let seen = status["server"]["trouble"].as_str().unwrap_or_default();
+                seen.contains(trouble)
+            })
+            .await;
+        assert_eq!(seen["revision"], json!(null));
+    }
+}

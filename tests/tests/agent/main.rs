@@ -1,0 +1,12 @@
+//! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
+
+mod api;
+mod harness;
+mod identity;
+mod idle;
+mod kills;
+mod link;
+mod manners;
+mod restarts;
+mod rollouts;
+mod wire;

@@ -1,0 +1,154 @@
+//! Leaving, draining, crashing, and shims that are killed.
+
+use orchestrator_agent::Leave;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::harness::{Node, Server, eventually, immediate, service};
+
+#[tokio::test]
+async fn leaving_leaves_workloads_and_draining_stops_them() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    node.leave(Leave::Running).await;
+    assert_eq!(node.processes(), [pid]);
+    node.start_apart(&["--drain"]);
+    assert_eq!(node.answers(1).await, pid);
+    node.leave(Leave::Drained).await;
+    assert!(node.processes().is_empty());
+    // Who comes back is asked again.
+    node.start_here();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Drained).await;
+    assert!(node.processes().is_empty());
+}
+
+#[tokio::test]
+async fn what_ignores_the_signal_is_killed_with_its_children() {
+    let server = Server::start().await;
+    let mut node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    let script = "trap '' TERM; sleep 1000 & sleep 1000; wait; sleep 1000";
+    job["config"] = json!({ "command": ["sh", "-c", script], "stop_grace": "300ms" });
+    job["checks"] = json!([]);
+    server.api.register(job).await;
+    node.until("it is up", |status| {
+        status["executions"][0]["standing"] == "up"
+    })
+    .await;
+    eventually("all of it is there", async || {
+        (node.processes().len() == 3).then_some(())
+    })
+    .await;
+    node.leave(Leave::Drained).await;
+    assert!(node.processes().is_empty());
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_workload_along_and_the_next_run_begins() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
+    let shim: i32 = parent.trim().parse().unwrap();
+    kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
+    let next = eventually("another one answers", async || {
+        node.answer().await.filter(|(_, other)| *other != pid)
+    });
+    let (_, next) = next.await;
+    assert_eq!(node.processes(), [next]);
+}
+
+#[tokio::test]
+async fn a_crash_loop_backs_off_and_leaves_little() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    server
+        .api
+        .register(service(&[("CRASH", "1")], immediate()))
+        .await;
+    let seen = node
+        .until("it crashed six times", |status| {
+            let runs = status["runs"].as_array().unwrap();
+            runs.iter().any(|run| run["attempt"].as_u64() > Some(6))
+        })
+        .await;
+    assert!(seen["runs"].as_array().unwrap().len() <= 5, "{seen:#}");
+    let ended = seen["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|run| run["phase"] == "ended");
+    let newest = ended.max_by_key(|run| run["attempt"].as_u64()).unwrap();
+    let dir = newest["directory"].as_str().unwrap();
+    let said = std::fs::read_to_string(format!("{dir}/stderr.log")).unwrap();
+    assert_eq!(said, "broken from the start\n");
+}
+
+#[tokio::test]
+async fn a_workload_is_told_what_it_is() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = service(
+        &[("GREETING", "{JOB} on {NODE}, {not a word}")],
+        immediate(),
+    );
+    job["job_type"] = json!("batch");
+    job["checks"] = json!([]);
+    job["config"] = json!({
+        "command": ["sh", "-c"],
+        "args": ["echo {NAMESPACE}/{JOB} {VERSION} {SLOT} {NODE} $((PORT_HTTP == PORT)) $((PORT == {PORT_HTTP})) \"$GREETING\" $ORCHESTRATOR_JOB ${HOME-none}; pwd"],
+    });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let status = node.status().await.unwrap();
+    let dir = status["runs"][0]["directory"].as_str().unwrap();
+    let said = std::fs::read_to_string(format!("{dir}/stdout.log")).unwrap();
+    let expected = "default/web 1 0 n1 1 1 web on n1, {not a word} web none\n";
+    assert_eq!(said, format!("{expected}{dir}/work\n"));
+}
+
+#[tokio::test]
+async fn a_workload_may_be_another_user() {
+    if !rustix::process::getuid().is_root() {
+        println!("skipped: only root may become another");
+        return;
+    }
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    // As the directory of an agent is where it is installed: others may pass through.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(node.path(""), open).unwrap();
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["job_type"] = json!("batch");
+    job["checks"] = json!([]);
+    job["config"] = json!({
+        "command": ["sh", "-c", "id -un; id -Gn; touch here && cat ../run.json 2>&1 | grep -c denied"],
+        "user": "nobody",
+    });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let status = node.status().await.unwrap();
+    let dir = status["runs"][0]["directory"].as_str().unwrap();
+    let said = std::fs::read_to_string(format!("{dir}/stdout.log")).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines,
+        ["nobody", "nogroup", "1"],
+        "it reads nothing of the agent's"
+    );
+}

@@ -1,0 +1,195 @@
+//! Rolling, canary, rollback: the services say which version runs where.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Node, Server, canary, get, rolling, service};
+
+async fn fleet(server: &Server, count: usize) -> Vec<Node> {
+    let nodes = (1..=count).map(|number| Node::here(server, &format!("n{number}")));
+    let nodes: Vec<Node> = nodes.collect();
+    server.api.nodes(count).await;
+    nodes
+}
+
+async fn all_answer(nodes: &[Node], version: u32) {
+    for node in nodes {
+        node.answers(version).await;
+    }
+}
+
+/// Whether it was taken back; if so, by whom.
+async fn taken_back(server: &Server, id: &str) -> Value {
+    let failed = server.api.until_state(id, "failed").await;
+    let rollback = failed["rolled_back_by"].as_str().unwrap();
+    server.api.until_state(rollback, "completed").await;
+    failed
+}
+
+#[tokio::test]
+async fn a_fleet_goes_from_version_to_version() {
+    let server = Server::start().await;
+    let nodes = fleet(&server, 3).await;
+    let api = &server.api;
+
+    let first = api.register(service(&[], rolling())).await;
+    let done = api.until_state(&first, "completed").await;
+    assert_eq!(done["status"]["updated_nodes"], 3);
+    all_answer(&nodes, 1).await;
+
+    let second = api.register(service(&[("COLOR", "green")], canary())).await;
+    let waits = api
+        .until(&second, |d| {
+            d["status"]["updated_nodes"] == 1 && d["status"]["in_flight_nodes"] == 0
+        })
+        .await;
+    let canaries = waits["status"]["canary_nodes"].as_array().unwrap();
+    for node in &nodes {
+        let is_canary = canaries.iter().any(|name| *name == node.name);
+        node.answers(if is_canary { 2 } else { 1 }).await;
+    }
+    api.post(&format!("/v1/deployments/{second}/promote"), json!({}))
+        .await;
+    api.until_state(&second, "completed").await;
+    all_answer(&nodes, 2).await;
+
+    // It listens, and is never well.
+    let third = api.register(service(&[("SICK", "1")], canary())).await;
+    let failed = taken_back(&server, &third).await;
+    assert_eq!(failed["status"]["failed_nodes"], 1);
+    all_answer(&nodes, 2).await;
+
+    // It ends at once, again and again.
+    let fourth = api.register(service(&[("CRASH", "1")], canary())).await;
+    taken_back(&server, &fourth).await;
+    all_answer(&nodes, 2).await;
+    for node in &nodes {
+        assert_eq!(node.processes().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn errors_of_requests_take_a_version_back() {
+    let server = Server::start().await;
+    let nodes = fleet(&server, 1).await;
+    let counted = json!({
+        "error_rate": { "from": "prometheus", "requests": "requests_total", "failed": "failed_total" },
+    });
+    let job = |errors: &str| {
+        let mut more = rolling();
+        more.as_object_mut()
+            .unwrap()
+            .extend(counted.as_object().unwrap().clone());
+        service(&[("ERRORS", errors)], more)
+    };
+    let asking = async {
+        loop {
+            let status = nodes[0].status().await.unwrap_or_default();
+            let runs = status["runs"].as_array().into_iter().flatten();
+            for run in runs.filter(|run| run["phase"] == "running") {
+                for _ in 0..20 {
+                    let _ = get(run["ports"]["http"].as_u64().unwrap() as u16, "/").await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let story = async {
+        let first = server.api.register(job("0")).await;
+        server.api.until_state(&first, "completed").await;
+        // Its checks pass all the time.
+        let second = server.api.register(job("2")).await;
+        let failed = taken_back(&server, &second).await;
+        let said = server
+            .api
+            .get(&format!("/v1/deployments/{second}/explain"))
+            .await;
+        assert!(
+            said.to_string().contains(" errors in "),
+            "{said:#} {failed:#}"
+        );
+        nodes[0].answers(1).await;
+    };
+    tokio::select! {
+        () = asking => {}
+        () = story => {}
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why_and_what_ran_before_goes_on() {
+    let server = Server::start().await;
+    let nodes = fleet(&server, 1).await;
+    let first = server.api.register(service(&[], rolling())).await;
+    server.api.until_state(&first, "completed").await;
+    let pid = nodes[0].answers(1).await;
+
+    let mut wrong = service(&[], rolling());
+    wrong["config"] = json!({ "comand": "x" });
+    wrong["rollout"]["no_auto_rollback"] = json!(true);
+    let second = server.api.register(wrong).await;
+    server.api.until_state(&second, "failed").await;
+    let said = server
+        .api
+        .get(&format!("/v1/deployments/{second}/explain"))
+        .await;
+    assert!(
+        said.to_string().contains("unknown field `comand`"),
+        "{said:#}"
+    );
+    assert_eq!(
+        nodes[0].answer().await,
+        Some((1, pid)),
+        "it was never stopped"
+    );
+
+    let mut missing = service(&[], rolling());
+    missing["config"] = json!({ "command": "/nowhere/to/be/found" });
+    let third = server.api.register(missing).await;
+    taken_back(&server, &third).await;
+    let said = server
+        .api
+        .get(&format!("/v1/deployments/{third}/explain"))
+        .await;
+    assert!(
+        said.to_string()
+            .contains("/nowhere/to/be/found: No such file"),
+        "{said:#}"
+    );
+    nodes[0].answers(1).await;
+}
+
+#[tokio::test]
+async fn start_first_leaves_no_gap_and_a_stop_leaves_nothing() {
+    let server = Server::start().await;
+    let nodes = fleet(&server, 1).await;
+    let mut more = rolling();
+    more["switch"] = json!("start_first");
+    let first = server.api.register(service(&[], more.clone())).await;
+    server.api.until_state(&first, "completed").await;
+    nodes[0].answers(1).await;
+    let status = nodes[0].status().await.unwrap();
+    let port = status["runs"][0]["ports"]["http"].as_u64().unwrap() as u16;
+    // A version that never is healthy takes nothing away.
+    let second = server.api.register(service(&[("SICK", "1")], more)).await;
+    let story = server.api.until_state(&second, "failed");
+    let asking = async {
+        loop {
+            assert!(
+                get(port, "/").await.is_some(),
+                "the old one was stopped too soon"
+            );
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = story => {}
+        () = asking => {}
+    }
+    let stop = server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
+    server.api.until_state(&stop, "completed").await;
+    assert!(nodes[0].processes().is_empty());
+}
