@@ -26,9 +26,14 @@ usage: orchestrator-agent --server URL --node NAME [options]
 SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them.
 ";
 
-/// All of the program. What it does is told by the process's arguments.
+/// All of the program, with the process's arguments.
 pub fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
+    run("orchestrator-agent", std::env::args_os().skip(1))
+}
+
+/// All of the program, as a part of another one: what that calls it, and what it is told.
+pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut args = args.peekable();
     let command = args.next_if(|arg| arg == "shim" || arg == "status");
     if command.as_ref().is_some_and(|command| command == "shim") {
         let dir = args.next().unwrap_or_default();
@@ -37,11 +42,11 @@ pub fn main() -> ExitCode {
     let (settings, leave) = match read(args) {
         Ok(Some(read)) => read,
         Ok(None) => {
-            print!("{USAGE}");
+            print!("{}", usage(program));
             return ExitCode::SUCCESS;
         }
         Err(why) => {
-            eprintln!("orchestrator-agent: {why}\n\n{USAGE}");
+            eprintln!("{program}: {why}\n\n{}", usage(program));
             return ExitCode::from(2);
         }
     };
@@ -63,10 +68,16 @@ pub fn main() -> ExitCode {
                 text += &format!(": {why}");
                 source = why.source();
             }
-            eprintln!("orchestrator-agent: {text}");
+            eprintln!("{program}: {text}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage(program: &str) -> String {
+    USAGE
+        .replace("orchestrator-agent -", &format!("{program} -"))
+        .replace("orchestrator-agent status", &format!("{program} status"))
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -325,7 +325,7 @@ fn status_text(answer: &schema::GetDeploymentResponse, out: &Out) -> String {
     )
 }
 
-fn explain_text(answer: &schema::ExplanationResponse, out: &Out) -> String {
+pub(super) fn explain_text(answer: &schema::ExplanationResponse, out: &Out) -> String {
     let links = &answer.explanation.links;
     let mut lines: Vec<(String, &str)> = links
         .iter()

@@ -17,6 +17,7 @@
 
 mod client;
 mod deployments;
+mod dev;
 mod error;
 mod file;
 mod jobs;
@@ -27,6 +28,7 @@ mod simulate;
 mod tokens;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -135,6 +137,19 @@ enum Command {
         after_help = "Examples:\n  orchestrator server --data-dir /var/lib/orchestrator\n  orchestrator server --listen 0.0.0.0:4650 --tls-cert cert.pem --tls-key key.pem"
     )]
     Server(Box<server::Options>),
+    /// Shows it all on this machine: a server, agents, and a service that they roll out
+    #[command(after_help = "Examples:\n  orchestrator dev\n  orchestrator dev --nodes 8 --once")]
+    Dev(dev::Options),
+    /// Runs a node's agent; `orchestrator agent --help` says more
+    #[command(
+        disable_help_flag = true,
+        after_help = "Examples:\n  orchestrator agent --server https://orchestrator.example:4650 --node n17"
+    )]
+    Agent {
+        /// What the agent is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// What should run, and how it comes to run
     #[command(
         subcommand,
@@ -189,6 +204,16 @@ enum Command {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    match words.next() {
+        // These have a command line of their own.
+        Some(word) if word == "agent" || word == "shim" => {
+            let words = (word == "shim").then_some(word).into_iter().chain(words);
+            return orchestrator_agent::cli::run("orchestrator agent", words);
+        }
+        Some(word) if word == dev::DEMO => return demo(),
+        _ => {}
+    }
     let mut command = Cli::command();
     // Clap speaks before anything is read.
     if std::env::args_os().any(|word| word == "--no-color") {
@@ -215,6 +240,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn demo() -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().map_err(Error::from);
+    match runtime.and_then(|runtime| runtime.block_on(dev::demo())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(cli: Cli) -> Result<u8, Error> {
     let Cli { command, global } = cli;
     let out = Out::new(global.output == Form::Json, global.no_color);
@@ -228,6 +264,11 @@ fn run(cli: Cli) -> Result<u8, Error> {
             server::run(*options)?;
             Ok(0)
         }
+        Command::Dev(options) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(dev::run(options, &out))
+        }
+        Command::Agent { .. } => unreachable!("it is run before the command line is read"),
         Command::Job(command) => runtime()?.block_on(jobs::run(command, &client()?, &out)),
         Command::Deployment(command) => {
             runtime()?.block_on(deployments::run(command, &client()?, &out))

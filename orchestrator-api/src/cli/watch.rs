@@ -35,7 +35,7 @@ const FAILED: u8 = 2;
 const ROLLED_BACK: u8 = 3;
 const CANCELED: u8 = 4;
 const TIMEOUT: u8 = 5;
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 /// For how long a server may be away before watching is given up.
 const AWAY_MAX: Duration = Duration::from_secs(300);

@@ -5,6 +5,7 @@
 #[path = "../native/harness.rs"]
 mod harness;
 
+mod dev;
 mod errors;
 mod outcomes;
 mod run;
