@@ -526,7 +526,11 @@ impl Loop {
             lost
         };
         for (machine, why) in &lost {
-            tracing::error!(?machine, why = chain(why), "what was to be kept was not");
+            tracing::error!(
+                of = name(machine),
+                why = chain(why),
+                "what was to be kept was not"
+            );
             self.reload(machine, turn.now);
         }
         let safe = shown
@@ -661,7 +665,7 @@ impl Loop {
         let mut lost = BTreeMap::new();
         for ((machine, &(grown, snapshot)), outcome) in whose.iter().zip(written).zip(outcomes) {
             if let Err(why) = outcome {
-                tracing::error!(?machine, %why, "an append was refused");
+                tracing::error!(of = name(machine), %why, "an append was refused");
                 lost.insert(machine.clone(), EngineError::Elsewhere(name(machine)));
                 continue;
             }

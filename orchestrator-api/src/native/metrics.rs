@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use orchestrator_core::DeploymentState;
 use orchestrator_core::fleet::{Fleet, NodeStatus};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -107,10 +108,17 @@ impl Metrics {
         let nodes = handle.look_at_fleet(nodes).await?;
         let mut now = Registry::with_prefix("orchestrator");
         let deployments = Family::<InState, Gauge>::default();
+        let of = |state: DeploymentState| InState {
+            state: state.word().to_owned(),
+        };
+        // Also where there is none: who is to be warned of one has to see that.
+        for state in DeploymentState::ALL {
+            deployments.get_or_create(&of(state)).set(0);
+        }
         for (state, count) in handle.states() {
-            let state = state.word().to_owned();
-            let gauge = deployments.get_or_create(&InState { state });
-            gauge.set(count.cast_signed());
+            deployments
+                .get_or_create(&of(state))
+                .set(count.cast_signed());
         }
         let help = "The last deployment of each job, by its state";
         now.register("deployments", help, deployments);

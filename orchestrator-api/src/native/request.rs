@@ -92,7 +92,7 @@ pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: 
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     api.0.metrics.note(route, &method, status, took);
     let _entered = span.enter();
-    let millis = took.as_secs_f64() * 1e3;
+    let millis = took.as_micros() as f64 / 1e3;
     let (status, path) = (status.as_u16(), uri.path());
     let quiet = method == Method::GET || route == REPORTS;
     match status {
