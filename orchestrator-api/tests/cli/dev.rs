@@ -62,17 +62,14 @@ fn a_signal_in_the_middle_ends_all_of_it() {
         let child = dev(dir.path()).stdout(Stdio::null()).spawn();
         let child = child.expect("it starts");
         let services = dir.path().to_string_lossy().into_owned();
-        let mut ends = || {
-            let sent = Command::new("kill")
-                .args(["-s", name, &child.id().to_string()])
-                .status();
-            assert!(sent.expect("kill can be run").success());
-        };
         // A workload runs when its shim does, with a directory of ours.
         while !runs(&services) {
             std::thread::yield_now();
         }
-        ends();
+        let sent = Command::new("kill")
+            .args(["-s", name, &child.id().to_string()])
+            .status();
+        assert!(sent.expect("kill can be run").success());
         let ended = child.wait_with_output().expect("its end");
         assert_eq!(ended.status.code(), Some(code), "{name}");
         nothing_is_left(dir.path());
