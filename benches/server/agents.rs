@@ -69,13 +69,12 @@ pub(crate) async fn listen(to: SocketAddr, count: usize, seen: &mpsc::UnboundedS
         let path = format!("/v1/agent/stream?node={}", name(agent));
         let mut events = Line::open(to).await.listen(&path).await;
         // The first says what there is: nothing yet.
-        events.next().await;
+        events.next().await.expect("what it should run");
         let seen = seen.clone();
         tokio::spawn(async move {
             let mut last = 0;
-            loop {
-                let desired: Desired =
-                    serde_json::from_str(&events.next().await).expect("what it should run");
+            while let Some(data) = events.next().await {
+                let desired: Desired = serde_json::from_str(&data).expect("what it should run");
                 let at = Instant::now();
                 for execution in desired.executions {
                     if execution.target.is_none() || execution.generation <= last {

@@ -101,24 +101,26 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The data of the next event.
-    pub(crate) async fn next(&mut self) -> String {
+    /// The data of the next event; `None` when the server is gone.
+    pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.text.find("\n\n") {
                 let event = self.text.drain(..end + 2).collect::<String>();
                 let data = event.lines().find_map(|line| line.strip_prefix("data: "));
                 match data {
-                    Some(data) => return data.to_owned(),
+                    Some(data) => return Some(data.to_owned()),
                     // A sign of life.
                     None => continue,
                 }
             }
             let Line { stream, head, body } = &mut self.line;
             head.clear();
-            stream.read_line(head).await.expect("a chunk");
+            if stream.read_line(head).await.unwrap_or(0) == 0 {
+                return None;
+            }
             let length = usize::from_str_radix(head.trim_end(), 16).expect("its length");
             body.resize(length + 2, 0);
-            stream.read_exact(body).await.expect("a whole chunk");
+            stream.read_exact(body).await.ok()?;
             self.text += std::str::from_utf8(&body[..length]).expect("text");
         }
     }

@@ -285,7 +285,9 @@ impl State {
             let completed = head.state == DeploymentState::Completed;
             let unfinished = head.kind == DeploymentKind::Rollback && !completed;
             let never_began = head.state.is_final() && !completed && head.wave == 0;
-            if unfinished && (head.from > head.to || to == Some(head.to)) {
+            let again = to == Some(head.to) && to != Some(head.from);
+            let back = head.from > head.to && to != Some(head.from);
+            if unfinished && (back || again) {
                 head.from
             } else if never_began && to.is_some() && self.settled {
                 self.current
@@ -419,7 +421,9 @@ impl State {
     /// runs a third one. Who is away converges when back.
     pub(crate) fn is_touched(&self, slot: u32, from: u32, to: u32) -> bool {
         let Slot { told, live, .. } = self.slots[slot as usize];
-        let other = told != to && (told == from || told != 0 && self.is_ready(slot));
+        // Where nothing was to run, what runs nothing has its turn too.
+        let there = (told != 0 || self.current == 0) && self.is_ready(slot);
+        let other = told != to && (told == from || there);
         live && (other || self.has_failed_on(slot, to))
     }
 

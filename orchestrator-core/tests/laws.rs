@@ -300,8 +300,6 @@ fn in_order(story: &Story) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
-    /// Laws 1 to 7, 12, 14 and 15 after every line, and 7 and 16 with it: the story rebuilds the job
-    /// from its log and its snapshot between any two lines.
     /// Whatever happened: when all nodes are there and what a person asks for completes, everything runs what is
     /// current, in the places that the placement asks for, and nothing else runs.
     #[test]
@@ -317,6 +315,8 @@ proptest! {
         in_order(&story)?;
     }
 
+    /// Laws 1 to 7, 12, 14 and 15 after every line, and 7 and 16 with it: the story rebuilds the job
+    /// from its log and its snapshot between any two lines.
     #[test]
     fn the_laws_hold_after_every_line(script in script()) {
         play(&script)?;

@@ -326,6 +326,8 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
     }
     let rollback_of = last
         .filter(|r| r.head.to != to && r.head.to != 0)
+        // One that began no wave is not what it takes back.
+        .filter(|r| !r.head.state.is_final() || r.head.to == state.leaving_version(Some(to)))
         .map(|r| r.head.id);
     Ok(Event::Requested(Want {
         kind: DeploymentKind::Rollback,

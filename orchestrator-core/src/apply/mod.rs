@@ -113,7 +113,9 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Done { slots } => {
             for slot in slots {
                 state.slots[*slot as usize].done = true;
-                state.strays.remove(slot);
+                if !state.is_behind(*slot) {
+                    state.strays.remove(slot);
+                }
             }
         }
         Event::Failed { targets, reason } => failed(state, targets, reason),
