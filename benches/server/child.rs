@@ -8,25 +8,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use orchestrator_api::server::{Format, Keep, Log, Options, run};
+use orchestrator_api::server::{Options, run};
 
 pub(crate) fn serve(dir: &str) -> ExitCode {
-    let kept = "90d".parse().expect("a length of time");
-    let options = Options {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        data_dir: dir.into(),
-        tls_cert: None,
-        tls_key: None,
-        keep: Keep {
-            keep_deployments: kept,
-            keep_events: kept,
-            keep_audit: kept,
-        },
-        log: Log {
-            format: Format::Text,
-            level: "warn".to_owned(),
-        },
-    };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = Options::new(listen, dir, "warn");
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -94,7 +94,7 @@ async fn work(settings: Settings, leave: Leave) -> Outcome {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     ];
-    let agent = Agent::open(settings)?;
+    let agent = Agent::open(settings).await?;
     let stop = async {
         let [term, int] = &mut ends;
         tokio::select! {

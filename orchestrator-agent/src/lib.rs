@@ -35,7 +35,7 @@
 //! use orchestrator_agent::{Agent, Leave, Settings};
 //!
 //! let settings = Settings::new("http://127.0.0.1:4650", "n1", "/var/lib/orchestrator-agent");
-//! let agent = Agent::open(settings)?;
+//! let agent = Agent::open(settings).await?;
 //! agent.run(async { Leave::Running }).await
 //! # }
 //! ```

@@ -31,7 +31,7 @@ use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{InvalidName, is_name};
 use crate::input::NodeChange;
-use crate::replay::BrokenLog;
+use crate::replay::{BrokenLog, follows};
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
 use crate::spec::parse::{Errors, Part, from_value, parse};
 use crate::spec::{JobSpec, SpecErrors};
@@ -88,13 +88,7 @@ impl Fleet {
     ) -> Result<(), BrokenLog> {
         for entry in log {
             let entry = entry.borrow();
-            let expected = self.state.seq + 1;
-            if entry.seq != expected {
-                return Err(BrokenLog::Gap {
-                    expected,
-                    found: entry.seq,
-                });
-            }
+            follows(self.state.seq, entry.seq)?;
             if !fits(&self.state, &entry.event) {
                 return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }

@@ -120,7 +120,7 @@ use crate::format::{FormatError, decode_small, encode_small, read_snapshot, writ
 use crate::id::{DeploymentId, JobId};
 #[cfg(doc)]
 use crate::job::Job;
-use crate::replay::BrokenLog;
+use crate::replay::{BrokenLog, follows};
 use crate::spec::SpecErrors;
 use crate::time::Time;
 
@@ -158,10 +158,7 @@ impl Group {
         let mut log = log.into_iter();
         let first = log.next().ok_or(BrokenLog::NoBeginning)?;
         let Entry { seq, at, event } = first.borrow().clone();
-        if seq != 1 {
-            let (expected, found) = (1, seq);
-            return Err(BrokenLog::Gap { expected, found });
-        }
+        follows(0, seq)?;
         let Event::Created { spec } = event else {
             return Err(BrokenLog::DoesNotFit { seq });
         };
@@ -177,13 +174,7 @@ impl Group {
     ) -> Result<(), BrokenLog> {
         for entry in log {
             let entry = entry.borrow();
-            let expected = self.state.seq + 1;
-            if entry.seq != expected {
-                return Err(BrokenLog::Gap {
-                    expected,
-                    found: entry.seq,
-                });
-            }
+            follows(self.state.seq, entry.seq)?;
             if !fits(&self.state, &entry.event) {
                 return Err(BrokenLog::DoesNotFit { seq: entry.seq });
             }

@@ -26,13 +26,7 @@ pub(crate) fn take_in(
 
 /// Whether an entry is the one that follows.
 pub(crate) fn check(state: &State, entry: &Entry) -> Result<(), BrokenLog> {
-    let expected = state.seq + 1;
-    if entry.seq != expected {
-        return Err(BrokenLog::Gap {
-            expected,
-            found: entry.seq,
-        });
-    }
+    follows(state.seq, entry.seq)?;
     let fits = fits_in_step(state, entry)
         && fits_in_time(state, entry)
         && entry.of == of(state, &entry.event)
@@ -41,6 +35,16 @@ pub(crate) fn check(state: &State, entry: &Entry) -> Result<(), BrokenLog> {
         Ok(())
     } else {
         Err(BrokenLog::DoesNotFit { seq: entry.seq })
+    }
+}
+
+/// Whether a log that ends at `last` goes on with `found`.
+pub(crate) fn follows(last: u64, found: u64) -> Result<(), BrokenLog> {
+    let expected = last + 1;
+    if found == expected {
+        Ok(())
+    } else {
+        Err(BrokenLog::Gap { expected, found })
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::desired::Accepted;
 use self::execute::Event;
@@ -94,7 +94,7 @@ pub struct Agent {
 
 impl Agent {
     /// Takes the data directory. It waits a moment for a former agent that is just being ended.
-    pub fn open(settings: Settings) -> Result<Self, AgentError> {
+    pub async fn open(settings: Settings) -> Result<Self, AgentError> {
         if !is_name(&settings.node) {
             return Err(AgentError::Name(settings.node));
         }
@@ -107,12 +107,12 @@ impl Agent {
         disk::directory(&settings.data_dir).map_err(failed)?;
         let dir = settings.data_dir.canonicalize().map_err(failed)?;
         let shim = settings.shim().map_err(failed)?;
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         let lock = loop {
             match disk::hold(&dir.join("lock")).map_err(failed)? {
                 Some(lock) => break lock,
                 None if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Busy(path)),
-                None => std::thread::sleep(HOLD_AGAIN_AFTER),
+                None => sleep(HOLD_AGAIN_AFTER).await,
             }
         };
         Ok(Self {

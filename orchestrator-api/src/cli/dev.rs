@@ -13,7 +13,6 @@ use axum::routing::get;
 use orchestrator_agent::{Agent, Leave, Settings};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
@@ -21,9 +20,9 @@ use super::client::Client;
 use super::deployments::explain_text;
 use super::error::Error;
 use super::show::{Out, read};
-use super::watch::watch;
+use super::watch::{INTERRUPTED, watch_to_its_end};
 use crate::native::schema;
-use crate::server::{Format, Keep, Log, Options as ServerOptions, Server};
+use crate::server::{Error as ServerError, Options as ServerOptions, Server, Signals, Told};
 
 /// How long the tour looks at a healthy canary before it is promoted.
 const LOOK_AT_CANARY: Duration = Duration::from_secs(3);
@@ -59,52 +58,48 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
         );
         return Err(Error::Usage(why));
     }
+    // From here on a signal ends all of it in order, at whatever moment it comes.
+    let mut signals = Signals::new()?;
     let dir = Dir::new(data_dir)?;
-    let server = Server::start(&server_options(listen, dir.path())).await?;
+    let at = dir.path().join("server");
+    let server = Server::start(&ServerOptions::new(listen, at, "off")).await?;
     let address = format!("http://{}", server.address());
     let (leave, left) = channel::channel(false);
     let mut agents = JoinSet::new();
     for number in 1..=nodes {
         let name = format!("n{number}");
         let settings = Settings::new(&address, &name, dir.path().join("nodes").join(&name));
-        let agent =
-            Agent::open(settings).map_err(|why| Error::Offline(crate::engine::chain(&why)))?;
+        let agent = Agent::open(settings)
+            .await
+            .map_err(|why| Error::Offline(crate::engine::chain(&why)))?;
         agents.spawn(agent.run(told_to_leave(left.clone())));
     }
     let client = Client::new(&address, None, None)?;
     let ended = tokio::select! {
-        ended = tour(&client, nodes, once, out) => ended,
-        () = terminated() => Ok(0),
+        told = signals.next() => Ok(match told {
+            Told::Terminate => 0,
+            Told::Interrupt => INTERRUPTED,
+        }),
+        toured = tour(&client, nodes, once, out) => toured.map(|()| 0),
     };
     eprintln!("\nStopping what runs, the agents and the server.");
     leave.send_replace(true);
-    while let Some(agent) = agents.join_next().await {
-        match agent {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => eprintln!("an agent: {}", crate::engine::chain(&why)),
-            Err(why) => eprintln!("an agent: {why}"),
+    let stopped = async {
+        while let Some(agent) = agents.join_next().await {
+            match agent {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => eprintln!("an agent: {}", crate::engine::chain(&why)),
+                Err(why) => eprintln!("an agent: {why}"),
+            }
         }
-    }
-    server.stop().await;
-    ended
-}
-
-fn server_options(listen: SocketAddr, dir: &Path) -> ServerOptions {
-    let kept = orchestrator_core::Span::from_secs(90 * 24 * 3600);
-    ServerOptions {
-        listen,
-        data_dir: dir.join("server"),
-        tls_cert: None,
-        tls_key: None,
-        keep: Keep {
-            keep_deployments: kept,
-            keep_events: kept,
-            keep_audit: kept,
-        },
-        log: Log {
-            format: Format::Text,
-            level: "off".to_owned(),
-        },
+        server.stop().await;
+    };
+    tokio::select! {
+        () = stopped => ended,
+        () = signals.again() => {
+            eprintln!("Some of it may still run.");
+            Err(ServerError::AtOnce.into())
+        }
     }
 }
 
@@ -112,16 +107,6 @@ async fn told_to_leave(mut left: channel::Receiver<bool>) -> Leave {
     // An error means that nobody is left who could say it.
     let _ = left.wait_for(|left| *left).await;
     Leave::Drained
-}
-
-/// SIGINT is heard by what is watched, and after the tour here too.
-async fn terminated() {
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            terminate.recv().await;
-        }
-        Err(_) => pending().await,
-    }
 }
 
 /// Where all of it is kept.
@@ -156,7 +141,7 @@ impl Drop for Dir {
     }
 }
 
-async fn tour(client: &Client, nodes: u32, once: bool, out: &Out) -> Result<u8, Error> {
+async fn tour(client: &Client, nodes: u32, once: bool, out: &Out) -> Result<(), Error> {
     let address = client.address().to_owned();
     let say = |text: &str| out.say(&format!("\n{}\n", out.paint.bold(text)));
     out.say(&format!(
@@ -173,9 +158,7 @@ async fn tour(client: &Client, nodes: u32, once: bool, out: &Out) -> Result<u8, 
         &json!({ "strategy": "rolling", "max_parallel": 2 }),
     )
     .await?;
-    if let Some(code) = interrupted(watch(id, None, client, out).await?) {
-        return Ok(code);
-    }
+    watch_to_its_end(id, client, out).await?;
 
     say(
         "2. Version 2, one node first: the canary. While it is healthy the others wait for a promotion.",
@@ -183,18 +166,14 @@ async fn tour(client: &Client, nodes: u32, once: bool, out: &Out) -> Result<u8, 
     out.say("   A person says `orchestrator deployment promote demo`. This tour does that itself, after a look.\n")?;
     let canary = json!({ "strategy": "canary", "canary_count": 1, "max_parallel": 2 });
     let id = register(client, 2, false, &canary).await?;
-    let watched = watch(id.clone(), None, client, out);
-    if let Some(code) = interrupted(while_done(watched, promote(client, &id)).await?) {
-        return Ok(code);
-    }
+    let watched = watch_to_its_end(id.clone(), client, out);
+    while_done(watched, promote(client, &id)).await?;
 
     say(
         "3. Version 3, which answers every check with an error. It gets no further than its canary.",
     )?;
     let id = register(client, 3, true, &canary).await?;
-    if let Some(code) = interrupted(watch(id.clone(), None, client, out).await?) {
-        return Ok(code);
-    }
+    watch_to_its_end(id.clone(), client, out).await?;
     say("Why:")?;
     let answer = client.get(&format!("/v1/deployments/{id}/explain")).await?;
     out.say(&explain_text(&read(answer)?, out))?;
@@ -214,14 +193,9 @@ async fn tour(client: &Client, nodes: u32, once: bool, out: &Out) -> Result<u8, 
     ))?;
     if !once {
         out.say("\nCtrl-C ends all of it.\n")?;
-        tokio::signal::ctrl_c().await?;
+        pending::<()>().await;
     }
-    Ok(0)
-}
-
-/// What was interrupted while it was watched is the end of the tour.
-fn interrupted(code: u8) -> Option<u8> {
-    (code == super::watch::INTERRUPTED).then_some(code)
+    Ok(())
 }
 
 /// Does something else while it is watched.

@@ -48,7 +48,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Of larger deployments only the whole is shown, not each wave.
 const TARGETS_MAX: u32 = 10_000;
 
-/// Watches it, and gives the exit code.
+/// Watches it until its end, the time that is given to it, or an interrupt, and gives the exit code.
 pub(super) async fn watch(
     id: String,
     timeout: Option<Span>,
@@ -57,12 +57,6 @@ pub(super) async fn watch(
 ) -> Result<u8, Error> {
     let until = timeout.map(|span| Instant::now() + Duration::from_millis(span.as_millis()));
     let again = format!("orchestrator deployment watch {id}");
-    let mut watching = Watching {
-        client,
-        out,
-        screen: Screen::new(out),
-        seen: None,
-    };
     let timed_out = async {
         match until {
             Some(until) => sleep_until(until).await,
@@ -70,7 +64,7 @@ pub(super) async fn watch(
         }
     };
     tokio::select! {
-        ended = watching.follow(id) => ended,
+        ended = watch_to_its_end(id, client, out) => ended,
         () = timed_out => {
             eprintln!("It is still under way. Watch it again: {again}");
             Ok(TIMEOUT)
@@ -81,6 +75,17 @@ pub(super) async fn watch(
             Ok(INTERRUPTED)
         }
     }
+}
+
+/// Watches it as long as it takes, and gives the exit code.
+pub(super) async fn watch_to_its_end(id: String, client: &Client, out: &Out) -> Result<u8, Error> {
+    let mut watching = Watching {
+        client,
+        out,
+        screen: Screen::new(out),
+        seen: None,
+    };
+    watching.follow(id).await
 }
 
 struct Watching<'a> {

@@ -4,6 +4,7 @@ mod error;
 mod log;
 mod options;
 mod retention;
+mod signals;
 
 use std::fmt;
 use std::io::Write;
@@ -13,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 pub use self::error::Error;
 pub use self::options::{Format, Keep, Log, Options};
+pub(crate) use self::signals::{Signals, Told};
 use crate::access::{Access, Opening, start};
 use crate::engine::{Engine, Settings};
 use crate::native::Api;
@@ -29,8 +30,6 @@ use crate::store::sqlite::Sqlite;
 
 /// How often it is looked whether the certificate was replaced.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
-/// Signals within this after the first are that one.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether the store is still in use, at the end.
 const STILL_IN_USE: Duration = Duration::from_millis(5);
 
@@ -175,7 +174,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             by = signals.next() => by,
             () = server.broken() => return Err(Error::Broken),
         };
-        tracing::info!(by, "stopping: what is in progress may end");
+        tracing::info!(by = by.as_str(), "stopping: what is in progress may end");
         tokio::select! {
             () = server.stop() => {
                 tracing::info!("stopped");
@@ -187,36 +186,4 @@ pub fn run(options: Options) -> Result<(), Error> {
     // Whatever still runs was either ended in order, or is not to be waited for.
     runtime.shutdown_background();
     ran
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Another one, and not the same one again: some send it to the process and to its group.
-    async fn again(&mut self) {
-        let first = tokio::time::Instant::now();
-        loop {
-            self.next().await;
-            if first.elapsed() >= SAME_SIGNAL {
-                return;
-            }
-        }
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

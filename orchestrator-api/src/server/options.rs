@@ -51,6 +51,33 @@ pub struct Options {
     pub log: Log,
 }
 
+/// For how long deployments and events are kept, if nothing is said.
+const KEPT: &str = "90d";
+/// The same of the audit log.
+const AUDIT_KEPT: &str = "1y";
+
+impl Options {
+    /// A server without TLS, as if nothing else was said; it logs what is of this level.
+    pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>, level: &str) -> Self {
+        let span = |text: &str| text.parse().expect("a length of time");
+        Self {
+            listen,
+            data_dir: data_dir.into(),
+            tls_cert: None,
+            tls_key: None,
+            keep: Keep {
+                keep_deployments: span(KEPT),
+                keep_events: span(KEPT),
+                keep_audit: span(AUDIT_KEPT),
+            },
+            log: Log {
+                format: Format::Text,
+                level: level.to_owned(),
+            },
+        }
+    }
+}
+
 /// What is kept for how long.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Keep {
@@ -59,7 +86,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_DEPLOYMENTS",
         value_name = "TIME",
-        default_value = "90d"
+        default_value = KEPT
     )]
     pub keep_deployments: Span,
     /// For how long the events of nodes, and of jobs outside of deployments, are kept
@@ -67,7 +94,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_EVENTS",
         value_name = "TIME",
-        default_value = "90d"
+        default_value = KEPT
     )]
     pub keep_events: Span,
     /// For how long the audit log is kept
@@ -75,7 +102,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_AUDIT",
         value_name = "TIME",
-        default_value = "1y"
+        default_value = AUDIT_KEPT
     )]
     pub keep_audit: Span,
 }

@@ -131,9 +131,9 @@ impl Node {
     pub(crate) fn start_here(&mut self) {
         let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
         settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
-        let agent = Agent::open(settings).unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
+            let agent = Agent::open(settings).await.unwrap();
             // A test that is over ends it, too.
             let stop = async { stopped.await.unwrap_or(Leave::Running) };
             agent.run(stop).await.unwrap();

@@ -89,9 +89,11 @@ impl Fixture {
         let mut settings = Settings::new(&self.url, "n1", self.dir.path().join("node"));
         settings.token = token.map(Into::into);
         settings.authorities = authorities.map(Path::to_owned);
-        let agent = Agent::open(settings).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let run = async { agent.run(async { stopped.await.unwrap() }).await.unwrap() };
+        let run = async {
+            let agent = Agent::open(settings).await.unwrap();
+            agent.run(async { stopped.await.unwrap() }).await.unwrap();
+        };
         Running(stop, tokio::spawn(run))
     }
 
@@ -172,10 +174,8 @@ async fn a_server_that_nobody_vouches_for_is_told_nothing() {
 async fn two_agents_do_not_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings::new("http://127.0.0.1:1", "n1", dir.path());
-    let first = Agent::open(settings.clone()).unwrap();
-    let second = tokio::task::spawn_blocking(|| Agent::open(settings))
-        .await
-        .unwrap();
+    let first = Agent::open(settings.clone()).await.unwrap();
+    let second = Agent::open(settings).await;
     assert!(matches!(second, Err(AgentError::Busy(_))));
     drop(first);
 }
