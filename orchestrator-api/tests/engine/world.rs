@@ -286,7 +286,7 @@ impl World {
     }
 }
 
-fn registration(document: &Value) -> Command {
+pub(crate) fn registration(document: &Value) -> Command {
     Command::Register {
         spec: Box::new(JobSpec::parse(&document.to_string()).expect("it is a spec")),
         members: None,
