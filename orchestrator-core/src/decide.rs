@@ -468,25 +468,28 @@ fn start(state: &State, now: Moment) -> Option<Event> {
             0,
         ),
         DeploymentKind::Stop => {
-            let runs = |&slot: &u32| told(slot) != 0 && !state.slots[slot as usize].done;
+            let runs = |&slot: &u32| told(slot) != 0 && !state.slots[slot as usize].is_done();
             (order(state, seed, live.filter(runs)), 0)
         }
         DeploymentKind::Rollback => {
             // What the version gone back to has no use for is not started with it only to be stopped.
             let stay = stay(state, to);
             let touched = |slot: &u32| stay.contains(slot) && state.is_touched(*slot, from, to);
-            let failed = |slot: &u32| {
+            let failed = |slot: u32| {
                 let target = taken_back
-                    .and_then(|r| r.targets.get(state.slots[*slot as usize].target as usize));
-                target.is_some_and(|t| t.slot == *slot && t.state() == TargetState::Failed)
+                    .and_then(|r| r.targets.get(state.slots[slot as usize].target as usize));
+                target.is_some_and(|t| t.slot == slot && t.state() == TargetState::Failed)
             };
-            let mut turns = order(state, seed, live.clone().filter(touched).filter(failed));
-            let failed_first = turns.len() as u32;
-            turns.extend(order(
-                state,
-                seed,
-                live.filter(touched).filter(|s| !failed(s)),
-            ));
+            let (first, others): (Vec<u32>, Vec<u32>) =
+                live.filter(touched).partition(|&slot| failed(slot));
+            // What an earlier rollback has failed on does not keep this one from those that run something else.
+            let (last, others): (Vec<u32>, Vec<u32>) = others
+                .into_iter()
+                .partition(|&slot| state.is_unproven(slot, to));
+            let failed_first = first.len() as u32;
+            let groups = [first, others, last].into_iter();
+            let turns = groups.flat_map(|group| order(state, seed, group.into_iter()));
+            let turns = turns.collect();
             (turns, failed_first)
         }
     };

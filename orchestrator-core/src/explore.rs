@@ -10,6 +10,7 @@ use crate::rollout::TargetState;
 use crate::spec::{
     Canaries, HealthCheck, JobSpec, JobType, OnFailure, Placement, RolloutSpec, Strategy,
 };
+use crate::state::Stage;
 use crate::{Job, Member, Presence, Span, Time, WaitingOn};
 
 /// The interval, the least healthy time, and a third of the deadline.
@@ -236,8 +237,9 @@ impl World {
             u64::from(state.version_max),
             state.strays.len() as u64,
         ];
-        for version in state.versions.values() {
+        for (&number, version) in &state.versions {
             key.push(u64::from(version.stable) << 1 | u64::from(version.rejected));
+            key.push(u64::from(state.leaving_version(Some(number))));
         }
         for node in 0..state.members.len() {
             key.push(state.members.presence(node) as u64);
@@ -245,7 +247,8 @@ impl World {
         for (number, slot) in (0..).zip(&state.slots) {
             let flags = [
                 slot.live,
-                slot.done,
+                slot.stage == Stage::Unproven,
+                slot.is_done(),
                 state.surplus.contains(&number),
                 state.unplaced.contains(&number),
                 state.retired.contains(&number),

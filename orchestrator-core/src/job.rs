@@ -402,7 +402,7 @@ impl Job {
         };
         let slots = self.state.members.slots(node);
         slots
-            .filter(|&slot| !self.state.slots[slot as usize].done)
+            .filter(|&slot| !self.state.slots[slot as usize].is_done())
             .map(|slot| self.assignment(slot))
             .filter(|a| a.version != 0)
             .collect()
@@ -459,7 +459,7 @@ impl Job {
     pub fn watched(&self) -> impl Iterator<Item = Assignment<'_>> {
         let targets = self.state.active().into_iter().flat_map(|r| &r.targets);
         let may_turn_bad = |t: &Target| {
-            t.state() == TargetState::Updated && !self.state.slots[t.slot as usize].done
+            t.state() == TargetState::Updated && !self.state.slots[t.slot as usize].is_done()
         };
         let watched = targets.filter(move |t| t.state().is_in_flight() || may_turn_bad(t));
         watched.map(|target| self.assignment(target.slot))

@@ -424,7 +424,7 @@ fn settled(state: &State) -> Law {
             continue;
         }
         let stops = state.members_due && state.surplus.contains(&number);
-        let ended = slot.done && state.current == 0;
+        let ended = slot.is_done() && state.current == 0;
         if state.is_ready(number) && slot.told != state.current && !stops && !ended {
             let (told, current) = (slot.told, state.current);
             return broken(

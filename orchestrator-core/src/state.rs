@@ -108,21 +108,43 @@ pub(crate) struct Slot {
     /// The entry that told it.
     pub(crate) generation: U48,
     pub(crate) live: bool,
-    /// It ran to its end what it was told, a batch job: it is not told again.
-    pub(crate) done: bool,
+    pub(crate) stage: Stage,
 }
 
-type SlotRow = (u32, u32, u32, u64, bool, bool);
+/// How far an execution is with what it was told.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// It runs it, as far as anybody has to know.
+    #[default]
+    Told,
+    /// A rollback brought it there, and it has not shown that it is well.
+    Unproven,
+    /// It ran it to its end, a batch job: it is not told again.
+    Done,
+}
+
+impl From<u8> for Stage {
+    fn from(number: u8) -> Self {
+        match number {
+            1 => Self::Unproven,
+            2 => Self::Done,
+            _ => Self::Told,
+        }
+    }
+}
+
+type SlotRow = (u32, u32, u32, u64, bool, u8);
 
 impl From<SlotRow> for Slot {
-    fn from((node, told, target, generation, live, done): SlotRow) -> Self {
+    fn from((node, told, target, generation, live, stage): SlotRow) -> Self {
         Self {
             node,
             told,
             target,
             generation: generation.into(),
             live,
-            done,
+            stage: stage.into(),
         }
     }
 }
@@ -135,8 +157,14 @@ impl From<Slot> for SlotRow {
             slot.target,
             slot.generation.into(),
             slot.live,
-            slot.done,
+            slot.stage as u8,
         )
+    }
+}
+
+impl Slot {
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
     }
 }
 
@@ -278,19 +306,17 @@ impl State {
     /// What a rollback, to that version if it is known, goes back from: where the last deployment goes or went. One
     /// that is itself a rollback and has not got there leaves what it takes back; one that goes forward again takes
     /// nothing back, unless it is tried once more. Of one that began no wave there is nothing to take back: who says
-    /// where to go means what runs.
+    /// where to go means what was there before it.
     pub(crate) fn leaving_version(&self, to: Option<u32>) -> u32 {
-        self.rollout.as_ref().map_or(self.current, |r| {
-            let head = &r.head;
-            let completed = head.state == DeploymentState::Completed;
-            let unfinished = head.kind == DeploymentKind::Rollback && !completed;
-            let never_began = head.state.is_final() && !completed && head.wave == 0;
+        let mut heads = self.heads();
+        let head = heads.find(|head| to.is_none() || !head.began_no_wave());
+        head.map_or(self.current, |head| {
+            let unfinished =
+                head.kind == DeploymentKind::Rollback && head.state != DeploymentState::Completed;
             let again = to == Some(head.to) && to != Some(head.from);
             let back = head.from > head.to && to != Some(head.from);
             if unfinished && (back || again) {
                 head.from
-            } else if never_began && to.is_some() && self.settled {
-                self.current
             } else {
                 head.to
             }
@@ -395,7 +421,7 @@ impl State {
         match self.slots[slot as usize].told {
             0 => self.base() != 0 && !self.waits_for_turn(slot),
             // What has done its work runs nothing that would have to be stopped.
-            _ if self.current == 0 && self.slots[slot as usize].done => false,
+            _ if self.current == 0 && self.slots[slot as usize].is_done() => false,
             told => self.active().is_none() && (self.is_outdated(told) || self.starts_again(slot)),
         }
     }
@@ -424,18 +450,16 @@ impl State {
         // Where nothing was to run, what runs nothing has its turn too.
         let there = (told != 0 || self.current == 0) && self.is_ready(slot);
         let other = told != to && (told == from || there);
-        live && (other || self.has_failed_on(slot, to))
+        live && (other || self.is_unproven(slot, to))
     }
 
-    /// Whether the last deployment was to bring a slot to a version, and that failed there: to go there once more is
-    /// not to find it there.
-    pub(crate) fn has_failed_on(&self, slot: u32, to: u32) -> bool {
-        let Slot { told, target, .. } = self.slots[slot as usize];
-        let last = self.rollout.as_ref();
-        let last = last.filter(|r| r.head.to == to && r.head.state != DeploymentState::Completed);
-        let row = last.and_then(|r| r.targets.get(target as usize));
-        let failed = row.is_some_and(|t| t.slot == slot && t.state() == TargetState::Failed);
-        told == to && failed
+    /// Whether a rollback has brought a slot to a version where it has not shown since that it is well: to go there
+    /// once more is not to find it there.
+    pub(crate) fn is_unproven(&self, slot: u32, to: u32) -> bool {
+        let Slot {
+            told, stage, live, ..
+        } = self.slots[slot as usize];
+        live && told == to && stage == Stage::Unproven
     }
 
     /// Whether an execution that is wanted runs a version that it was left on.

@@ -313,9 +313,8 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             .ok_or(Rejection::NoStableVersion)?,
     };
     let runs = state.versions.get(&to).is_some_and(|v| v.told > 0);
-    let failed = |slot| state.slots[slot as usize].live && state.has_failed_on(slot, to);
-    let nothing_failed = !(0..state.slots.len() as u32).any(failed);
-    let nothing_else = runs && state.told_other_than(to) == 0 && nothing_failed;
+    let proven = !(0..state.slots.len() as u32).any(|slot| state.is_unproven(slot, to));
+    let nothing_else = runs && state.told_other_than(to) == 0 && proven;
     // What is under way is called off by it, also before it has touched a node.
     let there = match state.active() {
         Some(rollout) => rollout.head.to == to,

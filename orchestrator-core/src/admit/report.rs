@@ -105,7 +105,7 @@ pub(crate) fn done(state: &State, done: Done) -> Result<Event, Ignored> {
     if u64::from(known.generation) != generation {
         return Err(Ignored::Stale);
     }
-    if known.done {
+    if known.is_done() {
         return Err(Ignored::Duplicate);
     }
     let version = state.versions.get(&known.told);

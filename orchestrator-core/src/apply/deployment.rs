@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::executions::{lay_out_again, stray, tell};
+use super::executions::{lay_out_again, stray, tell, unproven};
 use super::nodes::uncanary;
 use super::rollout;
 use crate::effect::Effect;
@@ -13,7 +13,7 @@ use crate::put_aside::PutAside;
 use crate::record::CANARY_NODES_MAX;
 use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
 use crate::runs::Runs;
-use crate::state::{HISTORY_KEPT, Moment, NONE, State};
+use crate::state::{HISTORY_KEPT, Moment, NONE, Stage, State};
 
 pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effect>) {
     let Started {
@@ -164,6 +164,7 @@ pub(super) fn dispatched(
     let version = rollout.head.to;
     for slot in slots.iter() {
         tell(state, slot, version);
+        unproven(state, slot);
         state.strays.remove(&slot);
     }
     effects.push(Effect::Assign {
@@ -204,13 +205,15 @@ pub(super) fn each_heard(state: &mut State, heard: &[Heard], change: impl Fn(&mu
     }
 }
 
-/// What a batch job's executions are told is done when they are updated, and is not told again.
-pub(super) fn done(state: &mut State, heard: &[Heard]) {
-    if rollout(state).head.is_batch() {
-        for &(target, _) in heard {
-            let slot = rollout(state).targets[target as usize].slot;
-            state.slots[slot as usize].done = true;
-        }
+/// What updated executions were told is proven there; what those of a batch job were told is done, and not told again.
+pub(super) fn well(state: &mut State, heard: &[Heard]) {
+    let stage = match rollout(state).head.is_batch() {
+        true => Stage::Done,
+        false => Stage::Told,
+    };
+    for &(target, _) in heard {
+        let slot = rollout(state).targets[target as usize].slot;
+        state.slots[slot as usize].stage = stage;
     }
 }
 
@@ -241,8 +244,12 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
 
 pub(super) fn failed(state: &mut State, targets: &Runs, reason: &Reason) {
     let at = state.moment.wall;
-    let rollout = rollout(state);
     for target in targets.iter() {
+        let Target { slot, dispatch, .. } = rollout(state).targets[target as usize];
+        if dispatch != 0 {
+            unproven(state, slot);
+        }
+        let rollout = rollout(state);
         rollout.change(target, at, |t| t.set_state(TargetState::Failed));
         rollout.failures.insert(
             target,
@@ -291,7 +298,7 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     state.settled = match (head.kind, head.state) {
         // It changes nothing about what is to run where, and so leaves those where they are that run something else.
         (DeploymentKind::Restart, DeploymentState::Completed) => {
-            state.settled || !state.leaves_any()
+            state.settled || !state.leaves_any() && state.surplus.is_empty()
         }
         (DeploymentKind::Restart, _) => state.settled,
         // It is meant for those too that it did not reach.
@@ -317,6 +324,12 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         }
         if head.kind == DeploymentKind::Restart {
             start_again_when_back(state);
+        }
+        // Who failed there after all is within what was allowed.
+        for slot in &mut state.slots {
+            if slot.stage == Stage::Unproven {
+                slot.stage = Stage::Told;
+            }
         }
     } else if state.layout == head.to
         && state.current != head.to

@@ -7,13 +7,13 @@ use super::nodes::{back, leave, review_leaving};
 use super::rollout;
 use super::withdraw;
 use crate::effect::Effect;
-use crate::event::Presence;
+use crate::event::{DeploymentKind, Presence};
 use crate::packed::U48;
 use crate::rollout::TargetState;
 use crate::room;
 use crate::runs::Runs;
 use crate::spec::{JobSpec, Placement};
-use crate::state::{Moment, NONE, Slot, State};
+use crate::state::{Moment, NONE, Slot, Stage, State};
 
 /// Puts a version's placement in force: executions too many are surplus, and those that are missing come
 /// to be.
@@ -139,7 +139,7 @@ pub(super) fn add_slot(state: &mut State, node: u32) {
         target: NONE,
         generation: U48::default(),
         live: true,
-        done: false,
+        stage: Stage::Told,
     };
     let slot = if let Some(slot) = state.free.pop_first() {
         state.slots[slot as usize] = new;
@@ -254,13 +254,20 @@ pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
     }
     slot.told = version;
     slot.generation = U48::from(state.seq);
-    slot.done = false;
+    slot.stage = Stage::Told;
+}
+
+/// Notes that a rollback has yet to see a slot well, if it is one that goes on.
+pub(super) fn unproven(state: &mut State, slot: u32) {
+    if rollout(state).head.kind == DeploymentKind::Rollback {
+        state.slots[slot as usize].stage = Stage::Unproven;
+    }
 }
 
 /// Whether a slot was told to run something, and is not known to have done it.
 pub(super) fn at_work(state: &State, slot: u32) -> bool {
-    let Slot { told, done, .. } = state.slots[slot as usize];
-    told != 0 && !done
+    let slot = &state.slots[slot as usize];
+    slot.told != 0 && !slot.is_done()
 }
 
 pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
@@ -304,8 +311,9 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         let drained = state.presence(slot) == Presence::Draining;
         let before = std::mem::replace(&mut state.slots[slot as usize].node, node);
         let Slot {
-            told: ran, done, ..
+            told: ran, stage, ..
         } = state.slots[slot as usize];
+        let done = stage == Stage::Done;
         let worked = at_work(state, slot);
         if !state.unplaced.remove(&slot) {
             state.members.detach(before, slot);
@@ -326,7 +334,11 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 let target = &rollout(state).targets[t as usize];
                 target.state().is_in_flight() || target.state() == TargetState::Updated
             });
+            if stage == Stage::Unproven {
+                state.slots[slot as usize].stage = stage;
+            }
             if let Some(target) = moved {
+                unproven(state, slot);
                 let due = rollout(state).due_of(target).filter(|_| !drained);
                 again.entry(due).or_default().push(target);
             }

@@ -7,7 +7,7 @@ mod nodes;
 use std::sync::Arc;
 
 use self::deployment::{
-    begin, dispatched, done, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy,
+    begin, dispatched, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy, well,
 };
 pub(crate) use self::executions::stay;
 use self::executions::{at_work, lay_out, placed, retire, scaled, tell};
@@ -18,7 +18,7 @@ use crate::packed::U48;
 use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::runs::Runs;
 use crate::spec::JobSpec;
-use crate::state::{KEYS_KEPT, Moment, State, Version};
+use crate::state::{KEYS_KEPT, Moment, Stage, State, Version};
 
 /// Takes a new entry in: its place in the log, then what it says.
 pub(crate) fn apply(state: &mut State, entry: &Entry, effects: &mut Vec<Effect>) {
@@ -108,11 +108,11 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
                 target.streak = 0;
                 target.set_state(TargetState::Updated);
             });
-            done(state, heard);
+            well(state, heard);
         }
         Event::Done { slots } => {
             for slot in slots {
-                state.slots[*slot as usize].done = true;
+                state.slots[*slot as usize].stage = Stage::Done;
                 if !state.is_behind(*slot) {
                     state.strays.remove(slot);
                 }

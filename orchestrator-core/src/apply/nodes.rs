@@ -44,7 +44,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
             Presence::Draining if replicated => back_from_silence(state, slot),
             Presence::Draining => {
                 leave(state, slot);
-                if !state.slots[slot as usize].done {
+                if !state.slots[slot as usize].is_done() {
                     tell(state, slot, 0);
                 }
             }
@@ -219,7 +219,7 @@ pub(super) fn leave(state: &mut State, slot: u32) {
 /// The target of an execution that has not done its work yet: what is done stays done, whatever becomes of
 /// its node.
 fn target_at_work(state: &State, slot: u32) -> Option<u32> {
-    let done = state.slots[slot as usize].done;
+    let done = state.slots[slot as usize].is_done();
     let target = state.target_of(slot)?;
     let row = state.active()?.targets[target as usize];
     (!done || row.state() != TargetState::Updated).then_some(target)

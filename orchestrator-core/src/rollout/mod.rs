@@ -87,6 +87,11 @@ impl Head {
         self.job_type == JobType::Batch && self.kind != DeploymentKind::Stop
     }
 
+    /// Whether it was over before it had told anybody anything.
+    pub(crate) fn began_no_wave(&self) -> bool {
+        self.state.is_final() && self.state != DeploymentState::Completed && self.wave == 0
+    }
+
     /// Failed targets that count against the limits: those that a rollback found failed do not.
     pub(crate) fn failed_counting(&self) -> u32 {
         self.tally.failed - self.tally.failed_before
