@@ -17,24 +17,24 @@
 
 mod fits;
 mod leases;
+mod settings;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Value, json};
 
 use self::fits::fits;
 use self::leases::Leases;
+pub use self::settings::FleetSettings;
 use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{InvalidName, is_name};
 use crate::input::NodeChange;
 use crate::replay::{BrokenLog, follows};
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
-use crate::spec::parse::{Errors, Part, from_value, parse};
-use crate::spec::{JobSpec, SpecErrors};
+use crate::spec::JobSpec;
 use crate::time::{Span, Time};
 
 /// The most nodes that a fleet may have.
@@ -221,81 +221,6 @@ impl Fleet {
         apply(&mut self.state, &entry);
         self.leases.follow(&entry.event);
         entry
-    }
-}
-
-/// How patient the fleet is. Written as `{"lease": "30s", "down_after": "5m"}`; that is also what is taken where
-/// something is left out.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Value", into = "Value")]
-pub struct FleetSettings {
-    lease: Span,
-    down_after: Span,
-}
-
-/// Nodes that are given less are lost before they can say a word.
-const PATIENCE_MIN: Span = Span::from_secs(1);
-const PATIENCE_MAX: Span = Span::from_secs(30 * 24 * 60 * 60);
-
-impl FleetSettings {
-    /// Each from one second to thirty days.
-    pub fn new(lease: Span, down_after: Span) -> Result<Self, SpecErrors> {
-        Self::from_value(&Self { lease, down_after }.into())
-    }
-
-    /// Reads what people write.
-    pub fn parse(json: &str) -> Result<Self, SpecErrors> {
-        parse(json, settings)
-    }
-
-    /// Reads the same when it was read as JSON before; its repeated keys are gone unnoticed.
-    pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
-        from_value(value, settings)
-    }
-
-    /// Silence for longer than this disconnects a node.
-    pub fn lease(self) -> Span {
-        self.lease
-    }
-
-    /// Being disconnected for longer than this makes a node down.
-    pub fn down_after(self) -> Span {
-        self.down_after
-    }
-}
-
-fn settings(errors: &mut Errors, path: String, value: &Value) -> Option<FleetSettings> {
-    let mut part = Part::open(errors, path, value, &["lease", "down_after"])?;
-    let default = FleetSettings::default();
-    let lease = part.span("lease", Some(default.lease), PATIENCE_MIN, PATIENCE_MAX);
-    let down_after = Some(default.down_after);
-    let down_after = part.span("down_after", down_after, PATIENCE_MIN, PATIENCE_MAX);
-    Some(FleetSettings {
-        lease: lease?,
-        down_after: down_after?,
-    })
-}
-
-impl Default for FleetSettings {
-    fn default() -> Self {
-        Self {
-            lease: Span::from_secs(30),
-            down_after: Span::from_secs(300),
-        }
-    }
-}
-
-impl TryFrom<Value> for FleetSettings {
-    type Error = SpecErrors;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        Self::from_value(&value)
-    }
-}
-
-impl From<FleetSettings> for Value {
-    fn from(FleetSettings { lease, down_after }: FleetSettings) -> Self {
-        json!({ "lease": lease.to_string(), "down_after": down_after.to_string() })
     }
 }
 
@@ -751,11 +676,13 @@ fn apply(state: &mut State, entry: &Entry) {
 fn decide(leases: &Leases, settings: FleetSettings) -> Option<Event> {
     let down = leases
         .lost
-        .overdue(leases.elapsed_millis, settings.down_after);
+        .overdue(leases.elapsed_millis, settings.down_after());
     if !down.is_empty() {
         return Some(Event::WentDown { nodes: down });
     }
-    let silent = leases.heard.overdue(leases.elapsed_millis, settings.lease);
+    let silent = leases
+        .heard
+        .overdue(leases.elapsed_millis, settings.lease());
     (!silent.is_empty()).then_some(Event::Disconnected { nodes: silent })
 }
 

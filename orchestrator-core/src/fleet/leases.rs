@@ -71,8 +71,11 @@ impl Leases {
 
     /// Until the next node is overdue; 0 if one is.
     pub(super) fn left_millis(&self, settings: FleetSettings) -> Option<u64> {
-        let heard = self.heard.first_at().map(|at| due(at, settings.lease));
-        let lost = self.lost.first_at().map(|at| due(at, settings.down_after));
+        let heard = self.heard.first_at().map(|at| due(at, settings.lease()));
+        let lost = self
+            .lost
+            .first_at()
+            .map(|at| due(at, settings.down_after()));
         let due = heard.into_iter().chain(lost).min()?;
         Some(due.saturating_sub(self.elapsed_millis))
     }

@@ -412,7 +412,7 @@ proptest! {
     fn any_history_replays_and_loses_nodes_exactly_on_time(
         steps in prop::collection::vec((any_input(), -20_000..60_000i64), 1..80),
     ) {
-        let settings = FleetSettings { lease: Span::from_secs(30), down_after: Span::from_secs(60) };
+        let settings = FleetSettings::new(Span::from_secs(30), Span::from_secs(60)).expect("it is in bounds");
         let mut fleet = Fleet::new(settings);
         let (mut log, mut clock, mut elapsed) = (Vec::new(), 10_000_000i64, 0);
         let mut model: BTreeMap<NodeName, (Connectivity, i64)> = BTreeMap::new();
