@@ -386,17 +386,12 @@ fn converge(state: &State) -> Option<Event> {
     if state.strays.is_empty() {
         return None;
     }
-    let version = state.base();
-    // With nothing to run before their turn nodes are left as they are.
-    if version == 0 && state.active().is_some() {
-        return None;
-    }
-    let stray = |&slot: &u32| {
-        let other = state.slots[slot as usize].told != version;
-        state.is_ready(slot) && (other || state.starts_again(slot))
-    };
-    let slots: Runs = state.strays.iter().copied().filter(stray).collect();
-    (!slots.is_empty()).then_some(Event::Converged { version, slots })
+    let due = |&slot: &u32| Some((state.due(slot)?, slot));
+    let mut strays = state.strays.iter().filter_map(due).peekable();
+    let &(version, _) = strays.peek()?;
+    let slots = strays.filter(|&(due, _)| due == version);
+    let slots: Runs = slots.map(|(_, slot)| slot).collect();
+    Some(Event::Converged { version, slots })
 }
 
 /// Executions of an earlier version's selector or placement, once the later one is in place. Where it never came to
@@ -436,6 +431,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
     let Want {
         kind,
         to,
+        from,
         rollback_of,
     } = state.want?;
     let number = state.deployments + 1;
@@ -447,7 +443,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
     }
     let seed = draw(state.seed, "deployment", &number.to_le_bytes());
     let from = match kind {
-        DeploymentKind::Rollback => state.leaving_version(Some(to)),
+        DeploymentKind::Rollback => from,
         _ => state.current,
     };
     let kind = if kind == DeploymentKind::Update && from == 0 {
@@ -474,7 +470,14 @@ fn start(state: &State, now: Moment) -> Option<Event> {
         DeploymentKind::Rollback => {
             // What the version gone back to has no use for is not started with it only to be stopped.
             let stay = stay(state, to);
-            let touched = |slot: &u32| stay.contains(slot) && state.is_touched(*slot, from, to);
+            // What an earlier rollback has not brought there is for a person to ask for: it is not what this one is of.
+            let by_itself =
+                taken_back.is_some_and(|r| matches!(r.head.aftermath, Aftermath::RollBack { .. }));
+            let unproven = |slot| !by_itself && state.is_ready(slot) && state.is_unproven(slot, to);
+            let touched = |&slot: &u32| {
+                let touched = state.is_touched(slot, from, to) || unproven(slot);
+                stay.contains(&slot) && touched
+            };
             let failed = |slot: u32| {
                 let target = taken_back
                     .and_then(|r| r.targets.get(state.slots[slot as usize].target as usize));

@@ -336,6 +336,9 @@ pub struct Want {
     pub kind: DeploymentKind,
     /// The version to go to; 0 = nothing.
     pub to: u32,
+    /// Of a rollback, the version that it goes back from; of others it is what runs when they begin.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub from: u32,
     /// The deployment that it takes back.
     pub rollback_of: Option<DeploymentId>,
 }

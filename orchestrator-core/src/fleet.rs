@@ -120,8 +120,9 @@ impl Fleet {
 
     /// Takes one input and then finds the nodes that were silent for too long.
     ///
-    /// In this order: after the driver itself was held up, a heartbeat that it has yet to hand in
-    /// still saves its node. A refused input changes nothing.
+    /// In this order: a heartbeat saves its node however late it is handed in, if nothing was handed in before it. A
+    /// driver that was held up hands all of those that it has yet to in as one [`Input::HeartbeatMany`] first, or the
+    /// first of them has the others lost. A refused input changes nothing.
     pub fn step(&mut self, now: Time, input: Input) -> Result<Vec<Entry>, Rejection> {
         self.leases.pass(now);
         let mut entries = Vec::new();

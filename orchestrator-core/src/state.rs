@@ -122,6 +122,8 @@ pub(crate) enum Stage {
     Unproven,
     /// It ran it to its end, a batch job: it is not told again.
     Done,
+    /// It ran something, and stopped because its node was drained.
+    Drained,
 }
 
 impl From<u8> for Stage {
@@ -129,6 +131,7 @@ impl From<u8> for Stage {
         match number {
             1 => Self::Unproven,
             2 => Self::Done,
+            3 => Self::Drained,
             _ => Self::Told,
         }
     }
@@ -413,16 +416,33 @@ impl State {
         matches!(state, Some(TargetState::Pending | TargetState::Skipped))
     }
 
-    /// Whether a slot should be told something else than it was, though no wave reaches it.
-    pub(crate) fn is_behind(&self, slot: u32) -> bool {
+    /// What a slot should be told other than it was, though no wave reaches it.
+    pub(crate) fn due(&self, slot: u32) -> Option<u32> {
         if !self.is_ready(slot) || self.surplus.contains(&slot) {
-            return false;
+            return None;
         }
-        match self.slots[slot as usize].told {
-            0 => self.base() != 0 && !self.waits_for_turn(slot),
+        let base = self.base_of(slot);
+        let is_behind = match (self.slots[slot as usize].told, self.active()) {
+            (0, _) => base != 0 && !self.waits_for_turn(slot),
             // What has done its work runs nothing that would have to be stopped.
             _ if self.current == 0 && self.slots[slot as usize].is_done() => false,
-            told => self.active().is_none() && (self.is_outdated(told) || self.starts_again(slot)),
+            (told, None) => told != base && self.is_outdated(told) || self.starts_again(slot),
+            // It was away, and its turn may be long in coming: it waits for it as the others do.
+            (told, Some(rollout)) if rollout.is_forward() => {
+                told != rollout.head.to && told != base && self.is_outdated(told)
+            }
+            _ => false,
+        };
+        is_behind.then_some(base)
+    }
+
+    /// What a slot runs that no wave has reached: where it ran something before, its node is none that is new.
+    fn base_of(&self, slot: u32) -> u32 {
+        let Slot { told, stage, .. } = self.slots[slot as usize];
+        let ran = told != 0 || stage == Stage::Drained;
+        match self.active() {
+            Some(rollout) if rollout.is_forward() && ran => rollout.head.from,
+            _ => self.base(),
         }
     }
 
@@ -450,7 +470,7 @@ impl State {
         // Where nothing was to run, what runs nothing has its turn too.
         let there = (told != 0 || self.current == 0) && self.is_ready(slot);
         let other = told != to && (told == from || there);
-        live && (other || self.is_unproven(slot, to))
+        live && other
     }
 
     /// Whether a rollback has brought a slot to a version where it has not shown since that it is well: to go there

@@ -190,6 +190,7 @@ fn register(
     facts.push(Event::Requested(Want {
         kind: DeploymentKind::Update,
         to: version,
+        from: 0,
         rollback_of: None,
     }));
     Ok(facts)
@@ -271,6 +272,7 @@ fn restart(state: &State) -> Result<Event, Rejection> {
     Ok(Event::Requested(Want {
         kind: DeploymentKind::Restart,
         to: state.current,
+        from: 0,
         rollback_of: None,
     }))
 }
@@ -288,6 +290,7 @@ fn stop(state: &State) -> Result<Event, Rejection> {
     Ok(Event::Requested(Want {
         kind: DeploymentKind::Stop,
         to: 0,
+        from: 0,
         rollback_of: None,
     }))
 }
@@ -313,7 +316,8 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             .ok_or(Rejection::NoStableVersion)?,
     };
     let runs = state.versions.get(&to).is_some_and(|v| v.told > 0);
-    let proven = !(0..state.slots.len() as u32).any(|slot| state.is_unproven(slot, to));
+    let unproven = |slot| state.is_unproven(slot, to) && state.is_ready(slot);
+    let proven = !(0..state.slots.len() as u32).any(unproven);
     let nothing_else = runs && state.told_other_than(to) == 0 && proven;
     // What is under way is called off by it, also before it has touched a node.
     let there = match state.active() {
@@ -323,14 +327,16 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
     if there {
         return Err(Rejection::NothingToRollBack(to));
     }
+    let from = state.leaving_version(Some(to));
     let rollback_of = last
         .filter(|r| r.head.to != to && r.head.to != 0)
         // One that began no wave is not what it takes back.
-        .filter(|r| !r.head.state.is_final() || r.head.to == state.leaving_version(Some(to)))
+        .filter(|r| !r.head.state.is_final() || r.head.to == from)
         .map(|r| r.head.id);
     Ok(Event::Requested(Want {
         kind: DeploymentKind::Rollback,
         to,
+        from,
         rollback_of,
     }))
 }

@@ -11,7 +11,7 @@ use crate::event::{
 };
 use crate::put_aside::PutAside;
 use crate::record::CANARY_NODES_MAX;
-use crate::rollout::{Failure, Head, Queue, Rollout, Tally, Target, TargetState};
+use crate::rollout::{Before, Failure, Head, Queue, Rollout, Tally, Target, TargetState};
 use crate::runs::Runs;
 use crate::state::{HISTORY_KEPT, Moment, NONE, Stage, State};
 
@@ -53,6 +53,13 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
     let version = if *to == 0 { from } else { to };
     let version = state.versions.get(version);
     let job_type = version.map(|v| v.spec.job_type).unwrap_or_default();
+    let rejected = |version| state.versions.get(version).is_some_and(|v| v.rejected);
+    let before = Before {
+        current: state.current,
+        settled: state.settled,
+        left_on: state.left_on.clone(),
+        rejected: (rejected(from), rejected(to)),
+    };
     // What is current now is what nodes are left on, should this not complete.
     if state.settled {
         state.left_on.clear();
@@ -112,6 +119,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         paused_at: None,
         forgiven: 0,
         updated_max: 0,
+        before: (*kind == DeploymentKind::Rollback).then_some(before),
     };
     for (position, &slot) in order.iter().enumerate() {
         let target = rollout.push_target(slot);
@@ -308,7 +316,10 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         // What began no wave has left everybody where they were.
         _ => state.settled && head.wave == 0,
     };
-    if state.settled {
+    let before = self::rollout(state).before.take();
+    if let Some(before) = before.filter(|_| head.began_no_wave()) {
+        as_before(state, &head, before);
+    } else if state.settled {
         state.left_on.clear();
     } else {
         state.left_on.insert(head.to);
@@ -349,8 +360,22 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         state.want = Some(Want {
             kind: DeploymentKind::Rollback,
             to,
+            from: head.to,
             rollback_of: Some(head.id),
         });
+    }
+}
+
+/// What began no wave has not happened: what it had put in force as it began was there for its waves.
+fn as_before(state: &mut State, head: &Head, before: Before) {
+    state.current = before.current;
+    state.settled = before.settled;
+    state.left_on = before.left_on;
+    let (from, to) = before.rejected;
+    for (version, rejected) in [(head.from, from), (head.to, to)] {
+        if let Some(version) = state.versions.get_mut(&version) {
+            version.rejected = rejected;
+        }
     }
 }
 

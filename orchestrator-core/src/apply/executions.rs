@@ -195,7 +195,7 @@ pub(super) fn want(state: &mut State, slot: u32) {
 
 /// Notes an execution that no wave reaches and that should be told something else.
 pub(super) fn stray(state: &mut State, slot: u32) {
-    if state.is_behind(slot) {
+    if state.due(slot).is_some() {
         state.strays.insert(slot);
     }
 }
@@ -252,9 +252,12 @@ pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
     if let Some(new) = state.versions.get_mut(&version) {
         new.told += 1;
     }
+    // To be told the same once more proves nothing.
+    if slot.told != version || slot.stage != Stage::Unproven {
+        slot.stage = Stage::Told;
+    }
     slot.told = version;
     slot.generation = U48::from(state.seq);
-    slot.stage = Stage::Told;
 }
 
 /// Notes that a rollback has yet to see a slot well, if it is one that goes on.

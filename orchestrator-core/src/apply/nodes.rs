@@ -5,7 +5,7 @@ use super::rollout;
 use crate::event::{Member, Presence};
 use crate::rollout::{Rollout, TargetState};
 use crate::room;
-use crate::state::{NONE, State};
+use crate::state::{NONE, Slot, Stage, State};
 use crate::time::Time;
 
 pub(super) fn joined(state: &mut State, nodes: &[Member]) {
@@ -44,8 +44,12 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
             Presence::Draining if replicated => back_from_silence(state, slot),
             Presence::Draining => {
                 leave(state, slot);
-                if !state.slots[slot as usize].is_done() {
+                let Slot { told, stage, .. } = state.slots[slot as usize];
+                if stage != Stage::Done {
                     tell(state, slot, 0);
+                    if told != 0 || stage == Stage::Drained {
+                        state.slots[slot as usize].stage = Stage::Drained;
+                    }
                 }
             }
             Presence::Unmatched => {

@@ -43,6 +43,19 @@ pub(crate) struct Rollout {
     /// Failed targets that an operator looked at and went on with.
     pub(crate) forgiven: u32,
     pub(crate) updated_max: u32,
+    /// Of a rollback: what was in force when it began, for as long as it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<Before>,
+}
+
+/// What a rollback has changed by its beginning alone.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Before {
+    pub(crate) current: u32,
+    pub(crate) settled: bool,
+    pub(crate) left_on: BTreeSet<u32>,
+    /// Whether the version that it goes back from was taken back before, and the one that it goes to.
+    pub(crate) rejected: (bool, bool),
 }
 
 /// What is left of a deployment when its targets are forgotten.
