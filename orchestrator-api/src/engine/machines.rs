@@ -33,7 +33,9 @@ impl<M> Owned<M> {
 
     /// So many bytes of log were written, and a snapshot of so many.
     pub(super) fn note_written(&mut self, grown: usize, snapshot: Option<usize>) {
-        self.deaf_since = None;
+        if grown > 0 {
+            self.deaf_since = None;
+        }
         self.grown += grown;
         if let Some(bytes) = snapshot {
             (self.grown, self.snapshot) = (0, bytes);

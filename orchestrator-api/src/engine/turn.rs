@@ -65,6 +65,8 @@ struct Turn {
     told: usize,
     heard: BTreeSet<NodeName>,
     members_due: BTreeSet<JobId>,
+    /// Of which a snapshot is asked for.
+    snapshots: BTreeSet<Machine>,
     /// To be answered when all is safe, or is not.
     waiting: Vec<Reply<()>>,
     /// The same, of a job, and what there is to say already.
@@ -175,6 +177,7 @@ impl Loop {
             told: 0,
             heard: BTreeSet::new(),
             members_due: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
             waiting: Vec::new(),
             answered: Vec::new(),
             looks: Vec::new(),
@@ -206,6 +209,10 @@ impl Loop {
                 }
             }
             Ask::Reports { node, said, reply } => self.reports(turn, node, said, reply),
+            Ask::Snapshot { machine, reply } => {
+                turn.snapshots.insert(machine);
+                turn.waiting.push(reply);
+            }
             // What is not safe yet is not to be seen.
             look @ (Ask::Plan { .. }
             | Ask::Connect { .. }
@@ -502,14 +509,22 @@ impl Loop {
     fn commit(&mut self, mut turn: Turn) {
         let mut appends = Vec::new();
         let mut whose = Vec::new();
-        for (id, changed) in &turn.jobs {
-            if let Some(append) = self.append(id, changed) {
-                appends.push(append);
-                whose.push(Machine::Job(id.clone()));
+        for machine in &turn.snapshots {
+            if let Machine::Job(id) = machine {
+                turn.jobs.entry(id.clone()).or_default();
             }
         }
-        if !turn.fleet.is_empty() {
-            appends.push(self.append_fleet(&turn));
+        for (id, changed) in &turn.jobs {
+            let machine = Machine::Job(id.clone());
+            let snapshot = turn.snapshots.contains(&machine);
+            if let Some(append) = self.append(id, changed, snapshot) {
+                appends.push(append);
+                whose.push(machine);
+            }
+        }
+        let snapshot = turn.snapshots.contains(&Machine::Fleet);
+        if snapshot || !turn.fleet.is_empty() {
+            appends.push(self.append_fleet(&turn, snapshot));
             whose.push(Machine::Fleet);
         }
         let shown: Vec<DeploymentRow> =
@@ -582,9 +597,9 @@ impl Loop {
     }
 
     /// All that this turn changes about a job; nothing where it only has to be answered.
-    fn append(&self, id: &JobId, changed: &Changed) -> Option<Append> {
+    fn append(&self, id: &JobId, changed: &Changed, snapshot: bool) -> Option<Append> {
         let owned = self.jobs.get(id)?;
-        if changed.entries.is_empty() {
+        if changed.entries.is_empty() && !snapshot {
             return None;
         }
         let entries = changed.entries.iter();
@@ -595,7 +610,7 @@ impl Loop {
         let numbers: BTreeSet<u32> = numbers.map(|of| of.deployment).collect();
         let aside = changed.sealed.iter().flat_map(|(s, _)| s.put_aside());
         let grown: usize = lines.iter().map(|line| line.text.len()).sum();
-        let due = owned.snapshot_due(grown);
+        let due = snapshot || owned.snapshot_due(grown);
         Some(Append {
             log: owned.claim.log,
             epoch: owned.claim.epoch,
@@ -611,7 +626,7 @@ impl Loop {
         })
     }
 
-    fn append_fleet(&self, turn: &Turn) -> Append {
+    fn append_fleet(&self, turn: &Turn, snapshot: bool) -> Append {
         let Owned { machine, claim, .. } = &self.fleet;
         let line = |entry: &fleet::Entry| crate::store::Line {
             seq: entry.seq,
@@ -629,7 +644,7 @@ impl Loop {
         let names = turn.fleet.iter().flat_map(|entry| entry.event.nodes());
         let names: BTreeSet<&NodeName> = names.chain(facts).collect();
         let gone = |name: &&&NodeName| machine.node(name).is_none();
-        let due = self.fleet.snapshot_due(grown);
+        let due = snapshot || self.fleet.snapshot_due(grown);
         Append {
             log: claim.log,
             epoch: claim.epoch,
@@ -814,7 +829,10 @@ impl Loop {
                 });
                 answer(reply, Ok(stream.subscribe()));
             }
-            Ask::Command { .. } | Ask::Fleet { .. } | Ask::Reports { .. } => {
+            Ask::Command { .. }
+            | Ask::Fleet { .. }
+            | Ask::Reports { .. }
+            | Ask::Snapshot { .. } => {
                 tracing::error!(?ask, "this is nothing to look at");
             }
         }
