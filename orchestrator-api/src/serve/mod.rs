@@ -35,9 +35,9 @@ use tokio_rustls::TlsAcceptor;
 
 use self::places::{Place, Places};
 
-/// The head of a request is at most so long.
+/// The head of a request is at most so long. Of headers there are at most a hundred on HTTP/1.1, which hyper sees to:
+/// told so, it clears room for all of them for every request.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 100;
 const STREAMS_MAX: u32 = 200;
 /// How long to wait when there is no room for another connection in the process.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
@@ -186,7 +186,6 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_within)
             .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(io), self.service(peer, None));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
