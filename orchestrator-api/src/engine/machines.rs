@@ -124,6 +124,15 @@ impl Jobs {
         (count != before).then_some(all)
     }
 
+    /// Looks again at what all jobs have on a node that the fleet has no more.
+    pub(super) fn forget_gone(&mut self, node: &NodeName) {
+        let jobs: Vec<JobId> = self.on(node).map(|(id, _)| id.clone()).collect();
+        for id in jobs {
+            // The fleet does not count it any more.
+            let _ = self.count(&id, node);
+        }
+    }
+
     /// How many executions each node has.
     pub(super) fn loads(&self) -> impl Iterator<Item = (&NodeName, u32)> {
         self.runs_on

@@ -96,6 +96,12 @@ impl Loop {
             answer(reply, done);
         }
         self.send(&hear);
+        // What a job gives up with a node that is gone it does not tell of: it has no name for it any more.
+        for entry in turn.fleet.iter().filter(|_| fleet_lost.is_none()) {
+            if let fleet::Event::Removed { name } = &entry.event {
+                self.jobs.forget_gone(name);
+            }
+        }
         for look in turn.looks {
             self.look(look);
         }
