@@ -9,3 +9,4 @@ pub mod native;
 pub mod serve;
 pub mod server;
 pub mod store;
+mod typed;

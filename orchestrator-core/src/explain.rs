@@ -54,16 +54,34 @@ pub fn explain<E: Borrow<Entry>>(
     Ok(chain.finish())
 }
 
+/// The same where the log is not kept any more but for the entries of the deployment, and of its rollback: from these,
+/// in their order, each with what was said of it when it was written. `now` is where it all has led to.
+pub fn retell<E: Borrow<Entry>>(
+    said: impl IntoIterator<Item = (E, String)>,
+    now: String,
+) -> Explanation {
+    let mut links = Links::default();
+    for (entry, text) in said {
+        links.hear(entry.borrow(), text);
+    }
+    links.finish(now)
+}
+
 struct Chain {
     narrator: Narrator,
     deployment: DeploymentId,
     /// The numbers of the deployment and of its rollback.
     number: Option<u32>,
     rollback: Option<u32>,
-    links: Vec<(Time, String)>,
+    links: Links,
+    now: String,
+}
+
+#[derive(Default)]
+struct Links {
+    all: Vec<(Time, String)>,
     left_out: u32,
     bad: BTreeMap<u32, Bad>,
-    now: String,
 }
 
 impl Chain {
@@ -73,9 +91,7 @@ impl Chain {
             deployment,
             number: None,
             rollback: None,
-            links: Vec::new(),
-            left_out: 0,
-            bad: BTreeMap::new(),
+            links: Links::default(),
             now: String::new(),
         };
         chain.look_back();
@@ -99,9 +115,9 @@ impl Chain {
             known.push((head.number, head.created, began, head.updated));
         }
         for (number, created, began, updated) in known.into_iter().rev() {
-            self.link(created, began);
+            self.links.add(created, began);
             if let Some(record) = self.narrator.job().record_by_number(number) {
-                self.link(updated, record.status.message);
+                self.links.add(updated, record.status.message);
             }
         }
     }
@@ -112,7 +128,6 @@ impl Chain {
                 self.number = Some(started.number);
             } else if started.rollback_of == Some(self.deployment) {
                 self.rollback = Some(started.number);
-                self.bad.clear();
             }
         }
         let number = entry.of.map(|of| of.deployment);
@@ -120,7 +135,30 @@ impl Chain {
     }
 
     fn hear(&mut self, entry: &Entry, sentence: &Sentence) {
-        let mut text = sentence.to_string();
+        if matches!(entry.event, Event::Ended { .. }) {
+            self.conclude();
+        }
+        self.links.hear(entry, sentence.to_string());
+    }
+
+    /// Keeps the last sentence of what the chain is about, before the job forgets it.
+    fn conclude(&mut self) {
+        let number = self.rollback.or(self.number);
+        let job = self.narrator.job();
+        if let Some(record) = number.and_then(|number| job.record_by_number(number)) {
+            self.now = record.status.message;
+        }
+    }
+
+    fn finish(mut self) -> Option<Explanation> {
+        self.number?;
+        self.conclude();
+        Some(self.links.finish(self.now))
+    }
+}
+
+impl Links {
+    fn hear(&mut self, entry: &Entry, mut text: String) {
         match &entry.event {
             Event::Unhealthy { heard, cause } => {
                 return self.bad.extend(heard.iter().map(|(t, _)| (*t, *cause)));
@@ -138,8 +176,9 @@ impl Chain {
                     text += &format!("; bad at last by {bad}");
                 }
             }
-            Event::Ended { .. } => self.conclude(),
-            Event::Started(_)
+            // Those of a rollback are counted anew.
+            Event::Started(_) => self.bad.clear(),
+            Event::Ended { .. }
             | Event::Dispatched { .. }
             | Event::Skipped { .. }
             | Event::Placed { .. }
@@ -163,38 +202,27 @@ impl Chain {
             | Event::Answered(_)
             | Event::Forgot { .. } => return,
         }
-        self.link(entry.at, text);
+        self.add(entry.at, text);
     }
 
-    /// Keeps the last sentence of what the chain is about, before the job forgets it.
-    fn conclude(&mut self) {
-        let number = self.rollback.or(self.number);
-        let job = self.narrator.job();
-        if let Some(record) = number.and_then(|number| job.record_by_number(number)) {
-            self.now = record.status.message;
-        }
-    }
-
-    fn link(&mut self, at: Time, text: String) {
-        if self.links.len() == LINKS_MAX {
+    fn add(&mut self, at: Time, text: String) {
+        if self.all.len() == LINKS_MAX {
             // What lies between the beginning and the end is left out, not the end.
-            self.links.remove(LINKS_MAX / 2);
+            self.all.remove(LINKS_MAX / 2);
             self.left_out += 1;
         }
-        self.links.push((at, text));
+        self.all.push((at, text));
     }
 
-    fn finish(mut self) -> Option<Explanation> {
-        self.number?;
-        self.conclude();
+    fn finish(mut self, now: String) -> Explanation {
         if self.left_out > 0 {
-            let at = self.links[LINKS_MAX / 2].0;
-            self.links
+            let at = self.all[LINKS_MAX / 2].0;
+            self.all
                 .insert(LINKS_MAX / 2, (at, format!("… {} more …", self.left_out)));
         }
-        Some(Explanation {
-            links: self.links,
-            now: self.now,
-        })
+        Explanation {
+            links: self.all,
+            now,
+        }
     }
 }

@@ -174,7 +174,7 @@ pub use event::{
     Aftermath, Answered, Bad, Cause, DeploymentKind, DeploymentState, Entry, Event, Heard, Member,
     Of, Presence, Reason, Standing, Started, Want,
 };
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, explain, retell};
 pub use format::FormatError;
 pub use group::Outcome;
 pub use id::{DeploymentId, InvalidName, JobId, NAME_BYTES_MAX, is_name};

@@ -2,7 +2,7 @@
 
 mod story;
 
-use orchestrator_core::{BrokenLog, Job, explain};
+use orchestrator_core::{BrokenLog, Job, Narrator, explain, retell};
 use story::Story;
 
 #[test]
@@ -50,6 +50,18 @@ now: rolled back to version 1: 2 of 2 nodes updated"
             found: 2
         }
     );
+    // Where only its own entries are kept, their words say the same.
+    let mut narrator = Narrator::new(new(), 20);
+    let mut said = Vec::new();
+    for entry in &log {
+        let sentence = narrator.tell(entry).unwrap();
+        // The first deployment is another one's story.
+        if entry.of.is_some_and(|of| of.deployment > 1) {
+            said.push((entry, sentence.to_string()));
+        }
+    }
+    let now = rollback.status.message;
+    assert_eq!(retell(said, now).to_string(), explained);
     let unknown = "01900000-0000-7000-8000-000000000000".parse().unwrap();
     assert_eq!(explain(new(), &log, unknown).unwrap(), None);
 }

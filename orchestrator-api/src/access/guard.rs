@@ -224,8 +224,9 @@ struct Asked {
     mutates: bool,
     from: IpAddr,
     request: Arc<str>,
-    action: String,
-    object: String,
+    method: Method,
+    uri: Uri,
+    route: Option<MatchedPath>,
 }
 
 impl Asked {
@@ -233,19 +234,15 @@ impl Asked {
         let extensions = request.extensions();
         let peer = extensions.get::<ConnectInfo<SocketAddr>>();
         let from = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        let path = request.uri().path();
-        let route = extensions
-            .get::<MatchedPath>()
-            .map_or(path, MatchedPath::as_str);
         let method = request.method();
-        let end = path.floor_char_boundary(OBJECT_BYTES_MAX);
         Self {
             class,
             mutates: ![Method::GET, Method::HEAD, Method::OPTIONS].contains(method),
             from: from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             request: headers::request(request.headers()),
-            action: format!("{method} {route}"),
-            object: path[..end].to_owned(),
+            method: method.clone(),
+            uri: request.uri().clone(),
+            route: extensions.get().cloned(),
         }
     }
 
@@ -255,11 +252,14 @@ impl Asked {
     }
 
     fn line(&self, who: &str, outcome: &str) -> crate::store::Audit {
+        let path = self.uri.path();
+        let route = self.route.as_ref().map_or(path, MatchedPath::as_str);
+        let end = path.floor_char_boundary(OBJECT_BYTES_MAX);
         Record {
             who: who.into(),
             request: self.request.as_ref().into(),
-            action: self.action.as_str().into(),
-            object: self.object.as_str().into(),
+            action: format!("{} {route}", self.method).into(),
+            object: path[..end].into(),
             outcome: outcome.into(),
         }
         .at(super::now())

@@ -112,9 +112,10 @@ pub(super) fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let Some(host) = host(uri, headers) else {
         return !headers.contains_key(HOST);
     };
-    let host = host.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    let host = host.host().trim_matches(['[', ']']);
     let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(is_loopback)
+    let last = host.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
 }
 
 fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {

@@ -14,6 +14,7 @@ use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, maybe_ago, pairs, read, word, yes};
 use super::watch::{self, Follow};
 use crate::native::schema;
+use crate::typed;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -33,7 +34,7 @@ pub(super) enum Command {
         #[command(flatten)]
         which: Which,
         /// Watch for so long at the most: 10m; then the exit code is 5
-        #[arg(long, value_name = "TIME", value_parser = watch::time)]
+        #[arg(long, value_name = "TIME", value_parser = typed::time)]
         timeout: Option<orchestrator_core::Span>,
     },
     /// Lets the rest follow the canaries

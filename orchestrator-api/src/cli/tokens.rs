@@ -10,11 +10,11 @@ use super::client::Client;
 use super::error::Error;
 use super::show::Column::Left;
 use super::show::{Out, Table, ago, maybe_ago, now, read, word};
-use super::watch::time;
 use crate::access::Role;
 use crate::access::token::{Made, New, create_offline};
 use crate::engine::chain;
 use crate::native::schema;
+use crate::typed;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -33,7 +33,7 @@ pub(super) enum Command {
         #[arg(long)]
         node: Option<String>,
         /// After which time it is no longer good: 90d
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        #[arg(long, value_name = "TIME", value_parser = typed::time)]
         expires_in: Option<Span>,
         /// Make it in the data directory of a server that does not run: the first token
         #[arg(long, value_name = "DIR")]

@@ -12,6 +12,7 @@ use super::error::Error;
 use super::live;
 use super::show::{Out, now, read};
 use crate::native::schema::{Deployment, GetDeploymentResponse, State, TargetPage};
+use crate::typed;
 
 /// What becomes of the deployment that a command started.
 #[derive(clap::Args)]
@@ -20,14 +21,8 @@ pub(super) struct Follow {
     #[arg(long, conflicts_with = "timeout")]
     pub(super) detach: bool,
     /// Watch for so long at the most: 10m; then the exit code is 5
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = typed::time)]
     pub(super) timeout: Option<Span>,
-}
-
-/// A length of time, as it is typed.
-pub(super) fn time(text: &str) -> Result<Span, &'static str> {
-    let allowed = "allowed is a length of time such as 90s, 10m or 1h 30m";
-    text.parse().map_err(|_| allowed)
 }
 
 const COMPLETED: u8 = 0;

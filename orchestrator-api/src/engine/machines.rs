@@ -33,7 +33,9 @@ impl<M> Owned<M> {
 
     /// So many bytes of log were written, and a snapshot of so many.
     pub(super) fn note_written(&mut self, grown: usize, snapshot: Option<usize>) {
-        self.deaf_since = None;
+        if grown > 0 {
+            self.deaf_since = None;
+        }
         self.grown += grown;
         if let Some(bytes) = snapshot {
             (self.grown, self.snapshot) = (0, bytes);
@@ -120,6 +122,15 @@ impl Jobs {
             self.runs_on.remove(node);
         }
         (count != before).then_some(all)
+    }
+
+    /// Looks again at what all jobs have on a node that the fleet has no more.
+    pub(super) fn forget_gone(&mut self, node: &NodeName) {
+        let jobs: Vec<JobId> = self.on(node).map(|(id, _)| id.clone()).collect();
+        for id in jobs {
+            // The fleet does not count it any more.
+            let _ = self.count(&id, node);
+        }
     }
 
     /// How many executions each node has.

@@ -32,7 +32,7 @@ pub(crate) use self::rows::Words;
 use self::shown::Shown;
 pub use self::shown::ShownDeployment;
 use self::turn::Loop;
-use crate::store::{DeploymentRow, JobRow, Store, StoreError};
+use crate::store::{DeploymentRow, JobRow, Machine, Store, StoreError};
 
 /// How many asks wait before those who ask have to.
 const INBOX_MAX: usize = 4096;
@@ -237,6 +237,10 @@ pub(crate) enum Ask {
         job: JobId,
         look: LookAtJob,
     },
+    Snapshot {
+        machine: Machine,
+        reply: Reply<()>,
+    },
     LookFleet {
         look: Box<dyn FnOnce(&Fleet) + Send>,
     },
@@ -251,6 +255,7 @@ impl std::fmt::Debug for Ask {
             Self::Reports { .. } => "Reports",
             Self::Connect { .. } => "Connect",
             Self::Look { .. } => "Look",
+            Self::Snapshot { .. } => "Snapshot",
             Self::LookFleet { .. } => "LookFleet",
         })
     }
@@ -345,6 +350,12 @@ impl Handle {
             }),
         })
         .await
+    }
+
+    /// Keeps a snapshot of a machine, so that what is old of its log can be discarded. One that there is not, or that
+    /// cannot be read, has none, and nothing of it goes.
+    pub async fn snapshot(&self, machine: Machine) -> Result<(), EngineError> {
+        self.ask(|reply| Ask::Snapshot { machine, reply }).await
     }
 
     /// A job as it is listed, with nothing left out that was answered already.

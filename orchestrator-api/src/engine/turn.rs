@@ -1,5 +1,9 @@
 //! One turn: what has come in is stepped, committed together, and only then answered, shown and sent.
 
+mod audit;
+mod commit;
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,20 +11,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
-    Answer, Command, Committed, DeploymentId, Done as WorkDone, Effect, Entry, Input, Job, JobId,
-    NodeChange, Observation, Plan, Rejection, Report, Request, Sealed, Sentence, Standing, Time,
+    Answer, Command, DeploymentId, Done as WorkDone, Entry, Input, Job, JobId, NodeChange,
+    Observation, Plan, Rejection, Report, Request, Sealed, Sentence, Standing, Time,
 };
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
+use self::audit::{action, audit, audit_of_fleet};
+use self::commit::STREAMS_MIN;
+use self::load::seed;
 use super::counts::Counts;
 use super::desired::Desired;
-use super::machines::{Jobs, Owned, chain, load_fleet, load_job};
+use super::machines::{Jobs, Owned, load_fleet};
 use super::shown::Shown;
-use super::{Ask, Done, EngineError, Reply, Said, Settings, Who, rows};
-use crate::access::audit::{DONE, Record};
-use crate::store::{Append, Audit, Claim, DeploymentRow, Machine, Store, StoreError, Wanted};
+use super::{Ask, Done, EngineError, Reply, Said, Settings, Who};
+use crate::store::{Audit, Claim, Machine, Store, Wanted};
 
 /// How many asks one turn takes before it commits.
 const ASKS_PER_TURN_MAX: usize = 1024;
@@ -29,10 +35,6 @@ const AGAIN_MILLIS: u64 = 250;
 /// How many nodes are named of what an entry speaks of: more are counted, or a wave of ten thousand would be written
 /// down by name.
 const NAMES_MAX: usize = 20;
-/// So few streams may be left though nobody listens.
-const STREAMS_MIN: usize = 64;
-/// How many logs are claimed at a time when the engine starts.
-const CLAIMS_PER_CALL: u32 = 1000;
 
 /// The engine's thread.
 pub(super) struct Loop {
@@ -65,6 +67,8 @@ struct Turn {
     told: usize,
     heard: BTreeSet<NodeName>,
     members_due: BTreeSet<JobId>,
+    /// Of which a snapshot is asked for.
+    snapshots: BTreeSet<Machine>,
     /// To be answered when all is safe, or is not.
     waiting: Vec<Reply<()>>,
     /// The same, of a job, and what there is to say already.
@@ -175,6 +179,7 @@ impl Loop {
             told: 0,
             heard: BTreeSet::new(),
             members_due: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
             waiting: Vec::new(),
             answered: Vec::new(),
             looks: Vec::new(),
@@ -206,6 +211,10 @@ impl Loop {
                 }
             }
             Ask::Reports { node, said, reply } => self.reports(turn, node, said, reply),
+            Ask::Snapshot { machine, reply } => {
+                turn.snapshots.insert(machine);
+                turn.waiting.push(reply);
+            }
             // What is not safe yet is not to be seen.
             look @ (Ask::Plan { .. }
             | Ask::Connect { .. }
@@ -265,30 +274,6 @@ impl Loop {
             Some((_, last)) => Err(EngineError::GaveWay { id, last: last.id }),
             None => Err(EngineError::NoSuchDeployment(id)),
         }
-    }
-
-    /// Sees to it that a job is there: read again where that failed before, begun where it is to be.
-    fn find(&mut self, id: &JobId, begin: bool) -> Result<(), EngineError> {
-        if self.jobs.get(id).is_some() {
-            return Ok(());
-        }
-        let claim = match self.broken.get(id) {
-            Some(claim) => claim.clone(),
-            None if begin => {
-                let wanted = Wanted {
-                    machine: Machine::Job(id.clone()),
-                    seed: seed(id),
-                };
-                let claims = self.runtime.block_on(self.store.claim(vec![wanted]))?;
-                let elsewhere = || EngineError::Elsewhere(format!("job {id}"));
-                claims.into_iter().next().ok_or_else(elsewhere)?
-            }
-            None => return Err(EngineError::NoSuchJob(id.clone())),
-        };
-        let owned = self.runtime.block_on(load_job(&*self.store, claim))?;
-        self.broken.remove(id);
-        self.jobs.insert(owned);
-        Ok(())
     }
 
     fn name_members(&self, id: &JobId, request: &mut Request) {
@@ -498,284 +483,6 @@ impl Loop {
         }
     }
 
-    /// Makes the turn safe, and lets the world know.
-    fn commit(&mut self, mut turn: Turn) {
-        let mut appends = Vec::new();
-        let mut whose = Vec::new();
-        for (id, changed) in &turn.jobs {
-            if let Some(append) = self.append(id, changed) {
-                appends.push(append);
-                whose.push(Machine::Job(id.clone()));
-            }
-        }
-        if !turn.fleet.is_empty() {
-            appends.push(self.append_fleet(&turn));
-            whose.push(Machine::Fleet);
-        }
-        let shown: Vec<DeploymentRow> =
-            appends.iter().flat_map(|a| a.deployments.clone()).collect();
-        let lost = if appends.is_empty() {
-            BTreeMap::new()
-        } else {
-            let written: Vec<(usize, Option<usize>)> = appends.iter().map(written).collect();
-            let entries = appends.iter().map(|append| append.lines.len()).sum();
-            let outcome = self.runtime.block_on(self.store.commit(appends));
-            let lost = self.note_outcome(&whose, &written, outcome);
-            self.keeps = lost.is_empty();
-            self.counts.note(entries, !lost.is_empty());
-            lost
-        };
-        for (machine, why) in &lost {
-            tracing::error!(
-                of = name(machine),
-                why = chain(why),
-                "what was to be kept was not"
-            );
-            self.reload(machine, turn.now);
-        }
-        let safe = shown
-            .into_iter()
-            .filter(|row| !lost.contains_key(&Machine::Job(row.job.clone())));
-        self.shown.publish(safe.map(|row| {
-            let last = self.jobs.get(&row.job).map(|owned| &owned.machine);
-            let last = last.and_then(|job| job.deployments().next());
-            let last = last.is_some_and(|last| last.number == row.number);
-            (row.into(), last)
-        }));
-        // Only now: whoever is answered and looks then sees what he did.
-        let fleet_lost = lost.get(&Machine::Fleet);
-        for reply in turn.waiting {
-            let why = fleet_lost.or_else(|| lost.values().next());
-            answer(reply, why.map_or(Ok(()), |why| Err(why.clone())));
-        }
-        let mut hear = BTreeSet::new();
-        for (id, changed) in std::mem::take(&mut turn.jobs) {
-            let why = lost.get(&Machine::Job(id.clone()));
-            for (sealed, reply) in changed.sealed {
-                if let Some(why) = why {
-                    if let Some(reply) = reply {
-                        answer(reply, Err(why.clone()));
-                    }
-                    continue;
-                }
-                let committed = sealed.committed();
-                self.hear(&id, &committed, &mut hear);
-                if let (Some(reply), Some(done)) = (reply, committed.answer) {
-                    answer(reply, Ok(self.done(done)));
-                }
-            }
-        }
-        for (job, done, reply) in turn.answered {
-            let why = lost.get(&Machine::Job(job));
-            let done = why.map_or_else(|| Ok(self.done(done)), |why| Err(why.clone()));
-            answer(reply, done);
-        }
-        self.send(&hear);
-        for look in turn.looks {
-            self.look(look);
-        }
-    }
-
-    fn done(&self, answer: Answer) -> Done {
-        let deployment = answer.deployment.and_then(|id| self.shown.get(id));
-        Done { answer, deployment }
-    }
-
-    /// All that this turn changes about a job; nothing where it only has to be answered.
-    fn append(&self, id: &JobId, changed: &Changed) -> Option<Append> {
-        let owned = self.jobs.get(id)?;
-        if changed.entries.is_empty() {
-            return None;
-        }
-        let entries = changed.entries.iter();
-        let lines: Vec<_> = entries
-            .map(|(entry, words)| rows::line(entry, words))
-            .collect();
-        let numbers = changed.entries.iter().filter_map(|(entry, _)| entry.of);
-        let numbers: BTreeSet<u32> = numbers.map(|of| of.deployment).collect();
-        let aside = changed.sealed.iter().flat_map(|(s, _)| s.put_aside());
-        let grown: usize = lines.iter().map(|line| line.text.len()).sum();
-        let due = owned.snapshot_due(grown);
-        Some(Append {
-            log: owned.claim.log,
-            epoch: owned.claim.epoch,
-            expected: owned.claim.seq,
-            lines,
-            snapshot: due.then(|| owned.machine.snapshot()),
-            job: (owned.machine.version() > 0).then(|| rows::job(&owned.machine)),
-            deployments: rows::deployments(&owned.machine, owned.claim.log, &numbers),
-            targets: aside.map(rows::targets).collect(),
-            nodes: Vec::new(),
-            nodes_gone: Vec::new(),
-            audit: changed.audit.clone(),
-        })
-    }
-
-    fn append_fleet(&self, turn: &Turn) -> Append {
-        let Owned { machine, claim, .. } = &self.fleet;
-        let line = |entry: &fleet::Entry| crate::store::Line {
-            seq: entry.seq,
-            of: None,
-            at: entry.at,
-            text: entry.encode(),
-            words: None,
-        };
-        let lines: Vec<_> = turn.fleet.iter().map(line).collect();
-        let grown: usize = lines.iter().map(|line| line.text.len()).sum();
-        let facts = turn.fleet.iter().filter_map(|entry| match &entry.event {
-            fleet::Event::FactsChanged { name, .. } => Some(name),
-            _ => None,
-        });
-        let names = turn.fleet.iter().flat_map(|entry| entry.event.nodes());
-        let names: BTreeSet<&NodeName> = names.chain(facts).collect();
-        let gone = |name: &&&NodeName| machine.node(name).is_none();
-        let due = self.fleet.snapshot_due(grown);
-        Append {
-            log: claim.log,
-            epoch: claim.epoch,
-            expected: claim.seq,
-            lines,
-            snapshot: due.then(|| machine.snapshot()),
-            job: None,
-            deployments: Vec::new(),
-            targets: Vec::new(),
-            nodes: names
-                .iter()
-                .filter_map(|name| rows::node(machine, name))
-                .collect(),
-            nodes_gone: names.iter().filter(gone).map(ToString::to_string).collect(),
-            audit: turn.fleet_audit.clone(),
-        }
-    }
-
-    /// Notes what is safe; answers what is not, and why.
-    fn note_outcome(
-        &mut self,
-        whose: &[Machine],
-        written: &[(usize, Option<usize>)],
-        outcome: Result<Vec<Result<(), crate::store::Refused>>, StoreError>,
-    ) -> BTreeMap<Machine, EngineError> {
-        let outcomes = match outcome {
-            Ok(outcomes) => outcomes,
-            Err(why) => {
-                let why = EngineError::from(why);
-                return whose.iter().map(|m| (m.clone(), why.clone())).collect();
-            }
-        };
-        let mut lost = BTreeMap::new();
-        for ((machine, &(grown, snapshot)), outcome) in whose.iter().zip(written).zip(outcomes) {
-            if let Err(why) = outcome {
-                tracing::error!(of = name(machine), %why, "an append was refused");
-                lost.insert(machine.clone(), EngineError::Elsewhere(name(machine)));
-                continue;
-            }
-            match machine {
-                Machine::Fleet => {
-                    self.fleet.note_written(grown, snapshot);
-                    self.fleet.claim.seq = self.fleet.machine.seq();
-                }
-                Machine::Job(id) => {
-                    self.jobs.with(id, |owned| {
-                        owned.note_written(grown, snapshot);
-                        owned.claim.seq = owned.machine.seq();
-                    });
-                }
-            }
-        }
-        lost
-    }
-
-    /// Drops a machine that is ahead of its log, and reads it again: what it was told `now` is lost.
-    fn reload(&mut self, machine: &Machine, now: Time) {
-        match machine {
-            Machine::Fleet => {
-                let load = load_fleet(&*self.store, self.fleet.claim.clone(), self.settings.fleet);
-                match self.runtime.block_on(load) {
-                    Ok(fleet) => self.fleet = fleet,
-                    // It goes on with what it has: what it says next is refused by its position.
-                    Err(why) => tracing::error!(why = chain(&why), "the fleet cannot be read"),
-                }
-            }
-            Machine::Job(id) => {
-                let Some(Owned {
-                    claim, deaf_since, ..
-                }) = self.jobs.remove(id)
-                else {
-                    return;
-                };
-                match self.runtime.block_on(load_job(&*self.store, claim.clone())) {
-                    Ok(owned) => self.jobs.insert(Owned {
-                        deaf_since: deaf_since.or(Some(now)),
-                        ..owned
-                    }),
-                    Err(why) => {
-                        tracing::error!(job = %id, why = chain(&why), "the job cannot be read");
-                        self.broken.insert(id.clone(), claim);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The nodes that have to hear of what a step led to.
-    fn hear(&self, id: &JobId, committed: &Committed, hear: &mut BTreeSet<(NodeName, JobId)>) {
-        let Some(job) = self.jobs.get(id).map(|owned| &owned.machine) else {
-            return;
-        };
-        let mut note = |name: &str| {
-            if !name.is_empty() {
-                hear.insert((NodeName::from(name), id.clone()));
-            }
-        };
-        for effect in &committed.effects {
-            match effect {
-                Effect::Assign { slots, .. } => {
-                    slots
-                        .iter()
-                        .for_each(|slot| note(job.assignment(slot).node));
-                }
-                Effect::Withdraw { nodes } => {
-                    nodes.iter().for_each(|node| note(job.node_name(node)));
-                }
-                // Both were seen to before the commit.
-                Effect::MembersNeeded | Effect::PutAside(_) => {}
-            }
-        }
-    }
-
-    /// Sends to each node that listens what it should run now.
-    fn send(&mut self, hear: &BTreeSet<(NodeName, JobId)>) {
-        let mut nodes = BTreeSet::new();
-        for (node, job) in hear {
-            if let Some(load) = self.jobs.count(job, node) {
-                self.loads.insert(node.clone(), load);
-            }
-            nodes.insert(node);
-        }
-        self.drop_streams();
-        for node in nodes {
-            if let Some(stream) = self.streams.get(node) {
-                stream.send_replace(Arc::new(self.desired(node)));
-            }
-        }
-    }
-
-    /// Forgets streams that nobody listens to, each time that there are twice as many as were left the last time.
-    fn drop_streams(&mut self) {
-        if self.streams.len() < self.streams_max {
-            return;
-        }
-        // One that asks again and again, instead of listening, is gone between two of its questions.
-        let fleet = &self.fleet.machine;
-        let heard_of = |node: &NodeName| {
-            let connectivity = fleet.node(node).map(|node| node.connectivity);
-            connectivity == Some(fleet::Connectivity::Connected)
-        };
-        self.streams
-            .retain(|node, stream| stream.receiver_count() > 0 || heard_of(node));
-        self.streams_max = (2 * self.streams.len()).max(STREAMS_MIN);
-    }
-
     fn desired(&self, node: &str) -> Desired {
         let revision = *self.store.position().borrow();
         Desired::of(node, revision, self.jobs.on(node))
@@ -814,7 +521,10 @@ impl Loop {
                 });
                 answer(reply, Ok(stream.subscribe()));
             }
-            Ask::Command { .. } | Ask::Fleet { .. } | Ask::Reports { .. } => {
+            Ask::Command { .. }
+            | Ask::Fleet { .. }
+            | Ask::Reports { .. }
+            | Ask::Snapshot { .. } => {
                 tracing::error!(?ask, "this is nothing to look at");
             }
         }
@@ -837,76 +547,6 @@ impl Loop {
             }
         }
     }
-
-    fn load_all(&mut self) -> Result<(), EngineError> {
-        let mut after = None;
-        loop {
-            let next = self.store.machines(after, CLAIMS_PER_CALL);
-            let machines = self.runtime.block_on(next)?;
-            let Some(last) = machines.last().cloned() else {
-                return Ok(());
-            };
-            after = Some(last);
-            let wanted = machines.into_iter().filter_map(|machine| match &machine {
-                Machine::Fleet => None,
-                Machine::Job(id) => Some(Wanted {
-                    seed: seed(id),
-                    machine,
-                }),
-            });
-            let claims = self.runtime.block_on(self.store.claim(wanted.collect()))?;
-            for claim in claims {
-                let Machine::Job(id) = claim.machine.clone() else {
-                    continue;
-                };
-                match self.runtime.block_on(load_job(&*self.store, claim.clone())) {
-                    Ok(owned) => self.jobs.insert(owned),
-                    // One job that cannot be read keeps nobody else from being driven.
-                    Err(why) => {
-                        tracing::error!(job = %id, why = chain(&why), "the job cannot be read");
-                        self.broken.insert(id, claim);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The first turn: nobody listened since the last entry, and what befell nodes may not have reached every job.
-    fn catch_up(&mut self) {
-        let mut turn = self.turn();
-        let ids: Vec<JobId> = self.jobs.iter().map(|(id, _)| id.clone()).collect();
-        for id in &ids {
-            self.tell(&mut turn, id, Input::Absent { millis: u64::MAX });
-            self.tell_members(&mut turn, id);
-        }
-        let known = self.jobs.loads();
-        let known: BTreeMap<NodeName, u32> = known.map(|(n, load)| (n.clone(), load)).collect();
-        let nodes = self.fleet.machine.nodes();
-        let off = nodes.filter(|node| node.load != known.get(&node.name).copied().unwrap_or(0));
-        self.loads = off
-            .map(|node| {
-                (
-                    node.name.clone(),
-                    known.get(&node.name).copied().unwrap_or(0),
-                )
-            })
-            .collect();
-        self.pass_time(&mut turn);
-        self.settle(&mut turn);
-        self.commit(turn);
-        let last = self.jobs.iter().flat_map(|(_, owned)| {
-            let last = owned.machine.deployments().next();
-            let numbers = last.into_iter().map(|last| last.number).collect();
-            rows::deployments(&owned.machine, owned.claim.log, &numbers)
-        });
-        self.shown.publish(last.map(|row| (row.into(), true)));
-    }
-}
-
-/// Bytes of log, and of the snapshot if there is one.
-fn written(append: &Append) -> (usize, Option<usize>) {
-    let grown = append.lines.iter().map(|line| line.text.len()).sum();
-    (grown, append.snapshot.as_ref().map(Vec::len))
 }
 
 /// The only place where a clock is read for the machines.
@@ -916,58 +556,7 @@ fn now() -> Time {
     Time::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
-/// What a new job is made with. It follows from its name, so that a plan for it is what then happens.
-fn seed(id: &JobId) -> u64 {
-    let fold = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    id.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
-}
-
-fn name(machine: &Machine) -> String {
-    match machine {
-        Machine::Fleet => "the fleet".to_owned(),
-        Machine::Job(id) => format!("job {id}"),
-    }
-}
-
 /// Whoever asked may be gone, and that is no matter.
 fn answer<T>(reply: Reply<T>, answer: Result<T, EngineError>) {
     let _ = reply.send(answer);
-}
-
-fn action(command: &Command) -> &'static str {
-    match command {
-        Command::Register { .. } => "register",
-        Command::Restart => "restart",
-        Command::Stop => "stop",
-        Command::RollBack { .. } => "rollback",
-        Command::Scale { .. } => "scale",
-        Command::Promote(_) => "promote",
-        Command::Pause(_) => "pause",
-        Command::Resume(_) => "resume",
-        Command::Cancel(_) => "cancel",
-        Command::Fail { .. } => "fail",
-    }
-}
-
-/// What people do to nodes.
-fn audit_of_fleet(at: Time, who: &Who, input: &fleet::Input) -> Option<Audit> {
-    let (action, node) = match input {
-        fleet::Input::Join { name, .. } => ("join", name),
-        fleet::Input::Drain { name } => ("drain", name),
-        fleet::Input::Enable { name } => ("enable", name),
-        fleet::Input::Remove { name } => ("remove", name),
-        _ => return None,
-    };
-    Some(audit(at, who, action, format!("node {node}")))
-}
-
-fn audit(at: Time, who: &Who, action: &str, object: String) -> Audit {
-    let record = Record {
-        who: (&who.name).into(),
-        request: (&who.request).into(),
-        action: action.into(),
-        object: object.into(),
-        outcome: DONE.into(),
-    };
-    record.at(at)
 }

@@ -35,7 +35,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// [`done`](Self::done) tells all of that at once, together with what nobody asked for.
 #[derive(Debug)]
 pub(super) struct Ask {
-    path: Vec<(String, String)>,
+    path: RawPathParams,
     query: Vec<(String, String)>,
     /// The parameters that somebody asked for.
     known: Vec<&'static str>,
@@ -57,10 +57,6 @@ impl<S: Send + Sync> FromRequest<S> for Ask {
             let detail = format!("the path cannot be read: {}", why.body_text());
             Problem::new(StatusCode::BAD_REQUEST, "malformed-request", detail)
         })?;
-        let path = path
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let path = path.collect();
         let query = parts.uri.query().unwrap_or_default();
         let query = form_urlencoded::parse(query.as_bytes());
         let query = query.map(|(name, value)| (name.into_owned(), value.into_owned()));
@@ -99,13 +95,13 @@ impl Ask {
         let unknown = self.query.iter().map(|(name, _)| name.as_str());
         let mut unknown: Vec<&str> = unknown.filter(|name| !self.known.contains(name)).collect();
         unknown.dedup();
-        let known = match self.known.as_slice() {
-            [] => "there are none here".to_owned(),
-            known => format!("there are {}", known.join(", ")),
-        };
-        let unknown = unknown
-            .into_iter()
-            .map(|name| Fault::of_parameter(name, format!("there is no such parameter; {known}")));
+        let unknown = unknown.into_iter().map(|name| {
+            let known = match self.known.as_slice() {
+                [] => "there are none here".to_owned(),
+                known => format!("there are {}", known.join(", ")),
+            };
+            Fault::of_parameter(name, format!("there is no such parameter; {known}"))
+        });
         let unknown: Vec<Fault> = unknown.collect();
         self.malformed |= !unknown.is_empty();
         self.faults.extend(unknown);
@@ -147,8 +143,12 @@ impl Ask {
         let text = self.in_path("id");
         let id = text.parse().ok();
         // One way to write it, so that no id has two addresses.
-        let id = id.filter(|id: &DeploymentId| id.to_string() == text);
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let id = id.filter(|id: &DeploymentId| {
+            text == id.as_uuid().hyphenated().encode_lower(&mut buffer)
+        });
         if id.is_none() {
+            let text = text.to_owned();
             self.malformed("id", &text, "a deployment's id is a UUID, in lower case");
         }
         id
@@ -166,7 +166,7 @@ impl Ask {
 
     /// The version that the path names.
     pub(super) fn version(&mut self) -> Option<u32> {
-        let text = self.in_path("version");
+        let text = self.in_path("version").to_owned();
         let version = whole(&text);
         if version.is_none() {
             self.malformed("version", &text, "a whole number");
@@ -227,13 +227,14 @@ impl Ask {
 
     /// How long to wait for a revision that is later than the one that the caller has.
     pub(super) fn wait(&mut self, revision: Option<u64>) -> Duration {
-        let allowed = format!(
-            "a length of time such as 30s, up to {}s",
-            WAIT_MAX.as_secs()
-        );
-        let wait = self.parameter("wait", &allowed, |text| {
-            let span: Span = text.parse().ok()?;
-            Some(Duration::from_millis(span.as_millis())).filter(|wait| *wait <= WAIT_MAX)
+        let wait = self.parsed("wait", |text| {
+            let span = text.parse::<Span>().ok();
+            let wait = span.map(|span| Duration::from_millis(span.as_millis()));
+            wait.filter(|wait| *wait <= WAIT_MAX).ok_or_else(|| {
+                let most = WAIT_MAX.as_secs();
+                let allowed = format!("a length of time such as 30s, up to {most}s");
+                vec![refused(text, &allowed)]
+            })
         });
         if wait.is_some() && revision.is_none() {
             let detail = "it goes with `revision`: say which one you have";
@@ -351,7 +352,7 @@ impl Ask {
     }
 
     fn name(&mut self, part: &str, what: &str) -> Option<String> {
-        let text = self.in_path(part);
+        let text = self.in_path(part).to_owned();
         if is_name(&text) {
             return Some(text);
         }
@@ -362,9 +363,9 @@ impl Ask {
         None
     }
 
-    fn in_path(&self, name: &str) -> String {
-        let found = self.path.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    fn in_path(&self, name: &str) -> &str {
+        let found = self.path.iter().find(|&(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
     }
 
     fn header(&mut self, name: &HeaderName) -> Option<String> {

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
-use orchestrator_core::{BrokenLog, DeploymentId, Entry, Explanation, Job, explain};
+use orchestrator_core::{BrokenLog, DeploymentId, Entry, Explanation, Job, explain, retell};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -122,21 +122,24 @@ fn shown_line(line: &Line) -> String {
             ("unreadable", None)
         }
     };
-    // What was written before there were words is said by its kind.
-    let words = line.words.as_deref().map(serde_json::from_str);
-    let words = words.and_then(Result::ok).unwrap_or_else(|| Words {
-        message: kind.into(),
-        nodes: Vec::new(),
-        node_count: 0,
-    });
     let shown = Shown {
         revision: revision(line),
         at: line.at.to_string(),
         kind,
-        words,
+        words: words(line, kind),
         body,
     };
     serde_json::to_string(&shown).expect("it holds texts, numbers, and JSON")
+}
+
+/// What was written before there were words is said by its kind.
+fn words<'a>(line: &'a Line, kind: &'a str) -> Words<'a> {
+    let words = line.words.as_deref().map(serde_json::from_str);
+    words.and_then(Result::ok).unwrap_or_else(|| Words {
+        message: kind.into(),
+        nodes: Vec::new(),
+        node_count: 0,
+    })
 }
 
 fn revision(line: &Line) -> u64 {
@@ -216,7 +219,7 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     let id = ask.done(id)?;
     let row = api.handle().store().deployment(id).await?;
     let row = row.ok_or_else(|| Problem::not_found("deployment", id))?;
-    let about = begins_with(&row);
+    let about = begins_with(&row)?;
     let seed = api.handle().look(row.job.clone(), |job| job.seed()).await?;
     let busy = || Problem::for_now("stopping", "the server is shutting down: try again");
     let turn = api.0.explaining.clone().acquire_owned().await;
@@ -227,19 +230,15 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     );
     let told = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut log = Log::new(store, row.log, runtime, 0);
-        let mut told = explain(Job::new(row.job, seed), log.by_ref(), about);
-        if log.failed.is_none() && matches!(told, Err(BrokenLog::Gap { .. })) {
-            // Its beginning is not kept any more: then what the latest snapshot knows of it, and what came since.
-            let Some(job) = log.snapshot()? else {
-                return told.map_err(|why| gone(&why));
-            };
-            log = Log::new(log.store, log.log, log.runtime, job.seq());
-            told = explain(job, log.by_ref(), about);
-        }
-        match log.failed {
-            Some(why) => Err(why),
-            None => told.map_err(|why| gone(&why)),
+        let mut log = Log::new(store, runtime, Of::Job(row.log));
+        let entries = log.by_ref().map(|(entry, _)| entry);
+        let told = explain(Job::new(row.job.clone(), seed), entries, about);
+        match (log.failed, told) {
+            (Some(why), _) => Err(why),
+            // What is old of it is not kept any more.
+            (None, Err(BrokenLog::Gap { .. })) => retold(log.store, log.runtime, row).map(Some),
+            (None, Err(why)) => Err(Problem::for_now("unreadable", chain(&why))),
+            (None, Ok(told)) => Ok(told),
         }
     });
     let told = told.await.map_err(|_| busy())??;
@@ -247,23 +246,56 @@ async fn explanation(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
     Ok(written(&explained(&told)))
 }
 
-/// What an explanation is to begin with: of what takes another one back, that is the other one.
-fn begins_with(row: &DeploymentRow) -> DeploymentId {
-    #[derive(Deserialize)]
-    struct Record {
-        rollback_of: Option<DeploymentId>,
-    }
-    let record = serde_json::from_str::<Record>(&row.record).ok();
-    record.and_then(|r| r.rollback_of).unwrap_or(row.id)
+/// What the record of a deployment says besides its row.
+#[derive(Deserialize)]
+struct Record {
+    rollback_of: Option<DeploymentId>,
+    rolled_back_by: Option<DeploymentId>,
+    status: Status,
 }
 
-fn gone(why: &dyn std::error::Error) -> Problem {
-    let detail = format!(
-        "the beginning of the job's log is not kept any more, and this deployment is older than what is: its record \
-         says how it ended ({})",
-        chain(why)
-    );
-    Problem::new(StatusCode::GONE, "log-discarded", detail)
+#[derive(Deserialize)]
+struct Status {
+    message: String,
+}
+
+fn record(row: &DeploymentRow) -> Result<Record, Problem> {
+    serde_json::from_str(&row.record).map_err(|why| Problem::for_now("unreadable", chain(&why)))
+}
+
+/// What an explanation is to begin with: of what takes another one back, that is the other one.
+fn begins_with(row: &DeploymentRow) -> Result<DeploymentId, Problem> {
+    Ok(record(row)?.rollback_of.unwrap_or(row.id))
+}
+
+/// An explanation from what is kept for as long as a deployment is: its own entries, and their words.
+fn retold(
+    store: Arc<dyn Store>,
+    runtime: tokio::runtime::Handle,
+    row: DeploymentRow,
+) -> Result<Explanation, Problem> {
+    let find = |id| runtime.block_on(store.deployment(id));
+    // What was taken back may be too old itself.
+    let first = find(begins_with(&row)?)?.unwrap_or(row);
+    let record_of_first = record(&first)?;
+    let second = match record_of_first.rolled_back_by {
+        Some(id) => find(id)?,
+        None => None,
+    };
+    let mut now = record_of_first.status.message;
+    if let Some(second) = &second {
+        now = record(second)?.status.message;
+    }
+    let ids = [Some(first.id), second.map(|second| second.id)];
+    let log = |id| Log::new(store.clone(), runtime.clone(), Of::Deployment(id));
+    let mut logs: Vec<Log> = ids.into_iter().flatten().map(log).collect();
+    let said = logs.iter_mut().flatten().map(|(entry, line)| {
+        let message = words(&line, entry.event.kind()).message.into_owned();
+        (entry, message)
+    });
+    let told = retell(said, now);
+    let failed = logs.into_iter().find_map(|log| log.failed);
+    failed.map_or(Ok(told), Err)
 }
 
 fn explained(told: &Explanation) -> schema::ExplanationResponse {
@@ -279,57 +311,61 @@ fn explained(told: &Explanation) -> schema::ExplanationResponse {
     }
 }
 
-/// A log from its first entry, read as it is needed.
+/// Whose entries are read.
+#[derive(Clone, Copy)]
+enum Of {
+    Job(LogId),
+    Deployment(DeploymentId),
+}
+
+/// Entries, from the first one that is kept, read as they are needed.
 struct Log {
     store: Arc<dyn Store>,
-    log: LogId,
     runtime: tokio::runtime::Handle,
+    of: Of,
     after: u64,
     ready: VecDeque<Line>,
     failed: Option<Problem>,
 }
 
 impl Log {
-    fn new(store: Arc<dyn Store>, log: LogId, runtime: tokio::runtime::Handle, after: u64) -> Self {
+    fn new(store: Arc<dyn Store>, runtime: tokio::runtime::Handle, of: Of) -> Self {
         Self {
             store,
-            log,
             runtime,
-            after,
+            of,
+            after: 0,
             ready: VecDeque::new(),
             failed: None,
         }
     }
 
-    fn snapshot(&self) -> Result<Option<Job>, Problem> {
-        let kept = self.runtime.block_on(self.store.snapshot(self.log))?;
-        let job = kept
-            .map(|(_, bytes)| Job::from_snapshot(&bytes))
-            .transpose();
-        job.map_err(|why| Problem::for_now("unreadable", chain(&why)))
-    }
-
-    fn read(&mut self) -> Result<Option<Entry>, Problem> {
+    fn read(&mut self) -> Result<Option<(Entry, Line)>, Problem> {
         if self.ready.is_empty() {
-            let lines = self.store.entries(self.log, self.after, 1000);
+            let lines = match self.of {
+                Of::Job(log) => self.store.entries(log, self.after, 1000),
+                Of::Deployment(id) => self.store.events(id, self.after, 1000),
+            };
             let lines: Result<Vec<Line>, StoreError> = self.runtime.block_on(lines);
             self.ready.extend(lines?);
         }
         let Some(line) = self.ready.pop_front() else {
             return Ok(None);
         };
-        self.after = line.seq;
+        self.after = match self.of {
+            Of::Job(_) => line.seq,
+            Of::Deployment(_) => revision(&line),
+        };
         let entry = Entry::decode(&line.text);
-        entry
-            .map(Some)
-            .map_err(|why| Problem::for_now("unreadable", chain(&why)))
+        let entry = entry.map_err(|why| Problem::for_now("unreadable", chain(&why)))?;
+        Ok(Some((entry, line)))
     }
 }
 
 impl Iterator for Log {
-    type Item = Entry;
+    type Item = (Entry, Line);
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<Self::Item> {
         self.read().unwrap_or_else(|why| {
             self.failed = Some(why);
             None

@@ -27,7 +27,7 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn;
 use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -79,7 +79,7 @@ impl Api {
         Guarded::new(&self.0.access)
             .with_table(table::native, router)
             .into_router()
-            .layer(from_fn_with_state(self.clone(), request::watched))
+            .layer(request::Watch(self.clone()))
     }
 
     /// Ends all streams and long polls, at once and for good; and it is no longer ready.

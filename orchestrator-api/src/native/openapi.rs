@@ -166,11 +166,6 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
             commands || path == "/v1/agent/join",
             "What is there does not allow it",
         ),
-        (
-            "410",
-            path.ends_with("/explain"),
-            "What it needs was discarded",
-        ),
         ("412", guarded, "It has changed meanwhile"),
         ("413", *method != HttpMethod::Get, "The body is too large"),
         ("415", *method != HttpMethod::Get, "The body is no JSON"),

@@ -1,20 +1,22 @@
 //! What is around every request: its id, its line in the log, its time, and an answer whatever happens.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use tracing::Instrument;
+use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use super::Api;
 use super::problem::Problem;
@@ -64,44 +66,109 @@ fn mixed(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// The outermost layer.
-pub(super) async fn watched(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let began = Instant::now();
-    let id = name(&request);
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
-    let uri = request.uri().clone();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-    // Whoever comes after knows it by this name too.
-    request.headers_mut().insert(X_REQUEST_ID, id.clone());
+/// The outermost layer. Not made by `from_fn`, which copies all that is below it for every request.
+#[derive(Clone, Debug)]
+pub(super) struct Watch(pub(super) Api);
 
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match answered.instrument(span.clone()).await {
-        Ok(response) => response,
-        // The panic itself was written by its hook.
-        Err(_) => Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the server failed at this: its log has more, under the id in x-request-id",
-        )
-        .into_response(),
-    };
+#[derive(Clone, Debug)]
+pub(super) struct Watched<S> {
+    api: Api,
+    inner: S,
+}
 
-    response.headers_mut().insert(X_REQUEST_ID, id);
-    let (took, status) = (began.elapsed(), response.status());
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    api.0.metrics.note(route, &method, status, took);
-    let _entered = span.enter();
-    let millis = took.as_micros() as f64 / 1e3;
-    let (status, path) = (status.as_u16(), uri.path());
-    let quiet = method == Method::GET || route == REPORTS;
-    match status {
-        500.. => tracing::error!(%method, path, status, millis, "answered"),
-        // What only looks, and what agents say all the time, is of no interest to who reads the log later.
-        ..400 if quiet => tracing::debug!(%method, path, status, millis, "answered"),
-        _ => tracing::info!(%method, path, status, millis, "answered"),
+impl<S> Layer<S> for Watch {
+    type Service = Watched<S>;
+
+    fn layer(&self, inner: S) -> Watched<S> {
+        let api = self.0.clone();
+        Watched { api, inner }
     }
-    response
+}
+
+impl<S> Service<Request> for Watched<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let seen = Seen::new(&mut request);
+        let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answering = answering.instrument(seen.span.clone());
+        let api = self.api.clone();
+        Box::pin(async move {
+            let response = match answering.await {
+                Ok(Ok(response)) => response,
+                // The panic itself was written by its hook.
+                Err(_) => Problem::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the server failed at this: its log has more, under the id in x-request-id",
+                )
+                .into_response(),
+            };
+            Ok(seen.answered(&api, response))
+        })
+    }
+}
+
+/// What is to be said of a request once it is answered.
+struct Seen {
+    began: Instant,
+    id: HeaderValue,
+    route: Option<MatchedPath>,
+    method: Method,
+    uri: Uri,
+    span: Span,
+}
+
+impl Seen {
+    fn new(request: &mut Request) -> Self {
+        let began = Instant::now();
+        let id = name(request);
+        // Whoever comes after knows it by this name too.
+        request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        Self {
+            began,
+            route: request.extensions().get().cloned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            span: tracing::info_span!("request", id = id.to_str().unwrap_or_default()),
+            id,
+        }
+    }
+
+    fn answered(self, api: &Api, mut response: Response) -> Response {
+        let Self {
+            began,
+            id,
+            route,
+            method,
+            uri,
+            span,
+        } = self;
+        response.headers_mut().insert(X_REQUEST_ID, id);
+        let (took, status) = (began.elapsed(), response.status());
+        let route = route.as_ref().map_or("none", MatchedPath::as_str);
+        api.0.metrics.note(route, &method, status, took);
+        let _entered = span.enter();
+        let millis = took.as_micros() as f64 / 1e3;
+        let (status, path) = (status.as_u16(), uri.path());
+        let quiet = method == Method::GET || route == REPORTS;
+        match status {
+            500.. => tracing::error!(%method, path, status, millis, "answered"),
+            // What only looks, and what agents say all the time, is of no interest to who reads the log later.
+            ..400 if quiet => tracing::debug!(%method, path, status, millis, "answered"),
+            _ => tracing::info!(%method, path, status, millis, "answered"),
+        }
+        response
+    }
 }
 
 /// Ends what takes too long.

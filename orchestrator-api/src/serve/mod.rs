@@ -1,8 +1,8 @@
 //! The listening side: connections are accepted, counted, handed to a router, and drained at the end.
 //!
 //! A loop of our own, because each of its steps has a bound: how many connections there are, in all and of one
-//! address; how long one may take for its handshake and for the head of a request; how long the end may take. How
-//! long a body may take is the business of its route.
+//! address; how long one may take for its handshake and for the head of a request; for how long it may take nothing of
+//! an answer; how long the end may take. How long a body may take is the business of its route.
 //!
 //! Over TLS it speaks HTTP/2 and HTTP/1.1, as the client prefers, and HTTP/1.1 without TLS.
 
@@ -35,9 +35,9 @@ use tokio_rustls::TlsAcceptor;
 
 use self::places::{Place, Places};
 
-/// The head of a request is at most so long.
+/// The head of a request is at most so long. Of headers there are at most a hundred on HTTP/1.1, which hyper sees to:
+/// told so, it clears room for all of them for every request.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-const HEADERS_MAX: usize = 100;
 const STREAMS_MAX: u32 = 200;
 /// How long to wait when there is no room for another connection in the process.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
@@ -54,6 +54,9 @@ pub struct Limits {
     pub handshake_within: Duration,
     /// The head of a request is there within this, and on HTTP/1.1 also the next one on the same connection.
     pub head_within: Duration,
+    /// Who takes nothing of what is sent to him for so long is cut off, be it that he is gone or that he does not
+    /// read. However little he takes is enough, so that nobody is cut off for being slow.
+    pub stalled_within: Duration,
     /// Who has not answered a ping on HTTP/2 within this is gone.
     pub ping_within: Duration,
     /// Requests in progress have this long at the end.
@@ -67,6 +70,7 @@ impl Default for Limits {
             per_address_max: 500,
             handshake_within: Duration::from_secs(10),
             head_within: Duration::from_secs(30),
+            stalled_within: Duration::from_secs(30),
             ping_within: Duration::from_secs(20),
             drain_within: Duration::from_secs(25),
         }
@@ -156,6 +160,9 @@ impl Server {
     async fn connection(self, stream: TcpStream, peer: SocketAddr, _place: Place) {
         // Without it answers are late, and no more than that.
         let _ = stream.set_nodelay(true);
+        if let Err(why) = cut_when_stalled(&stream, self.limits.stalled_within) {
+            tracing::debug!(%peer, %why, "nothing cuts this one off when it reads no more");
+        }
         let Some(tls) = self.tls.clone() else {
             return self.http1(stream, peer).await;
         };
@@ -179,7 +186,6 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_within)
             .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(io), self.service(peer, None));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
@@ -240,6 +246,19 @@ impl Server {
             router.call(request)
         })
     }
+}
+
+/// Only the kernel can tell a slow reader from one who reads no more: seen from here a socket is full until a third of
+/// some megabytes is gone, which takes who is slow longer than any bound.
+#[cfg(target_os = "linux")]
+fn cut_when_stalled(stream: &TcpStream, within: Duration) -> std::io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(within))
+}
+
+/// Elsewhere such a connection keeps its place until the other side closes it.
+#[cfg(not(target_os = "linux"))]
+fn cut_when_stalled(_: &TcpStream, _: Duration) -> std::io::Result<()> {
+    Ok(())
 }
 
 async fn becomes_true(flag: &mut watch::Receiver<bool>) {

@@ -14,6 +14,11 @@ pub(super) fn begin(log: &Log) {
         .with_ansi(io::stderr().is_terminal());
     let _ = match log.format {
         Format::Text => lines.try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+        // Of spans there is one, which tells the request.
+        Format::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
     };
 }

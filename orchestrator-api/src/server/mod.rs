@@ -81,6 +81,7 @@ impl Server {
         let engine = Engine::start(store.clone(), Settings::default()).await;
         let engine = engine.map_err(Error::Engine)?;
         let access = Access::new(store.clone(), opening, Default::default());
+        let discarding = tokio::spawn(retention::go_on(engine.handle(), *keep));
         let api = Api::new(engine.handle(), access);
         let (stop, stopped) = oneshot::channel();
         let is_tls = tls.is_some();
@@ -100,7 +101,7 @@ impl Server {
             data_dir: data_dir.clone(),
             stop,
             served: tokio::spawn(served),
-            discarding: tokio::spawn(retention::go_on(store.clone(), *keep)),
+            discarding,
             engine,
             store,
         })

@@ -8,6 +8,8 @@ use orchestrator_core::Span;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::typed;
+
 /// How a server is to run.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -86,6 +88,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_DEPLOYMENTS",
         value_name = "TIME",
+        value_parser = typed::time,
         default_value = KEPT
     )]
     pub keep_deployments: Span,
@@ -94,6 +97,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_EVENTS",
         value_name = "TIME",
+        value_parser = typed::time,
         default_value = KEPT
     )]
     pub keep_events: Span,
@@ -102,6 +106,7 @@ pub struct Keep {
         long,
         env = "ORCHESTRATOR_KEEP_AUDIT",
         value_name = "TIME",
+        value_parser = typed::time,
         default_value = AUDIT_KEPT
     )]
     pub keep_audit: Span,

@@ -1,10 +1,12 @@
 //! What is old is thrown away, a little at a time.
 //!
 //! What a machine could still need is for the [store](Store::discard) to know: an entry goes only after a snapshot has
-//! taken it in, and a deployment only after it has ended and its job has had another. Nothing in this server reads the
-//! [feed](Store::changes) from behind; what will has to be waited for here.
+//! taken it in, and a deployment only after it has ended and its job has had another. A machine whose log is short has
+//! none: it is snapshot once something of its log has got old, and the next round discards that. Each snapshot takes in
+//! all that came since, so that there is about one of each machine in the time that things are kept for.
+//!
+//! Nothing in this server reads the [feed](Store::changes) from behind; what will has to be waited for here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use orchestrator_core::{Span, Time};
@@ -12,8 +14,10 @@ use tokio::time::sleep;
 
 use super::options::Keep;
 use crate::access::now;
-use crate::engine::chain;
-use crate::store::{Discard, Store};
+use crate::engine::{EngineError, Handle, chain};
+#[cfg(doc)]
+use crate::store::Store;
+use crate::store::{Discard, Discarded};
 
 /// Rows that go in one transaction: whoever waits to be written waits for these too.
 const ROWS_MAX: u32 = 500;
@@ -24,21 +28,27 @@ const EVERY_MIN: Duration = Duration::from_secs(1);
 const EVERY_MAX: Duration = Duration::from_secs(600);
 
 /// Goes on for as long as it is let.
-pub(super) async fn go_on(store: Arc<dyn Store>, keep: Keep) {
+pub(super) async fn go_on(engine: Handle, keep: Keep) {
     let every = every(keep);
     loop {
         sleep(every).await;
-        let older = older(keep, now());
-        loop {
-            match store.discard(older).await {
-                Ok(true) => sleep(BETWEEN).await,
-                Ok(false) => break,
-                Err(why) => {
-                    tracing::warn!(why = chain(&why), "what is old was not thrown away");
-                    break;
-                }
-            }
+        if let Err(why) = round(&engine, older(keep, now())).await {
+            tracing::warn!(why = chain(&why), "what is old was not thrown away");
         }
+    }
+}
+
+async fn round(engine: &Handle, older: Discard) -> Result<(), EngineError> {
+    loop {
+        let Discarded { more, held } = engine.store().discard(older).await?;
+        for machine in held {
+            // One at a time: between two of them the engine does what else there is to do.
+            engine.snapshot(machine).await?;
+        }
+        if !more {
+            return Ok(());
+        }
+        sleep(BETWEEN).await;
     }
 }
 

@@ -106,9 +106,9 @@ pub trait Store: Send + Sync + 'static {
     /// The audit log, newest first, before the given number.
     fn audited(&self, before: Option<u64>, limit: u32) -> Answer<'_, Vec<(u64, Audit)>>;
 
-    /// Throws away what nobody has to keep, a bounded part of it at a time. True when there is more: what no
-    /// snapshot has taken in yet is stepped over, and looked at again when the next round begins.
-    fn discard(&self, older: Discard) -> Answer<'_, bool>;
+    /// Throws away what nobody has to keep, a bounded part of it at a time. What no snapshot has taken in yet is
+    /// stepped over, and looked at again when the next round begins.
+    fn discard(&self, older: Discard) -> Answer<'_, Discarded>;
 
     /// Whether it can write and read now.
     fn check(&self) -> Answer<'_, ()>;
@@ -307,6 +307,15 @@ pub struct Discard {
     pub audit: Time,
     /// At most so many rows in this call.
     pub rows_max: u32,
+}
+
+/// How far a call of [`Store::discard`] has come.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Discarded {
+    /// Whether the round goes on: the next call begins another one if not.
+    pub more: bool,
+    /// Whose log has something that could have gone, had a snapshot of theirs taken it in.
+    pub held: Vec<Machine>,
 }
 
 /// The store did not do what it was asked. The message says what to do about it.

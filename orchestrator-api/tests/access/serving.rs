@@ -1,18 +1,21 @@
 //! Real connections: what they bear, what cuts them, and how they end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::routing::get;
+use futures_util::stream;
 use orchestrator_api::access::audit;
 use orchestrator_api::serve::tls::{Certificates, TlsError};
 use orchestrator_api::serve::{Drained, Limits, serve};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -245,6 +248,86 @@ async fn who_says_nothing_is_cut_off() {
             "{protocol}, no request: {took} s"
         );
     }
+}
+
+/// A server with an answer that has no end. It says so when it gives one up.
+async fn endless(
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+) -> (SocketAddr, oneshot::Sender<()>, mpsc::Receiver<()>) {
+    struct Open(mpsc::Sender<()>);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            // Nobody has to look.
+            let _ = self.0.try_send(());
+        }
+    }
+    let (given_up, seen) = mpsc::channel(1);
+    let answer = async move || {
+        let more =
+            async |open: Open| Some((Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 4096])), open));
+        Body::from_stream(stream::unfold(Open(given_up.clone()), more))
+    };
+    let router = Router::new().route("/", get(answer));
+    let (to, stop, _ended) = listen(tls, router, limits).await;
+    (to, stop, seen)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_reads_no_more_is_cut_off() {
+    let limits = Limits {
+        stalled_within: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let (to, _stop, mut given_up) = endless(None, limits).await;
+    let mut plain = TcpStream::connect(to).await.expect("a connection");
+    let asked = plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    asked.await.expect("it takes them");
+    given_up.recv().await.expect("it is given up");
+
+    let pair = pair("localhost");
+    let files = Files::of(&pair);
+    let config = certificates(&files, NEVER).await.config();
+    let config = config.expect("a configuration");
+    let (to, _stop, mut given_up) = endless(Some(config), limits).await;
+    let client = Client {
+        protocol: "http/1.1",
+        ..Client::of(&pair)
+    };
+    let mut stream = client.connect(to).await.expect("a handshake");
+    let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    asked.await.expect("it takes them");
+    given_up.recv().await.expect("it is given up");
+}
+
+#[tokio::test]
+async fn who_reads_slowly_is_not_cut_off() {
+    let limits = Limits {
+        stalled_within: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let (to, _stop, mut given_up) = endless(None, limits).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    // So that a little makes room for more.
+    socket.set_recv_buffer_size(8192).expect("a small one");
+    let mut stream = socket.connect(to).await.expect("a connection");
+    let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    asked.await.expect("it takes them");
+    let mut some = [0; 4096];
+    let begun = Instant::now();
+    let mut read_at = begun;
+    while begun.elapsed() < 3 * limits.stalled_within {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if read_at.elapsed() > limits.stalled_within / 2 {
+            // This machine was so slow itself that nothing follows from it.
+            return;
+        }
+        let read = stream.read(&mut some).await.expect("it is not cut off");
+        assert!(read > 0, "it is not at its end");
+        read_at = Instant::now();
+    }
+    assert!(given_up.try_recv().is_err(), "it is still being answered");
 }
 
 #[tokio::test]

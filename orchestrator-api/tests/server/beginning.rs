@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Method, Request};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -54,6 +54,9 @@ async fn it_says_where_it_listens_and_answers() {
 async fn its_log_can_be_json() {
     let dir = dir();
     let server = Program::start_with(&dir, &["--listen", HERE, "--log", "json"]);
+    let headers = [("x-request-id", "r-17")];
+    let sent = server.client.send(Method::POST, "/v1/jobs", &headers, None);
+    sent.await.expect("an answer").is(400);
     server.signal("INT");
     let (ended, log) = server.ended().await;
     assert!(ended.success());
@@ -62,6 +65,10 @@ async fn its_log_can_be_json() {
     let said = |text| lines.iter().any(|line| line["message"] == text);
     assert!(said("stopped"), "{log}");
     assert!(lines.iter().any(|line| line["by"] == "SIGINT"), "{log}");
+    let answered = lines.iter().find(|line| line["message"] == "answered");
+    let answered = answered.expect("what was refused is logged");
+    assert_eq!(answered["span"]["id"], "r-17", "{log}");
+    assert_eq!(answered.to_string().matches("r-17").count(), 1, "{log}");
 }
 
 #[test]

@@ -7,3 +7,4 @@ mod ending;
 mod people;
 mod program;
 mod retention;
+mod soak;

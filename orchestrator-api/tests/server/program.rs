@@ -115,6 +115,15 @@ impl Program {
         self.child.id()
     }
 
+    /// Bytes of its memory that are resident.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("Linux tells");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a number of KiB") * 1024
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
         let waited = tokio::task::spawn_blocking(move || {

@@ -1,10 +1,11 @@
 //! What every store promises. A store joins by one line of [`suite`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::Poll;
 
 use orchestrator_api::store::{
-    Append, Claim, Discard, JobRow, Machine, NodeRow, ROWS_MAX, Refused, Store, TokenRow, Wanted,
+    Append, Claim, Discard, Discarded, JobRow, Machine, NodeRow, ROWS_MAX, Refused, Store,
+    TokenRow, Wanted,
 };
 use orchestrator_core::Time;
 
@@ -413,8 +414,13 @@ async fn two_deployments(store: &dyn Store, snapshot: Option<Vec<u8>>) -> Claim 
     claim
 }
 
-/// Discards to the end, two rows at a time.
-async fn discard(store: &dyn Store, deployments: Time, entries: Time, audit: Time) {
+/// Discards to the end, two rows at a time. Whose snapshots are missing for that.
+async fn discard(
+    store: &dyn Store,
+    deployments: Time,
+    entries: Time,
+    audit: Time,
+) -> BTreeSet<Machine> {
     let older = Discard {
         deployments,
         entries,
@@ -422,16 +428,24 @@ async fn discard(store: &dyn Store, deployments: Time, entries: Time, audit: Tim
         rows_max: 2,
     };
     let mut calls = 0;
-    while store.discard(older).await.expect("discarded") {
+    let mut all_held = BTreeSet::new();
+    loop {
+        let Discarded { more, held } = store.discard(older).await.expect("discarded");
+        all_held.extend(held);
+        if !more {
+            break;
+        }
         calls += 1;
         assert!(calls < 1000, "it comes to an end");
     }
     assert!(calls > 0, "it takes several calls");
+    all_held
 }
 
 pub(crate) async fn what_is_old_is_discarded(store: &dyn Store) {
     let claim = two_deployments(store, Some(vec![1])).await;
-    discard(store, at(100), at(1012), at(300)).await;
+    let held = discard(store, at(100), at(1012), at(300)).await;
+    assert!(held.is_empty(), "{held:?}");
     assert!(
         store.deployment(id(1)).await.expect("read").is_some(),
         "ended no earlier"
@@ -476,7 +490,9 @@ pub(crate) async fn of_each_job_the_last_deployment_stays(store: &dyn Store) {
 
 pub(crate) async fn what_no_snapshot_has_taken_in_stays(store: &dyn Store) {
     let mut claim = two_deployments(store, None).await;
-    discard(store, Time::MAX, Time::MAX, at(0)).await;
+    let web = BTreeSet::from([Machine::Job(job("a/web"))]);
+    let held = discard(store, Time::MAX, Time::MAX, at(0)).await;
+    assert_eq!(held, web, "it waits for a snapshot");
     assert_eq!(
         store.entries(claim.log, 0, 99).await.expect("read").len(),
         12
@@ -491,7 +507,8 @@ pub(crate) async fn what_no_snapshot_has_taken_in_stays(store: &dyn Store) {
     )
     .await;
     take(store, entries(&claim, 1)).await;
-    discard(store, Time::MAX, Time::MAX, at(0)).await;
+    let held = discard(store, Time::MAX, Time::MAX, at(0)).await;
+    assert_eq!(held, web, "what came since waits for the next one");
     let left = store.entries(claim.log, 0, 99).await.expect("read");
     assert!(left.iter().map(|line| line.seq).eq([6, 7, 8, 9, 10, 13]));
 }

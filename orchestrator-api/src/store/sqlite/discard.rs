@@ -3,9 +3,12 @@
 //! A pass goes once over all that is old enough, and remembers where it is from call to call: what cannot go yet,
 //! because no snapshot has taken it in, is stepped over and looked at again in the next pass.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::store::Discard;
+use super::rows;
+use crate::store::{Discard, Discarded};
 
 /// Where the pass is.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +32,42 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// Discards some. False when the pass is over: the next call begins another.
-    pub(super) fn step(&mut self, conn: &Connection, older: Discard) -> rusqlite::Result<bool> {
+    /// Discards some.
+    pub(super) fn step(
+        &mut self,
+        conn: &Connection,
+        older: Discard,
+    ) -> rusqlite::Result<Discarded> {
+        let mut held = BTreeSet::new();
+        let more = self.go_on(conn, older, &mut held)?;
+        let mut machine = conn.prepare_cached("SELECT namespace, name FROM logs WHERE log = ?1")?;
+        let held = held
+            .into_iter()
+            .map(|log| machine.query_row([log], rows::machine));
+        Ok(Discarded {
+            more,
+            held: held.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// False when the pass is over: the next call begins another. Notes the logs of what no snapshot has taken in.
+    fn go_on(
+        &mut self,
+        conn: &Connection,
+        older: Discard,
+        held: &mut BTreeSet<i64>,
+    ) -> rusqlite::Result<bool> {
         let mut left = older.rows_max.max(1);
         loop {
             let (over, next) = match self {
                 Self::Deployments(at, id) => (
-                    deployments(conn, older, &mut left, at, id)?,
+                    deployments(conn, older, &mut left, held, at, id)?,
                     Self::Entries(i64::MIN, 0),
                 ),
-                Self::Entries(at, position) => {
-                    (entries(conn, older, &mut left, at, position)?, Self::Audit)
-                }
+                Self::Entries(at, position) => (
+                    entries(conn, older, &mut left, held, at, position)?,
+                    Self::Audit,
+                ),
                 Self::Audit => (audit(conn, older, &mut left)?, Self::Pages),
                 Self::Pages => {
                     let over = pages(conn, left)?;
@@ -63,6 +90,7 @@ fn deployments(
     conn: &Connection,
     older: Discard,
     left: &mut u32,
+    held: &mut BTreeSet<i64>,
     at: &mut i64,
     id: &mut [u8; 16],
 ) -> rusqlite::Result<bool> {
@@ -72,8 +100,8 @@ fn deployments(
            ifnull((SELECT e.seq FROM entries AS e INDEXED BY entries_of_deployment \
              WHERE e.log = d.log AND e.number = d.number \
              ORDER BY e.revision DESC, e.seq DESC LIMIT 1), 0) \
-           <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = d.log), 0) \
-         AND number < (SELECT n.number FROM deployments AS n INDEXED BY deployments_job \
+           <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = d.log), 0), \
+         number < (SELECT n.number FROM deployments AS n INDEXED BY deployments_job \
            WHERE n.namespace = d.namespace AND n.job_id = d.job_id ORDER BY n.id DESC LIMIT 1) \
          FROM deployments AS d INDEXED BY deployments_completed_at \
          WHERE completed_at < ?1 AND (completed_at, id) > (?2, ?3) \
@@ -96,14 +124,16 @@ fn deployments(
                     (row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?),
                     row.get::<_, i64>(2)?,
                     (row.get::<_, i64>(3)?, row.get::<_, u32>(4)?),
-                    row.get::<_, bool>(5)?,
+                    (row.get::<_, bool>(5)?, row.get::<_, bool>(6)?),
                 ))
             })
             .optional()?;
-        let Some((place, row, (log, number), may_go)) = found else {
+        let Some((place, row, (log, number), (taken_in, another_came))) = found else {
             return Ok(true);
         };
-        if may_go {
+        if another_came && !taken_in {
+            held.insert(log);
+        } else if another_came {
             spend(left, targets.execute(params![place.1, *left])?);
             spend(left, entries.execute(params![log, number, *left])?);
             if *left == 0 {
@@ -122,12 +152,13 @@ fn entries(
     conn: &Connection,
     older: Discard,
     left: &mut u32,
+    held: &mut BTreeSet<i64>,
     at: &mut i64,
     position: &mut i64,
 ) -> rusqlite::Result<bool> {
     let found = conn
         .prepare_cached(
-            "SELECT at, position, \
+            "SELECT at, position, log, \
                seq <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = e.log), 0) \
              FROM entries AS e INDEXED BY entries_of_none \
              WHERE number IS NULL AND at < ?1 AND (at, position) > (?2, ?3) \
@@ -135,13 +166,15 @@ fn entries(
         )?
         .query_map(
             params![older.entries.as_millis(), *at, *position, *left],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
         )?
-        .collect::<Result<Vec<(i64, i64, bool)>, _>>()?;
+        .collect::<Result<Vec<(i64, i64, i64, bool)>, _>>()?;
     let mut gone = conn.prepare_cached("DELETE FROM entries WHERE position = ?1")?;
-    for (its_at, its_position, taken_in) in &found {
+    for (its_at, its_position, log, taken_in) in &found {
         if *taken_in {
             gone.execute([its_position])?;
+        } else {
+            held.insert(*log);
         }
         (*at, *position) = (*its_at, *its_position);
     }

@@ -30,8 +30,8 @@ use self::fault::Place;
 use self::readers::Readers;
 use self::writer::Writer;
 use super::{
-    Answer, Append, Audit, Change, Claim, DeploymentRow, Discard, JobRow, Line, LogId, Machine,
-    NodeRow, Refused, Store, StoreError, TokenRow, Wanted,
+    Answer, Append, Audit, Change, Claim, DeploymentRow, Discard, Discarded, JobRow, Line, LogId,
+    Machine, NodeRow, Refused, Store, StoreError, TokenRow, Wanted,
 };
 use crate::list::{Page, Query};
 
@@ -191,7 +191,7 @@ impl Store for Sqlite {
         self.read(move |conn| read::audited(conn, before, limit))
     }
 
-    fn discard(&self, older: Discard) -> Answer<'_, bool> {
+    fn discard(&self, older: Discard) -> Answer<'_, Discarded> {
         let cursor = self.discarded.clone();
         self.write(move |conn| {
             let mut cursor = cursor.lock().unwrap_or_else(|broken| broken.into_inner());

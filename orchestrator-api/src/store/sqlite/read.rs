@@ -25,13 +25,7 @@ pub(super) fn machines(
          WHERE (namespace, name) >= (?2, ?3) AND NOT (?1 AND namespace = ?2 AND name = ?3) \
          ORDER BY namespace, name LIMIT ?4",
     )?
-    .query_map(
-        params![given, namespace, name, limit(max)],
-        |row| match row.get_ref(0)?.as_str()? {
-            "" => Ok(Machine::Fleet),
-            _ => rows::job(row, 0).map(Machine::Job),
-        },
-    )?
+    .query_map(params![given, namespace, name, limit(max)], rows::machine)?
     .collect()
 }
 

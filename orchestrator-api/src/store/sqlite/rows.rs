@@ -5,7 +5,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::fault::damaged;
-use crate::store::{DeploymentRow, Line, LogId, ROWS_MAX};
+use crate::store::{DeploymentRow, Line, LogId, Machine, ROWS_MAX};
 
 /// A deployment with its record, as [`deployment`] reads it.
 pub(super) const DEPLOYMENT: &str = "\
@@ -52,6 +52,14 @@ pub(super) fn job(row: &Row<'_>, first: usize) -> rusqlite::Result<JobId> {
     let namespace = row.get_ref(first)?.as_str()?;
     let name = row.get_ref(first + 1)?.as_str()?;
     JobId::new(namespace, name).map_err(|error| damaged(first, error))
+}
+
+/// Whose log it is, from the first two columns.
+pub(super) fn machine(row: &Row<'_>) -> rusqlite::Result<Machine> {
+    match row.get_ref(0)?.as_str()? {
+        "" => Ok(Machine::Fleet),
+        _ => job(row, 0).map(Machine::Job),
+    }
 }
 
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Time> {
