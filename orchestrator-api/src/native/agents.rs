@@ -88,7 +88,7 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     })))
 }
 
-fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName> {
+pub(super) fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName> {
     let allowed = "1 to 200 of letters, digits, '-', '_' and '.'";
     let name = fields.need(field, allowed, |value| {
         value.as_str().filter(|name| is_name(name))

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::engine::{EngineError, Handle};
+use crate::logs::Counts;
 
 /// Up to a long poll's wait.
 const BUCKETS: [f64; 12] = [
@@ -104,7 +105,7 @@ impl Metrics {
     }
 
     /// All there is to tell, in the text form.
-    pub(super) async fn text(&self, handle: &Handle) -> Result<String, EngineError> {
+    pub(super) async fn text(&self, handle: &Handle, logs: Counts) -> Result<String, EngineError> {
         let nodes = handle.look_at_fleet(nodes).await?;
         let mut now = Registry::with_prefix("orchestrator");
         let deployments = Family::<InState, Gauge>::default();
@@ -136,6 +137,16 @@ impl Metrics {
         let help = "Transactions of the engine that failed, or of which nobody knows";
         count("commits_failed", help, counts.commits_failed());
         count("entries", "Entries in the engine's logs", counts.entries());
+        let help = "Lines of output that agents sent";
+        count("log_lines", help, logs.lines);
+        let help = "Bytes of output that were left out before they came here";
+        count("log_left_out_bytes", help, logs.left_out_bytes);
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            now.register(name, help, ConstGauge::new(value as u64));
+        };
+        gauge("log_bytes", "The output that is kept", logs.bytes);
+        let help = "Executions whose output is kept";
+        gauge("log_executions", help, logs.executions);
         let position = *handle.store().position().borrow();
         let help = "The position of the last change in the store";
         now.register("store_position", help, ConstGauge::new(position));

@@ -39,6 +39,18 @@ fn what_the_agent_says() {
         report["target"] = json!(0);
         agree::<wire::Reports, schema::Reports>(json!({ "node": "n1", "reports": [report] }));
     }
+    for (stream, last) in [
+        ("stdout", json!({ "end": 20, "text": "two" })),
+        (
+            "stderr",
+            json!({ "end": 20, "text": "two", "partial": true }),
+        ),
+    ] {
+        agree::<wire::Logs, schema::Logs>(json!({ "node": "n1", "outputs": [{
+            "job": "a/b", "slot": 0, "version": 2, "generation": 9, "attempt": 1, "began": 1_700_000_000_000_u64,
+            "stream": stream, "position": 7, "anew": true, "lines": [{ "end": 11, "text": "one" }, last],
+        }] }));
+    }
 }
 
 #[test]
@@ -50,6 +62,7 @@ fn what_the_server_says() {
         "node": "n1", "revision": 12, "executions": [execution],
         "workloads": { "a/b": { "2": { "driver": "exec", "config": {} } } },
     }));
+    agree::<wire::Taken, schema::Taken>(json!({ "have": [null, 20] }));
     // Of an answer to joining the agent needs little.
     let said = json!({
         "node": {
