@@ -22,6 +22,7 @@ mod error;
 mod file;
 mod jobs;
 mod live;
+mod logs;
 mod nodes;
 mod show;
 mod simulate;
