@@ -21,6 +21,7 @@ use super::ask::Ask;
 use super::fields::Fields;
 use super::page::{audited, written};
 use super::problem::{Fault, Problem};
+use super::rates::Rates;
 use super::request::soon;
 use super::{schema, sse};
 use crate::engine::{Desired, Said};
@@ -165,7 +166,10 @@ async fn reports(State(api): State<Api>, mut ask: Ask) -> Result<Response, Probl
         ask.speaks_for(node)?;
     }
     let node = ask.done(node)?;
-    api.handle().report(node, said).await?;
+    let rates = said.iter().filter_map(Rates::of_report).collect();
+    api.handle().report(node.clone(), said).await?;
+    // Only now it is known that there is such a node.
+    api.0.rates.put(&node, rates);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -20,6 +20,7 @@ mod nodes;
 mod openapi;
 mod page;
 mod problem;
+mod rates;
 mod request;
 pub mod schema;
 mod sse;
@@ -36,6 +37,7 @@ use self::metrics::Metrics;
 pub use self::openapi::document;
 pub(crate) use self::problem::TOKEN_NEEDED;
 pub use self::problem::{Fault, Problem};
+use self::rates::Rates;
 use crate::access::{Access, Guarded, routes as table};
 use crate::engine::Handle;
 use crate::logs::Logs;
@@ -49,6 +51,7 @@ struct Inner {
     handle: Handle,
     access: Access,
     logs: Arc<Logs>,
+    rates: Rates,
     metrics: Metrics,
     document: String,
     stopping: watch::Sender<bool>,
@@ -65,6 +68,7 @@ impl Api {
             handle,
             access,
             logs: Arc::new(Logs::new()),
+            rates: Rates::default(),
             metrics: Metrics::new(),
             document: openapi::text(),
             stopping: watch::Sender::new(false),

@@ -262,6 +262,15 @@ pub struct Target {
     pub canary: bool,
     /// Bad intervals in a row.
     pub bad_intervals: u8,
+    /// How many requests its agent counted in the last interval; absent where it counts none, or said nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// How many of them failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_requests: Option<u32>,
+    /// The same as a share, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_rate: Option<f64>,
     /// Whether its node is silent.
     pub lost: bool,
     /// Until when it has to be healthy.

@@ -1,6 +1,6 @@
 //! What agents use, and whole rollouts by it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Server, as_told, canary, immediate, job, rolling, well};
 
@@ -186,5 +186,52 @@ async fn what_an_agent_may_say_wrong_is_told_at_once() {
     assert_eq!(api.get("/v1/agent/stream?node=x").await.problem().0, 404);
     let (status, _, errors) = api.get("/v1/agent/stream").await.problem();
     assert_eq!((status, errors[0].0.as_str()), (400, "node"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_target_shows_the_requests_of_its_last_interval() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let api = &server.client;
+    let silent = job("web", rolling(), json!({ "fate": "silent" }));
+    let id = api.register(silent).await;
+    let targets = async || {
+        let page = api.get(&format!("/v1/deployments/{id}/targets")).await;
+        page.json()["targets"].as_array().unwrap().clone()
+    };
+    let first = targets().await[0].clone();
+    assert!(first["error_rate"].is_null(), "{first}");
+    let report = |number: u32, generation: &Value, more: Value| {
+        let mut observation = json!({ "kind": "interval", "checks": true });
+        let fields = observation.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        json!({ "node": first["node"], "reports": [{
+            "job": "default/web", "slot": first["slot"], "generation": generation, "target": first["target"],
+            "number": number, "observation": observation,
+        }] })
+    };
+    let generation = &first["generation"];
+    let old = json!(0);
+    for said in [
+        report(2, generation, json!({ "requests": 8, "failed": 2 })),
+        // Late, of another assignment, and of one that counts nothing.
+        report(1, generation, json!({ "requests": 9 })),
+        report(9, &old, json!({ "requests": 9 })),
+        report(3, generation, json!({})),
+    ] {
+        let reply = api.post("/v1/agent/reports", said).await;
+        assert_eq!(reply.status, 204, "{}", reply.text());
+    }
+    let shown = targets().await[0].clone();
+    assert_eq!(
+        [
+            &shown["requests"],
+            &shown["failed_requests"],
+            &shown["error_rate"]
+        ],
+        [&json!(8), &json!(2), &json!(0.25)]
+    );
+    assert!(targets().await[1]["requests"].is_null());
     server.stop().await;
 }
