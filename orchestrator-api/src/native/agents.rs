@@ -46,6 +46,7 @@ struct Joined<'a> {
     node: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
+    server: String,
     lease: Span,
     down_after: Span,
 }
@@ -80,10 +81,12 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     let made = api.access().join(&caller, &name).await?;
     api.handle().fleet(input, Some(who)).await?;
     let record = api.node(&name).await?;
+    let server = api.handle().store().identity().await?;
     let patience = api.handle().settings().fleet;
     Ok(audited(written(&Joined {
         node: RawValue::from_string(record).expect("a record is JSON"),
         token: made.as_ref().map(|made| made.token.reveal()),
+        server,
         lease: patience.lease(),
         down_after: patience.down_after(),
     })))
@@ -121,9 +124,10 @@ async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     if let Some(node) = &node {
         ask.speaks_for(node)?;
     }
+    let has_token = ask.caller().has_token();
     let node = ask.done(node)?;
     let mut news = soon(api.handle().connect(node)).await??;
-    let open = api.0.metrics.agent_listens();
+    let open = api.0.metrics.agent_listens(has_token);
     if streams {
         news.mark_changed();
         let events = stream::unfold((news, open), |(mut news, open)| async {

@@ -45,6 +45,7 @@ pub(super) struct Metrics {
     answered: Family<Answered, Histogram, fn() -> Histogram>,
     streams: Gauge,
     agents: Gauge,
+    agents_without_token: Gauge,
 }
 
 /// One more, until it is dropped.
@@ -69,6 +70,7 @@ impl Metrics {
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let answered = Family::new_with_constructor(histogram);
         let (streams, agents) = (Gauge::default(), Gauge::default());
+        let agents_without_token = Gauge::default();
         let mut registry = Registry::default();
         registry.register(
             "http_request_duration_seconds",
@@ -78,11 +80,18 @@ impl Metrics {
         registry.register("http_streams", "Open event streams", streams.clone());
         let help = "Agents that listen for what they should run";
         registry.register("orchestrator_agents_connected", help, agents.clone());
+        let help = "Those of them that show no token: the first token shuts them out";
+        registry.register(
+            "orchestrator_agents_without_token",
+            help,
+            agents_without_token.clone(),
+        );
         Self {
             registry,
             answered,
             streams,
             agents,
+            agents_without_token,
         }
     }
 
@@ -100,8 +109,14 @@ impl Metrics {
         Open::one(&self.streams)
     }
 
-    pub(super) fn agent_listens(&self) -> Open {
-        Open::one(&self.agents)
+    pub(super) fn agent_listens(&self, has_token: bool) -> (Open, Option<Open>) {
+        let without = (!has_token).then(|| Open::one(&self.agents_without_token));
+        (Open::one(&self.agents), without)
+    }
+
+    /// How many listen now that show no token.
+    pub(super) fn agents_without_token(&self) -> u64 {
+        self.agents_without_token.get().unsigned_abs()
     }
 
     /// All there is to tell, in the text form.

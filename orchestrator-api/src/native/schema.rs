@@ -560,6 +560,8 @@ pub struct JoinResponse {
     /// other than it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Which server this is: revisions of another are no older and no newer. It stays while its data does.
+    pub server: String,
     /// In milliseconds: for how long it may be silent.
     pub lease: u64,
     /// In milliseconds: after how much silence more it counts as gone.
@@ -610,6 +612,10 @@ pub struct MadeToken {
     pub id: String,
     /// What its holder shows. It will not be seen again.
     pub token: String,
+    /// So many agents talk without a token, and are not let in any more: this was the first one, and it closes the
+    /// server. Absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents_shut_out: Option<u64>,
 }
 
 /// A token.

@@ -200,7 +200,16 @@ async fn the_first_token_closes_the_server() {
     let ran = person.types("token create --name ci --role deployer").await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("make an admin token first"), "{ran:?}");
+    // An agent that has none, and is there.
+    let api = &server.client;
+    let joined = api.post("/v1/agent/join", json!({ "name": "n1" })).await;
+    assert_eq!(joined.status, 200, "{}", joined.text());
+    let mut agent = api.stream("/v1/agent/stream?node=n1", &[]).await;
+    agent.next().await.unwrap();
     let ran = person.types("token create --name me --role admin").await;
+    let shut_out = "1 agent is without a token, and not let in any more: give each a join token (orchestrator token \
+                    create --role join --name <node>), and start it again with that.\n";
+    assert!(ran.stderr.starts_with(shut_out), "{ran:?}");
     assert_eq!(ran.code, 0, "{ran:?}");
     person.writes("token", &ran.stdout);
     let id = ran.stdout.split('_').nth(1).unwrap().to_owned();

@@ -190,6 +190,47 @@ async fn what_an_agent_may_say_wrong_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn on_an_open_server_an_agent_is_heard_until_the_first_token() {
+    let server = Server::start().await;
+    let api = &server.client;
+    let joined = api.post("/v1/agent/join", json!({ "name": "a" })).await;
+    assert_eq!(joined.status, 200, "{}", joined.text());
+    let joined = joined.json();
+    assert!(joined["token"].is_null(), "it needs none: {joined}");
+    let again = api.post("/v1/agent/join", json!({ "name": "b" })).await;
+    assert_eq!(again.json()["server"], joined["server"]);
+    assert_eq!(joined["server"].as_str().unwrap().len(), 32);
+    let other = Server::start().await;
+    let there = other
+        .client
+        .post("/v1/agent/join", json!({ "name": "a" }))
+        .await;
+    assert_ne!(there.json()["server"], joined["server"]);
+    other.stop().await;
+
+    let mut stream = api.stream("/v1/agent/stream?node=a", &[]).await;
+    stream.next().await.unwrap();
+    let said = json!({ "node": "a", "reports": [] });
+    assert_eq!(
+        api.post("/v1/agent/reports", said.clone()).await.status,
+        204
+    );
+    let first = json!({ "name": "me", "role": "admin" });
+    let made = api.post("/v1/tokens", first.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made = made.json();
+    assert_eq!(made["agents_shut_out"], 1);
+    assert_eq!(api.post("/v1/agent/reports", said).await.status, 401);
+    // It is said once.
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    let second = api
+        .post_with("/v1/tokens", &[("authorization", &bearer)], first)
+        .await;
+    assert!(second.json()["agents_shut_out"].is_null());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_target_shows_the_requests_of_its_last_interval() {
     let mut server = Server::start().await;
     server.nodes(2, as_told).await;

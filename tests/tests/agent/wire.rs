@@ -69,11 +69,12 @@ fn what_the_server_says() {
             "name": "n1", "status": "ready", "drain": false, "labels": {}, "facts": {},
             "executions": 0, "since": "2026-11-21T12:00:05Z",
         },
-        "token": "orc_1", "lease": 30_000, "down_after": 300_000,
+        "token": "orc_1", "server": "5eed", "lease": 30_000, "down_after": 300_000,
     });
     let joined: schema::JoinResponse = serde_json::from_value(said).unwrap();
     let read: wire::Joined = serde_json::from_value(serde_json::to_value(joined).unwrap()).unwrap();
     assert_eq!((read.lease, read.token.as_deref()), (30_000, Some("orc_1")));
+    assert_eq!(read.server.as_deref(), Some("5eed"));
 }
 
 #[test]
