@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,6 +13,7 @@ use orchestrator_core::JobId;
 use orchestrator_core::fleet::NodeName;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -35,6 +37,8 @@ const LINES: usize = 100;
 const LINES_MAX: usize = 10_000;
 /// How many lines a stream reads at a time.
 const LINES_PER_READ: usize = 200;
+/// What comes within this is read at once: of a job on many nodes there is always something new.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -194,7 +198,7 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     api.handle().look(job.clone(), |_| ()).await?;
     let of = Of { job, node };
     // Before reading: what comes meanwhile is seen as a change.
-    let changes = api.logs().changes(&of.job);
+    let changes = streams.then(|| api.logs().changes(&of.job));
     let (lines, last) = match resumed {
         Some(last) => (Vec::new(), last),
         None => api.logs().last(&of, tail.unwrap_or(LINES)),
@@ -202,7 +206,7 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     if let (Some(node), true) = (&of.node, lines.is_empty()) {
         api.node(node).await?;
     }
-    if streams {
+    if let Some(changes) = changes {
         let followed = Followed {
             logs: api.logs().clone(),
             of,
@@ -248,6 +252,7 @@ impl Followed {
             let lines = self.logs.after(&self.of, self.last, LINES_PER_READ);
             let Some(last) = lines.last() else {
                 self.changes.changed().await.ok()?;
+                sleep(READ_AGAIN_AFTER).await;
                 continue;
             };
             self.last = last.number;
