@@ -22,6 +22,12 @@ min_healthy_time = "0s"
 failure_threshold = 1
 "#;
 
+/// The same with one canary first.
+pub(crate) fn canary() -> String {
+    WEB.replace("\"rolling\"", "\"canary\"")
+        .replace("max_failed_nodes", "canary_count = 1\nmax_failed_nodes")
+}
+
 pub(crate) fn person(server: &Server) -> Person {
     let person = Person::at(format!("http://{}", server.client.address));
     person.writes("web.toml", WEB);
@@ -69,9 +75,7 @@ async fn a_canary_and_those_who_look_after_it() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let person = person(&server);
-    let canary = WEB
-        .replace("\"rolling\"", "\"canary\"")
-        .replace("max_failed_nodes", "canary_count = 1\nmax_failed_nodes");
+    let canary = canary();
     person.writes("web.json", &as_json(&canary).to_string());
     let ran = person
         .types("job run web.json --detach --output json")

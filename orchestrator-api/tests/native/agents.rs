@@ -38,8 +38,7 @@ async fn a_bad_canary_is_taken_back() {
     let mut server = Server::start().await;
     server.nodes(4, as_told).await;
     let api = &server.client;
-    let id = api.register(job("web", immediate(), json!({}))).await;
-    api.until_state(&id, "completed").await;
+    api.rolled_out(job("web", immediate(), json!({}))).await;
     let id = api
         .register(job("web", canary(), json!({ "fate": "bad" })))
         .await;
@@ -235,8 +234,7 @@ async fn a_target_shows_the_requests_of_its_last_interval() {
     let mut server = Server::start().await;
     server.nodes(2, as_told).await;
     let api = &server.client;
-    let silent = job("web", rolling(), json!({ "fate": "silent" }));
-    let id = api.register(silent).await;
+    let id = api.under_way("web").await;
     let targets = async || {
         let page = api.get(&format!("/v1/deployments/{id}/targets")).await;
         page.json()["targets"].as_array().unwrap().clone()
