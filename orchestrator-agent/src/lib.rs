@@ -28,6 +28,9 @@
 //! **Reports are a level, too.** At each interval of an execution that a deployment waits for, its state is said again.
 //! The [outbox] keeps what could not be sent, within a bound, and sums up what goes beyond it.
 //!
+//! **What workloads write** stays in files with a bound, and is shipped from there as far as link and server take it; what
+//! is behind too far is left out, and counted.
+//!
 //! # Embedding
 //!
 //! ```no_run
@@ -48,8 +51,10 @@ pub mod client;
 mod disk;
 pub mod driver;
 pub mod health;
+mod logs;
 mod net;
 pub mod outbox;
+mod output;
 pub mod plan;
 pub mod runs;
 mod settings;

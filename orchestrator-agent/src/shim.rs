@@ -10,7 +10,7 @@
 //! begun           from here on, no other shim starts this run
 //! process.json    the ids of the shim and of the workload's process, and when that was started
 //! ended.json      how it ended
-//! stdout.log …    its output; .1 and so on are older
+//! stdout.log …    its output, see `output`
 //! ```
 //!
 //! Of two shims for the same run one gets the lock, and the other ends at once: so a run is started at most once.
@@ -18,7 +18,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -33,7 +32,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::driver::Look;
+use crate::output::Writer;
 use crate::plan::End;
+use crate::wire::Stream;
 
 pub(crate) const LOCK: &str = "lock";
 /// A pipe that nobody writes to, and that is at its end when the shim is.
@@ -230,18 +231,18 @@ fn end_group(pid: i32) {
 /// Copies both outputs; each says when it is at its end.
 fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver<()> {
     let (done, drained) = mpsc::channel();
-    let outputs: [(&str, Option<Box<dyn Read + Send>>); 2] = [
+    let outputs: [(Stream, Option<Box<dyn Read + Send>>); 2] = [
         (
-            "stdout.log",
+            Stream::Stdout,
             child.stdout.take().map(|out| Box::new(out) as _),
         ),
         (
-            "stderr.log",
+            Stream::Stderr,
             child.stderr.take().map(|out| Box::new(out) as _),
         ),
     ];
-    for (name, output) in outputs {
-        let mut log = Log::new(dir.join(name), launch.log_bytes_max, launch.log_files_max);
+    for (stream, output) in outputs {
+        let mut log = Writer::new(dir, stream, launch.log_bytes_max, launch.log_files_max);
         let mut output = output.expect("both are pipes");
         let done = done.clone();
         let copy = move || {
@@ -259,58 +260,6 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
         thread.spawn(copy).expect("there is room for a thread");
     }
     drained
-}
-
-/// A file that is put aside when it is full.
-struct Log {
-    path: PathBuf,
-    bytes_max: u64,
-    files_max: u32,
-    file: Option<(File, u64)>,
-}
-
-impl Log {
-    fn new(path: PathBuf, bytes_max: u64, files_max: u32) -> Self {
-        Self {
-            path,
-            bytes_max,
-            files_max,
-            file: None,
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let len = bytes.len() as u64;
-        if let Some((_, written)) = &self.file
-            && written + len > self.bytes_max
-        {
-            self.file = None;
-            self.turn();
-        }
-        if self.file.is_none() {
-            let mut file = OpenOptions::new();
-            let file = file
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&self.path)?;
-            self.file = Some((file, 0));
-        }
-        let (file, written) = self.file.as_mut().expect("it was opened");
-        *written += len;
-        file.write_all(bytes)
-    }
-
-    fn turn(&self) {
-        let older = |age: u32| match age {
-            0 => self.path.clone(),
-            age => self.path.with_extension(format!("log.{age}")),
-        };
-        for age in (0..self.files_max.saturating_sub(1)).rev() {
-            let _ = fs::rename(older(age), older(age + 1));
-        }
-    }
 }
 
 /// When the process of this id was started, in ticks since the system booted; `None` where there is none, or only
@@ -346,22 +295,6 @@ pub(crate) fn kill_strays(dir: &Path) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn output_is_bounded_and_the_newest_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::new(dir.path().join("stdout.log"), 10, 3);
-        for word in [
-            "aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff", "gggg", "hhhh",
-        ] {
-            log.write(word.as_bytes()).unwrap();
-        }
-        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        assert_eq!(read("stdout.log"), "gggghhhh");
-        assert_eq!(read("stdout.log.1"), "eeeeffff");
-        assert_eq!(read("stdout.log.2"), "ccccdddd");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
-    }
 
     #[test]
     fn a_process_is_known_by_its_start() {

@@ -189,3 +189,79 @@ pub struct Interval {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<u32>,
 }
+
+/// Where a workload writes to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// The standard output.
+    Stdout,
+    /// The standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// What the workloads of a node have written.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Logs {
+    /// The node's name.
+    pub node: String,
+    /// One for each stream of which there is something to say or to ask.
+    pub outputs: Vec<Output>,
+}
+
+/// A part of one stream of one run. Without lines it asks how far the server has it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Output {
+    /// Whose it is.
+    pub job: Job,
+    /// Its execution's number within the job.
+    pub slot: u32,
+    /// Of the job.
+    pub version: u32,
+    /// Of the assignment.
+    pub generation: u64,
+    /// Which start of it, from 1.
+    pub attempt: u32,
+    /// When the run was made, in milliseconds since 1970: no other one is the same.
+    pub began: u64,
+    /// Which of its streams.
+    pub stream: Stream,
+    /// Where the first line begins, in bytes of all that the run has written to this stream.
+    pub position: u64,
+    /// Take it though nothing is known of this stream: the agent knows that it is so.
+    pub anew: bool,
+    /// In their order, without a gap.
+    pub lines: Vec<Line>,
+}
+
+/// One line.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Line {
+    /// The position after it, and after what ended it.
+    pub end: u64,
+    /// It, without what ended it; what is no UTF-8 is replaced.
+    pub text: String,
+    /// The line goes on with the next one: it is too long for one piece.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// How far the server has what was sent or asked for, in the same order; null where it knows nothing of the stream.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Taken {
+    /// The position after the last line of each.
+    pub have: Vec<Option<u64>>,
+}

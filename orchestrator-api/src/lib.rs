@@ -5,6 +5,7 @@ pub mod access;
 pub mod cli;
 pub mod engine;
 pub mod list;
+mod logs;
 pub mod native;
 pub mod serve;
 pub mod server;

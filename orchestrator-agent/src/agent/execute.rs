@@ -76,6 +76,7 @@ impl Work {
         }
         self.lives.insert(id.clone(), live);
         if kept.is_ok() {
+            self.logs.add(&run);
             self.start(&id);
         }
     }
@@ -113,6 +114,7 @@ impl Work {
     }
 
     fn forget(&mut self, id: RunId) {
+        self.logs.keep_rest(&id);
         self.task(&id, |driver, run, events| async move {
             let forgotten = match run.dir.exists() {
                 true => driver.forget(&run).await,
@@ -204,6 +206,7 @@ impl Work {
             Look::Ended { how, ran } => {
                 live.watch = None;
                 live.waits = None;
+                self.logs.over(id);
                 if !matches!(live.phase, Phase::Ended { .. }) {
                     tracing::info!(run = %id, ?how, "a run has ended");
                     live.phase = Phase::Ended {

@@ -28,6 +28,7 @@ use crate::driver::Driver;
 use crate::driver::exec::Exec;
 use crate::health::watch::Watch;
 use crate::health::{Sight, Tally};
+use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::Outbox;
 use crate::plan::{self, Moment, Phase, Plan, Seen};
@@ -131,6 +132,7 @@ impl Agent {
             source,
         };
         let outbox = Arc::new(Outbox::default());
+        let logs = Arc::new(Logs::default());
         let client = Client {
             address: self.address.clone(),
             url: self.settings.server.clone(),
@@ -140,6 +142,7 @@ impl Agent {
             identity: self.dir.join("identity.json"),
             token: self.settings.token.clone(),
             outbox: outbox.clone(),
+            logs: logs.clone(),
         };
         let (desired, mut received) = watch::channel(None);
         let (told, mut heard) = mpsc::unbounded_channel();
@@ -162,6 +165,7 @@ impl Agent {
             told: BTreeMap::new(),
             draining: false,
             outbox,
+            logs,
             events,
             sights,
         };
@@ -221,6 +225,7 @@ struct Work {
     told: BTreeMap<Key, Told>,
     draining: bool,
     outbox: Arc<Outbox>,
+    logs: Arc<Logs>,
     events: mpsc::UnboundedSender<Event>,
     sights: mpsc::Sender<(RunId, Sight)>,
 }
@@ -352,6 +357,7 @@ impl Work {
             live.is_told = run.has(runs::Mark::Told);
             live.asked = run.has(runs::Mark::Asked).then_some(now);
             self.lives.insert(run.id.clone(), live);
+            self.logs.add(&run);
             self.look(&run.id).await;
         }
         Ok(())

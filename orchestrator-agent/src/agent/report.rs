@@ -161,6 +161,7 @@ impl Work {
         });
         let received = self.accepted.received.as_ref();
         let reports = self.outbox.counts();
+        let logs = self.logs.counts();
         json!({
             "node": *self.node, "version": env!("CARGO_PKG_VERSION"), "server": link,
             "revision": received.map(|received| received.desired.revision),
@@ -170,6 +171,7 @@ impl Work {
                 "waiting": reports.waiting, "sent": reports.sent,
                 "summed_up": reports.summed_up, "dropped": reports.dropped,
             },
+            "logs": { "sent_bytes": logs.sent_bytes, "left_out_bytes": logs.left_out_bytes },
         })
     }
 }

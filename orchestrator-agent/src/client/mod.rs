@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  join ──► listen: a stream, or long polls while streams are cut ──► the latest desired state
-//!   ▲   └─► report: batches, or an empty one as a heartbeat        ◄── outbox
+//!   ▲   ├─► report: batches, or an empty one as a heartbeat        ◄── outbox
+//!   │   └─► ship: what workloads have written                      ◄── logs
 //!   └─────── the server does not know us, or not our token
 //! ```
 //!
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use self::talk::Talk;
 use crate::disk;
+use crate::logs::Logs;
 use crate::net::Address;
 use crate::outbox::Outbox;
 use crate::runs::RunId;
@@ -54,6 +56,7 @@ pub(crate) struct Client {
     /// A token that came from outside: a join token, or the node's own.
     pub(crate) token: Option<Token>,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) logs: Arc<Logs>,
 }
 
 /// Where the rest of the agent hears of the server.
@@ -154,6 +157,7 @@ impl Client {
                     let why = tokio::select! {
                         why = talk.listen() => why,
                         why = talk.report(lease) => why,
+                        never = talk.ship() => match never {},
                     };
                     news.trouble(&why);
                     if began.elapsed() > BACKOFF_MAX {

@@ -1,5 +1,7 @@
-//! A conversation with a server that knows us: it is listened to and reported to at the same time.
+//! A conversation with a server that knows us: it is listened to, reported to, and given the output of workloads, all at
+//! the same time.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::{ANSWER_BYTES_MAX, ANSWER_WITHIN, Backoff, Client, Failure, News, Rec
 use crate::net::{self, Connection, within};
 use crate::outbox::{Fate, Outbox};
 use crate::runs::RunId;
-use crate::wire::{Desired, EXECUTIONS_MAX, Reports};
+use crate::wire::{Desired, EXECUTIONS_MAX, Logs, Reports, Taken};
 
 /// The longest desired state that is read.
 const DESIRED_BYTES_MAX: usize = 16 << 20;
@@ -34,6 +36,13 @@ const POLL_WITHIN: Duration = Duration::from_secs(50);
 const BATCH_MAX: usize = 500;
 /// What comes within this goes along.
 const BATCH_WITHIN: Duration = Duration::from_millis(50);
+
+/// How often it is looked what workloads have written.
+const SHIP_EVERY: Duration = Duration::from_secs(1);
+/// Over a longer time no more than this is sent of it each second, whoever floods its output.
+const SHIP_BYTES_PER_SECOND: f64 = (128 << 10) as f64;
+/// A server that takes none is asked again after this.
+const SHIP_NONE: Duration = Duration::from_secs(600);
 
 /// A conversation with a server that knows us.
 pub(super) struct Talk<'a> {
@@ -86,6 +95,8 @@ impl Talk<'_> {
             return Err(failure(head.status, &text));
         }
         self.news.way("streams");
+        // What cut the last one may have been its end.
+        self.client.logs.ask_again();
         let mut events = Events::new(DESIRED_BYTES_MAX);
         let mut heard = false;
         loop {
@@ -222,20 +233,7 @@ impl Talk<'_> {
             reports: batch.outbox.take(BATCH_MAX),
         };
         let body = serde_json::to_vec(&reports).map_err(io::Error::from)?;
-        let open = match connection.take().filter(Connection::is_open) {
-            Some(open) => open,
-            None => self.client.address.connect().await?,
-        };
-        let open = connection.insert(open);
-        let request = self
-            .client
-            .post("/v1/agent/reports", self.token.as_ref(), body)?;
-        let (status, body) = open.ask(request, ANSWER_BYTES_MAX, ANSWER_WITHIN).await?;
-        let refusals = [
-            StatusCode::BAD_REQUEST,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StatusCode::UNPROCESSABLE_ENTITY,
-        ];
+        let (status, body) = self.say(connection, "/v1/agent/reports", body).await?;
         if status.is_success() {
             batch.fate = Fate::Sent;
             for run in batch.settle() {
@@ -244,11 +242,92 @@ impl Talk<'_> {
             }
             return Ok(());
         }
-        if refusals.contains(&status) {
+        if is_refusal(status) {
             batch.fate = Fate::Refused;
         }
         Err(failure(status, &body))
     }
+}
+
+impl Talk<'_> {
+    /// Hands in what workloads have written, one batch after the other. Whether the node is known is not its matter.
+    pub(super) async fn ship(&self) -> Infallible {
+        let mut backoff = Backoff::new();
+        let mut connection = None;
+        loop {
+            match self.ship_batch(&mut connection).await {
+                Ok(0) => sleep(SHIP_EVERY).await,
+                Ok(bytes) => {
+                    backoff = Backoff::new();
+                    sleep(Duration::from_secs_f64(
+                        bytes as f64 / SHIP_BYTES_PER_SECOND,
+                    ))
+                    .await;
+                }
+                Err(Failure::Status(StatusCode::NOT_FOUND, _)) => {
+                    tracing::debug!("the server takes no output of workloads");
+                    sleep(SHIP_NONE).await;
+                }
+                Err(why) => {
+                    // A server that is away is seen by the reports, and one that has enough is no trouble.
+                    tracing::debug!(%why, "output of workloads has to wait");
+                    connection = None;
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Answers how many bytes there were.
+    async fn ship_batch(&self, connection: &mut Option<Connection>) -> Result<usize, Failure> {
+        let logs = &self.client.logs;
+        let mut batch = logs.take();
+        if batch.outputs.is_empty() {
+            return Ok(0);
+        }
+        let said = Logs {
+            node: self.client.node.to_string(),
+            outputs: std::mem::take(&mut batch.outputs),
+        };
+        let body = serde_json::to_vec(&said).map_err(io::Error::from)?;
+        batch.outputs = said.outputs;
+        let bytes = body.len();
+        let (status, body) = self.say(connection, "/v1/agent/logs", body).await?;
+        if status == StatusCode::OK {
+            let taken: Taken = serde_json::from_slice(&body).map_err(io::Error::from)?;
+            logs.settle(&batch, &taken.have);
+            return Ok(bytes);
+        }
+        if is_refusal(status) {
+            logs.refused(&batch);
+        }
+        Err(failure(status, &body))
+    }
+
+    async fn say(
+        &self,
+        connection: &mut Option<Connection>,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let open = match connection.take().filter(Connection::is_open) {
+            Some(open) => open,
+            None => self.client.address.connect().await?,
+        };
+        let open = connection.insert(open);
+        let request = self.client.post(path, self.token.as_ref(), body)?;
+        Ok(open.ask(request, ANSWER_BYTES_MAX, ANSWER_WITHIN).await?)
+    }
+}
+
+/// Whether it is of no use to say it again.
+fn is_refusal(status: StatusCode) -> bool {
+    let refusals = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    ];
+    refusals.contains(&status)
 }
 
 /// Reports on their way. Whatever happens, what became of them is said.

@@ -127,6 +127,11 @@ impl Caller {
         }
     }
 
+    /// Whether a token was shown, as it need not be where the server is open.
+    pub fn has_token(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// Where the server is open, everyone is its admin.
     pub fn role(&self) -> Role {
         self.known

@@ -11,6 +11,7 @@ pub fn native(method: &Method, path: &str) -> Option<Class> {
 
         ("GET", "/metrics" | "/v1/jobs" | "/v1/deployments" | "/v1/nodes") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}") => Class::Read,
+        ("GET", "/v1/jobs/{namespace}/{job_id}/logs") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}/versions") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}/versions/{version}") => Class::Read,
         ("GET", "/v1/deployments/{id}" | "/v1/nodes/{id}") => Class::Read,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
-use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -29,6 +30,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than any page.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// The server says that a stream is alive every 15 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// Longer than any line of a stream.
+const EVENT_BYTES_MAX: usize = 1 << 20;
 /// Before the second and third try.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 const ROWS_PER_PAGE: usize = 1000;
@@ -193,16 +198,12 @@ impl Client {
         if reply.status.is_success() && reply.body.is_empty() {
             return Ok(Value::Null);
         }
-        let foreign = |why: String| Error::Foreign {
-            address: self.address.text.clone(),
-            why,
-        };
         if reply.status.is_success() {
             let value = serde_json::from_slice(&reply.body);
-            return value.map_err(|why| foreign(format!("it answers no JSON: {why}")));
+            return value.map_err(|why| self.foreign(&format!("it answers no JSON: {why}")));
         }
         let problem: Problem = serde_json::from_slice(&reply.body)
-            .map_err(|_| foreign(format!("it answers {}", reply.status)))?;
+            .map_err(|_| self.foreign(&format!("it answers {}", reply.status)))?;
         Err(Error::Refused {
             problem: Box::new(problem),
             with_token: self.bearer.is_some(),
@@ -210,24 +211,93 @@ impl Client {
     }
 
     async fn once(&self, ask: &Ask<'_>) -> Result<Reply, Error> {
-        let stream = self.connect().await?;
-        let sent = async {
-            match &self.tls {
-                None => exchange(stream, self.request(ask)).await,
-                Some(connector) => {
-                    let name = self.server_name()?;
-                    let stream = timeout(CONNECT_WITHIN, connector.connect(name, stream)).await;
-                    let stream = stream.map_err(|_| self.broken("no TLS within 10 s"))?;
-                    let stream = stream.map_err(|why| self.of_tls(&why))?;
-                    exchange(stream, self.request(ask)).await
-                }
-            }
-            .map_err(|why| self.broken(&why))
+        let answered = async {
+            let response = self.begin(self.request(ask)).await?;
+            whole(response).await.map_err(|why| self.broken(&why))
         };
-        match timeout(ANSWER_WITHIN, sent).await {
+        match timeout(ANSWER_WITHIN, answered).await {
             Ok(reply) => reply,
             Err(_) => Err(self.broken("it took more than 60 s")),
         }
+    }
+
+    /// Reads a stream of events to its end, from the one after `last`, which is then the last that was taken.
+    pub(super) async fn events(
+        &self,
+        path: &str,
+        last: &mut Option<String>,
+        mut take: impl FnMut(Value) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut request = self.request(&Ask {
+            method: Method::GET,
+            path,
+            body: None,
+            key: None,
+        });
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(last) = last {
+            let last = HeaderValue::from_str(last).expect("it came as a line of a stream");
+            headers.insert("last-event-id", last);
+        }
+        let response = timeout(ANSWER_WITHIN, self.begin(request)).await;
+        let response = response.map_err(|_| self.broken("it took more than 60 s"))??;
+        if response.status() != StatusCode::OK {
+            let reply = timeout(ANSWER_WITHIN, whole(response)).await;
+            let reply = reply.map_err(|_| self.broken("it took more than 60 s"))?;
+            let reply = reply.map_err(|why| self.broken(&why))?;
+            self.answered.set(true);
+            self.read(&reply)?;
+            return Ok(());
+        }
+        self.answered.set(true);
+        let mut body = response.into_body();
+        let mut lines = Vec::new();
+        let (mut id, mut data) = (None, None);
+        loop {
+            let frame = timeout(SILENCE_MAX, body.frame()).await;
+            let frame = frame.map_err(|_| self.broken("its stream fell silent"))?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|why| self.broken(&why.to_string()))?;
+            lines.extend_from_slice(&frame.into_data().unwrap_or_default());
+            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = lines.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                match line.trim_end_matches(['\r', '\n']).split_once(':') {
+                    Some(("id", value)) => id = Some(value.trim_start().to_owned()),
+                    Some(("data", value)) => data = Some(value.trim_start().to_owned()),
+                    Some(_) => {}
+                    // The end of an event, or of a comment.
+                    None => {
+                        if let Some(data) = data.take() {
+                            let value = serde_json::from_str(&data);
+                            take(value.map_err(|why| {
+                                self.foreign(&format!("it answers no JSON: {why}"))
+                            })?)?;
+                        }
+                        *last = id.take().or_else(|| last.take());
+                    }
+                }
+            }
+            if lines.len() > EVENT_BYTES_MAX {
+                return Err(self.foreign("its stream has no end of a line"));
+            }
+        }
+    }
+
+    /// Sends it, and gives the head of the answer.
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let stream = self.connect().await?;
+        let begun = match &self.tls {
+            None => begin(stream, request).await,
+            Some(connector) => {
+                let name = self.server_name()?;
+                let stream = timeout(CONNECT_WITHIN, connector.connect(name, stream)).await;
+                let stream = stream.map_err(|_| self.broken("no TLS within 10 s"))?;
+                begin(stream.map_err(|why| self.of_tls(&why))?, request).await
+            }
+        };
+        begun.map_err(|why| self.broken(&why))
     }
 
     async fn connect(&self) -> Result<TcpStream, Error> {
@@ -288,6 +358,13 @@ impl Client {
         }
     }
 
+    fn foreign(&self, why: &str) -> Error {
+        Error::Foreign {
+            address: self.address.text.clone(),
+            why: why.to_owned(),
+        }
+    }
+
     fn broken(&self, why: &str) -> Error {
         Error::Broken {
             address: self.address.text.clone(),
@@ -344,8 +421,7 @@ impl Address {
     }
 }
 
-/// Sends it, and reads all of the answer.
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Reply, String>
+async fn begin<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -353,12 +429,16 @@ where
     let (mut sender, connection) = handshake.map_err(|why| why.to_string())?;
     // What happens to the connection is seen by who waits for the answer.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|why| {
+    sender.send_request(request).await.map_err(|why| {
         if why.is_parse() {
             return "it does not speak HTTP; is it https:// rather than http://?".to_owned();
         }
         "the connection broke".to_owned()
-    })?;
+    })
+}
+
+/// Reads all of the answer.
+async fn whole(response: Response<Incoming>) -> Result<Reply, String> {
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|why| format!("its answer broke off: {why}"))?;

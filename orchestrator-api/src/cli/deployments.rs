@@ -350,6 +350,7 @@ fn targets_text(page: &schema::TargetPage, out: &Out) -> String {
         Right("wave"),
         Left("canary"),
         Left("state"),
+        Left("errors"),
         Left("deadline"),
         Left("reason"),
     ]);
@@ -365,6 +366,7 @@ fn targets_text(page: &schema::TargetPage, out: &Out) -> String {
             } else {
                 state
             },
+            live::errors(target).unwrap_or_default(),
             maybe_ago(target.deadline.as_ref()),
             target.reason.clone().unwrap_or_default(),
         ]);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::show::printable;
 use crate::native::{Fault, Problem};
+use axum::http::StatusCode;
+use serde_json::{Map, Value};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +26,16 @@ pub(super) enum Error {
         /// Why.
         why: String,
     },
-    /// A job file that is wrong: the places are shown already.
-    #[error("{0}")]
-    File(String),
+    /// A job file that is wrong, with all places as they are shown to people.
+    #[error("{text}")]
+    File {
+        /// For people.
+        text: String,
+        /// In one sentence.
+        detail: String,
+        /// For programs.
+        wrong: Vec<Value>,
+    },
     /// Nobody listens there.
     #[error(
         "there is no server at {address}: {why}; start one with `orchestrator server`, or say where it is with --address"
@@ -116,6 +125,59 @@ impl Error {
             Self::Refused { problem, .. } => Some(problem),
             _ => None,
         }
+    }
+}
+
+/// What kind of problem a wrong command line is.
+const USAGE_KIND: &str = "usage";
+
+impl Error {
+    /// The same for programs: the server's problem as it was sent, or one of the same form without a status.
+    pub(super) fn to_json(&self) -> Value {
+        let kind = match self {
+            Self::Refused { problem, .. } => {
+                return serde_json::to_value(problem).expect("a problem is JSON");
+            }
+            Self::Usage(_) => USAGE_KIND,
+            Self::Address(_) => "no-address",
+            Self::Unreadable { .. } => "unreadable-file",
+            Self::File { .. } => "wrong-file",
+            Self::NoServer { .. } => "no-server",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Broken { .. } => "no-answer",
+            Self::Foreign { .. } => "other-server",
+            Self::Server(_) => "server-failed",
+            Self::Offline(_) => "offline",
+            Self::Law(_) => "broken-law",
+            Self::Output(_) => "output",
+        };
+        match self {
+            Self::File { detail, wrong, .. } => {
+                let mut problem = local(kind, detail);
+                problem.insert("errors".to_owned(), wrong.clone().into());
+                problem.into()
+            }
+            other => local(kind, &other.to_string()).into(),
+        }
+    }
+}
+
+/// What clap finds wrong, for programs.
+pub(super) fn usage_to_json(why: &clap::Error) -> Value {
+    let text = why.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    local(USAGE_KIND, text.trim_end()).into()
+}
+
+/// A problem of no server.
+fn local(kind: &str, detail: &str) -> Map<String, Value> {
+    let problem = Problem::new(StatusCode::OK, kind, detail);
+    match serde_json::to_value(problem) {
+        Ok(Value::Object(mut fields)) => {
+            fields.remove("status");
+            fields
+        }
+        _ => Map::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -56,7 +56,7 @@ impl JobFile {
         let source = Source { name, text };
         let mut places = Places::default();
         let read = match is_json {
-            true => json(&source.text, &mut places).map(|value| (value, Vec::new())),
+            true => of_json_text(&source.text, &mut places).map(|value| (value, Vec::new())),
             false => toml(&source.text, &mut places),
         };
         let (value, mut wrong) = read.map_err(|wrong| source.error(wrong))?;
@@ -67,7 +67,10 @@ impl JobFile {
         };
         if let Err(errors) = checked {
             let errors = errors.errors().iter();
-            wrong.extend(errors.map(|error| places.wrong(&error.field, error.to_string())));
+            let found = errors.map(|error| places.wrong(&error.field, error.to_string()));
+            // What has no form in JSON is wrong in no other way.
+            let told: Vec<_> = wrong.iter().map(|wrong| wrong.at.clone()).collect();
+            wrong.extend(found.filter(|found| !told.contains(&found.at)));
         }
         if !wrong.is_empty() {
             return Err(source.error(wrong));
@@ -131,26 +134,44 @@ impl Source {
             1 => format!("{} is wrong in one place", self.name),
             places => format!("{} is wrong in {places} places", self.name),
         };
+        let detail = text.clone();
+        let mut faults = Vec::new();
         for Wrong { at, what } in wrong {
             text += "\n\n";
-            text += &match at {
-                Some(at) => self.shown(at, &what),
-                None => format!("{}: {what}", self.name),
-            };
+            let mut fault = json!({ "file": self.name, "detail": what });
+            match at {
+                Some(at) => {
+                    let (_, line, column) = self.place(&at);
+                    fault["line"] = line.into();
+                    fault["column"] = column.into();
+                    text += &self.shown(at, &what);
+                }
+                None => text += &format!("{}: {what}", self.name),
+            }
+            faults.push(fault);
         }
-        Error::File(text)
+        Error::File {
+            text,
+            detail,
+            wrong: faults,
+        }
+    }
+
+    /// Where a place's line begins; and the numbers of line and column, from 1.
+    fn place(&self, at: &Range<usize>) -> (usize, usize, usize) {
+        let start = self.text.floor_char_boundary(at.start);
+        let before = self.text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = self.text[line_start..start].chars().count() + 1;
+        (line_start, line, column)
     }
 
     /// A sentence, its line, and a caret under what it is about.
     fn shown(&self, at: Range<usize>, what: &str) -> String {
         let start = self.text.floor_char_boundary(at.start);
-        let before = self.text.get(..start).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let (line_start, number, column) = self.place(&at);
         let line = self.text[line_start..].lines().next().unwrap_or_default();
-        let (number, column) = (
-            before.matches('\n').count() + 1,
-            self.text[line_start..start].chars().count() + 1,
-        );
         // What is wrong may be how the line ends.
         let end = at.end.min(line_start + line.len()).max(start);
         let width = self.text.get(start..end).map_or(0, |at| at.chars().count());
@@ -171,22 +192,39 @@ impl Source {
     }
 }
 
-/// Where each field stands: its key, and its value.
+/// Where each field stands.
 #[derive(Default)]
-struct Places(BTreeMap<String, (Range<usize>, Range<usize>)>);
+struct Places(BTreeMap<String, Place>);
+
+struct Place {
+    key: Range<usize>,
+    value: Range<usize>,
+    /// The key once more.
+    again: Option<Range<usize>>,
+}
 
 impl Places {
     fn note(&mut self, field: &str, key: Range<usize>, value: Range<usize>) {
-        self.0.entry(field.to_owned()).or_insert((key, value));
+        let again = Some(key.clone());
+        let known = self.0.entry(field.to_owned());
+        known
+            .and_modify(|place| place.again = again)
+            .or_insert(Place {
+                key,
+                value,
+                again: None,
+            });
     }
 
     /// What is missing is wrong where that stands which should have it.
     fn wrong(&self, field: &str, what: String) -> Wrong {
         let mut known = field;
         let at = loop {
-            if let Some((key, value)) = self.0.get(known) {
+            if let Some(Place { key, value, again }) = self.0.get(known) {
                 let is_key = known != field || what.contains("there is no such field");
-                break Some(if is_key { key.clone() } else { value.clone() });
+                let is_again = known == field && what.contains("each field only once");
+                let again = again.as_ref().filter(|_| is_again);
+                break Some(again.unwrap_or(if is_key { key } else { value }).clone());
             }
             match known.rfind(['.', '[']) {
                 Some(end) => known = &known[..end],
@@ -270,7 +308,7 @@ fn of_toml(
     }
 }
 
-fn json(text: &str, places: &mut Places) -> Result<Value, Vec<Wrong>> {
+fn of_json_text(text: &str, places: &mut Places) -> Result<Value, Vec<Wrong>> {
     let value = serde_json::from_str(text).map_err(|why| {
         let lines = text
             .split_inclusive('\n')

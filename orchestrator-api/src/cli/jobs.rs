@@ -9,6 +9,7 @@ use super::Limit;
 use super::client::{Client, with_query};
 use super::error::Error;
 use super::file::JobFile;
+use super::logs;
 use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, count, pairs, read, word, yes};
 use super::watch::{self, Follow};
@@ -80,6 +81,16 @@ pub(super) enum Command {
         #[command(flatten)]
         limit: Limit,
     },
+    /// Shows the last lines that a job's workloads wrote
+    #[command(
+        after_help = "Examples:\n  orchestrator job logs web\n  orchestrator job logs shop/web --node n17 --tail 1000\n  orchestrator job logs web --follow --output json"
+    )]
+    Logs {
+        #[command(flatten)]
+        job: Name,
+        #[command(flatten)]
+        lines: logs::Lines,
+    },
     /// Shows one job
     #[command(after_help = "Examples:\n  orchestrator job status shop/web")]
     Status {
@@ -139,6 +150,7 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
                 .await?;
             out.answer(page, jobs_text)?;
         }
+        Command::Logs { job, lines } => logs::show(&job.job, &lines, client, out).await?,
         Command::Status { job } => {
             let answer = client.get(&format!("/v1/jobs/{}", job.job)).await?;
             out.answer(answer, job_text)?;

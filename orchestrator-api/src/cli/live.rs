@@ -167,10 +167,18 @@ pub(super) fn picture(
         && shown.spec.strategy != Strategy::Immediate
     {
         let most = 100.0 * check.max_error_rate;
-        let text = match bad(targets.unwrap_or_default()) {
-            0 => format!("at most {most} % may fail, for {}", check.min_healthy_time),
+        let targets = targets.unwrap_or_default();
+        let known = match all_errors(targets) {
+            Some(known) => format!("{known} failed; "),
+            None => String::new(),
+        };
+        let text = match bad(targets) {
+            0 => format!(
+                "{known}at most {most} % may fail, for {}",
+                check.min_healthy_time
+            ),
             bad => paint.busy(&format!(
-                "{bad} with a bad interval; at most {most} % may fail"
+                "{known}{bad} with a bad interval; at most {most} % may fail"
             )),
         };
         lines.push(named("requests", text));
@@ -184,6 +192,27 @@ pub(super) fn picture(
     lines.push(String::new());
     lines.push(status.message.clone());
     lines.iter().map(|line| cut(line, out.width)).collect()
+}
+
+/// How many requests of a target failed in its last interval: `1.2 % of 250`.
+pub(super) fn errors(target: &Target) -> Option<String> {
+    share(target.failed_requests?.into(), target.requests?.into())
+}
+
+/// The same of all that were sent out.
+fn all_errors(targets: &[Target]) -> Option<String> {
+    let sent = targets.iter().filter(|target| target.wave > 0);
+    let known = sent.filter_map(|target| target.failed_requests.zip(target.requests));
+    let (failed, all) = known.fold((0, 0), |(failed, all), one| {
+        (failed + u64::from(one.0), all + u64::from(one.1))
+    });
+    share(failed, all)
+}
+
+/// Nothing can be said of no request.
+fn share(failed: u64, all: u64) -> Option<String> {
+    let share = 100.0 * failed.min(all) as f64 / all as f64;
+    (all > 0).then(|| format!("{share:.1} % of {all}"))
 }
 
 fn bad(targets: &[Target]) -> usize {
@@ -247,6 +276,10 @@ mod tests {
             targets.push(target(2 * wave, wave, state, u8::from(wave == sent)));
             targets.push(target(2 * wave + 1, wave, other, 0));
         }
+        for target in &mut targets[1..3] {
+            target["requests"] = json!(150);
+            target["failed_requests"] = json!(3);
+        }
         targets.push(target(9999, 0, "pending", 0));
         let read = |value: Value| serde_json::from_value(value).expect("it is a record");
         let targets = targets
@@ -279,7 +312,7 @@ in_progress  1m 16s  01900000-0000-7000-8000-000000000000
   wave 4        >>>>>>>>>>>>>>>>>>>>  0 of 2 updated
   all nodes     ####xx>>>...........  4 of 17 updated, 2 in flight, 10 to come
   failed        1 (5.9 %), tolerated are 3 and 10 %
-  requests      1 with a bad interval; at most 5 % may fail
+  requests      2.0 % of 300 failed; 1 with a bad interval; at most 5 % may fail
   deadline      the next in 4m 44s
 
 wave: going on";

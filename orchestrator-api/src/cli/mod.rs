@@ -12,6 +12,9 @@
 //! | 130 | it was interrupted; the deployment goes on |
 //! | 141 | nobody reads the output any more; the deployment goes on |
 //!
+//! With `--output json` an error is a problem document on the standard error: the server's as it was sent, and one of
+//! the same form, without a status, for what goes wrong here.
+//!
 //! 2 is the number that clap and many others give to a wrong command line: a script that runs a deployment must not
 //! take one for the other.
 
@@ -22,6 +25,7 @@ mod error;
 mod file;
 mod jobs;
 mod live;
+mod logs;
 mod nodes;
 mod show;
 mod simulate;
@@ -36,7 +40,7 @@ use clap::builder::Styles;
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::client::Client;
-use self::error::{Error, NOBODY_READS, USAGE};
+use self::error::{Error, NOBODY_READS, USAGE, usage_to_json};
 use self::show::Out;
 use crate::server;
 
@@ -224,20 +228,37 @@ pub fn main() -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
+        Err(why) if why.use_stderr() && wants_json() => {
+            eprintln!("{}", usage_to_json(&why));
+            return ExitCode::from(USAGE);
+        }
         Err(why) => {
             // Where nobody reads it, there is nobody to tell.
             let _ = why.print();
             return ExitCode::from(if why.use_stderr() { USAGE } else { 0 });
         }
     };
+    let form = cli.global.output;
     match run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(why) if why.is_nobody_reads() => ExitCode::from(NOBODY_READS),
         Err(why) => {
-            eprintln!("error: {why}");
+            match form {
+                Form::Text => eprintln!("error: {why}"),
+                Form::Json => eprintln!("{}", why.to_json()),
+            }
             ExitCode::from(why.code())
         }
     }
+}
+
+/// Whether a command line that cannot be read asks for JSON.
+fn wants_json() -> bool {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let apart = words
+        .windows(2)
+        .any(|two| two[0] == "--output" && two[1] == "json");
+    apart || words.iter().any(|word| word == "--output=json")
 }
 
 fn demo() -> ExitCode {

@@ -147,7 +147,21 @@ fn show_made(made: Value, out: &Out) -> Result<(), Error> {
     if out.json {
         return out.answer(made, |_: &Value, _| String::new());
     }
-    let schema::MadeToken { id, token } = read(made)?;
+    let schema::MadeToken {
+        id,
+        token,
+        agents_shut_out,
+    } = read(made)?;
+    if let Some(agents) = agents_shut_out {
+        eprintln!(
+            "{} without a token, and not let in any more: give each a join token (orchestrator token create --role \
+             join --name <node>), and start it again with that.",
+            match agents {
+                1 => "1 agent is".to_owned(),
+                _ => format!("{agents} agents are"),
+            }
+        );
+    }
     eprintln!("This is token {id}. It will not be shown again:");
     out.say(&format!("{token}\n"))
 }

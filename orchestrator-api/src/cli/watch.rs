@@ -33,9 +33,9 @@ const TIMEOUT: u8 = 5;
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// For how long a server may be away before watching is given up.
-const AWAY_MAX: Duration = Duration::from_secs(300);
+pub(super) const AWAY_MAX: Duration = Duration::from_secs(300);
 /// Before the server is asked again that was not there.
-const AWAY_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// How long what is drawn stands at the least: nobody reads faster.
 const DRAWN_FOR: Duration = Duration::from_millis(100);
 /// How often the time that is left is drawn anew.

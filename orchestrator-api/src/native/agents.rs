@@ -21,6 +21,7 @@ use super::ask::Ask;
 use super::fields::Fields;
 use super::page::{audited, written};
 use super::problem::{Fault, Problem};
+use super::rates::Rates;
 use super::request::soon;
 use super::{schema, sse};
 use crate::engine::{Desired, Said};
@@ -45,6 +46,7 @@ struct Joined<'a> {
     node: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
+    server: String,
     lease: Span,
     down_after: Span,
 }
@@ -79,16 +81,18 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     let made = api.access().join(&caller, &name).await?;
     api.handle().fleet(input, Some(who)).await?;
     let record = api.node(&name).await?;
+    let server = api.handle().store().identity().await?;
     let patience = api.handle().settings().fleet;
     Ok(audited(written(&Joined {
         node: RawValue::from_string(record).expect("a record is JSON"),
         token: made.as_ref().map(|made| made.token.reveal()),
+        server,
         lease: patience.lease(),
         down_after: patience.down_after(),
     })))
 }
 
-fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName> {
+pub(super) fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName> {
     let allowed = "1 to 200 of letters, digits, '-', '_' and '.'";
     let name = fields.need(field, allowed, |value| {
         value.as_str().filter(|name| is_name(name))
@@ -120,9 +124,10 @@ async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     if let Some(node) = &node {
         ask.speaks_for(node)?;
     }
+    let has_token = ask.caller().has_token();
     let node = ask.done(node)?;
     let mut news = soon(api.handle().connect(node)).await??;
-    let open = api.0.metrics.agent_listens();
+    let open = api.0.metrics.agent_listens(has_token);
     if streams {
         news.mark_changed();
         let events = stream::unfold((news, open), |(mut news, open)| async {
@@ -165,7 +170,10 @@ async fn reports(State(api): State<Api>, mut ask: Ask) -> Result<Response, Probl
         ask.speaks_for(node)?;
     }
     let node = ask.done(node)?;
-    api.handle().report(node, said).await?;
+    let rates = said.iter().filter_map(Rates::of_report).collect();
+    api.handle().report(node.clone(), said).await?;
+    // Only now it is known that there is such a node.
+    api.0.rates.put(&node, rates);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

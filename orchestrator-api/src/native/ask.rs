@@ -121,6 +121,10 @@ impl Ask {
         &self.headers
     }
 
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
     }

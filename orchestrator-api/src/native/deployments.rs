@@ -12,6 +12,7 @@ use super::ask::Ask;
 use super::fields::Fields;
 use super::page::{audited, cut, json, page};
 use super::problem::Problem;
+use super::rates::Rate;
 use super::request::soon;
 use super::schema;
 use crate::engine::{Done, ShownDeployment};
@@ -314,7 +315,20 @@ async fn targets(State(api): State<Api>, mut ask: Ask) -> Result<Response, Probl
     let rows = match live {
         Some(targets) => targets
             .iter()
-            .map(|target| serde_json::to_string(target).expect("it is a record"))
+            .map(|target| {
+                let mut row = serde_json::to_string(target).expect("it is a record");
+                let rates = &api.0.rates;
+                let (node, generation) = (&target.node, target.generation);
+                if let Some(rate) = rates.get(node, &shown.job, target.slot, generation) {
+                    let Rate { requests, failed } = rate;
+                    row.truncate(row.len() - 1);
+                    row += &format!(
+                        ",\"requests\":{requests},\"failed_requests\":{failed},\"error_rate\":{}}}",
+                        serde_json::Value::from(rate.share())
+                    );
+                }
+                row
+            })
             .collect(),
         None => {
             let aside = api.handle().store().targets(id, from, limit + 1);

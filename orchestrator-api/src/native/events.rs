@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
@@ -16,9 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::ask::{Ask, whole};
+use super::ask::Ask;
 use super::page::{cut, page, written};
-use super::problem::{Fault, Problem};
+use super::problem::Problem;
 use super::{schema, sse};
 use crate::engine::{ShownDeployment, Words, chain};
 use crate::store::{DeploymentRow, Line, LogId, Store, StoreError};
@@ -55,7 +55,7 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let after: u64 = ask.place(&list, |place| place.parse().ok()).unwrap_or(0);
     let streams = sse::is_wanted(ask.headers());
     let resumed = if streams {
-        last_event_id(&mut ask)
+        sse::last_event_id(&mut ask)
     } else {
         None
     };
@@ -73,24 +73,6 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let (lines, next) = cut(&list, lines, limit, |line| revision(line).to_string());
     let rows: Vec<String> = lines.iter().map(shown_line).collect();
     Ok(page("events", &rows, next))
-}
-
-fn last_event_id(ask: &mut Ask) -> Option<u64> {
-    let id = last_event_id_of(ask.headers())?;
-    if id.is_none() {
-        let detail = "it is a revision, a whole number";
-        ask.refuse(Fault::of_header("last-event-id", detail));
-    }
-    id
-}
-
-fn last_event_id_of(headers: &HeaderMap) -> Option<Option<u64>> {
-    let id = headers.get("last-event-id")?;
-    // A browser that has seen none says so by an empty one.
-    if id.is_empty() {
-        return None;
-    }
-    Some(id.to_str().ok().and_then(whole))
 }
 
 /// One entry of the log, as the core writes it.

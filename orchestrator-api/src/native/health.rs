@@ -57,7 +57,11 @@ async fn readyz(State(api): State<Api>) -> Result<Response, Problem> {
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = 503, body = Problem, content_type = "application/problem+json"))
 )]
 async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
-    let text = api.0.metrics.text(api.handle()).await?;
+    let text = api
+        .0
+        .metrics
+        .text(api.handle(), api.logs().counts())
+        .await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::engine::{EngineError, Handle};
+use crate::logs::Counts;
 
 /// Up to a long poll's wait.
 const BUCKETS: [f64; 12] = [
@@ -44,6 +45,7 @@ pub(super) struct Metrics {
     answered: Family<Answered, Histogram, fn() -> Histogram>,
     streams: Gauge,
     agents: Gauge,
+    agents_without_token: Gauge,
 }
 
 /// One more, until it is dropped.
@@ -68,6 +70,7 @@ impl Metrics {
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let answered = Family::new_with_constructor(histogram);
         let (streams, agents) = (Gauge::default(), Gauge::default());
+        let agents_without_token = Gauge::default();
         let mut registry = Registry::default();
         registry.register(
             "http_request_duration_seconds",
@@ -77,11 +80,18 @@ impl Metrics {
         registry.register("http_streams", "Open event streams", streams.clone());
         let help = "Agents that listen for what they should run";
         registry.register("orchestrator_agents_connected", help, agents.clone());
+        let help = "Those of them that show no token: the first token shuts them out";
+        registry.register(
+            "orchestrator_agents_without_token",
+            help,
+            agents_without_token.clone(),
+        );
         Self {
             registry,
             answered,
             streams,
             agents,
+            agents_without_token,
         }
     }
 
@@ -99,12 +109,18 @@ impl Metrics {
         Open::one(&self.streams)
     }
 
-    pub(super) fn agent_listens(&self) -> Open {
-        Open::one(&self.agents)
+    pub(super) fn agent_listens(&self, has_token: bool) -> (Open, Option<Open>) {
+        let without = (!has_token).then(|| Open::one(&self.agents_without_token));
+        (Open::one(&self.agents), without)
+    }
+
+    /// How many listen now that show no token.
+    pub(super) fn agents_without_token(&self) -> u64 {
+        self.agents_without_token.get().unsigned_abs()
     }
 
     /// All there is to tell, in the text form.
-    pub(super) async fn text(&self, handle: &Handle) -> Result<String, EngineError> {
+    pub(super) async fn text(&self, handle: &Handle, logs: Counts) -> Result<String, EngineError> {
         let nodes = handle.look_at_fleet(nodes).await?;
         let mut now = Registry::with_prefix("orchestrator");
         let deployments = Family::<InState, Gauge>::default();
@@ -136,6 +152,16 @@ impl Metrics {
         let help = "Transactions of the engine that failed, or of which nobody knows";
         count("commits_failed", help, counts.commits_failed());
         count("entries", "Entries in the engine's logs", counts.entries());
+        let help = "Lines of output that agents sent";
+        count("log_lines", help, logs.lines);
+        let help = "Bytes of output that were left out before they came here";
+        count("log_left_out_bytes", help, logs.left_out_bytes);
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            now.register(name, help, ConstGauge::new(value as u64));
+        };
+        gauge("log_bytes", "The output that is kept", logs.bytes);
+        let help = "Executions whose output is kept";
+        gauge("log_executions", help, logs.executions);
         let position = *handle.store().position().borrow();
         let help = "The position of the last change in the store";
         now.register("store_position", help, ConstGauge::new(position));

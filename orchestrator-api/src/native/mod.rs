@@ -14,11 +14,13 @@ mod events;
 mod fields;
 mod health;
 mod jobs;
+mod logs;
 mod metrics;
 mod nodes;
 mod openapi;
 mod page;
 mod problem;
+mod rates;
 mod request;
 pub mod schema;
 mod sse;
@@ -35,8 +37,10 @@ use self::metrics::Metrics;
 pub use self::openapi::document;
 pub(crate) use self::problem::TOKEN_NEEDED;
 pub use self::problem::{Fault, Problem};
+use self::rates::Rates;
 use crate::access::{Access, Guarded, routes as table};
 use crate::engine::Handle;
+use crate::logs::Logs;
 
 /// What every handler stands on. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Api(Arc<Inner>);
 struct Inner {
     handle: Handle,
     access: Access,
+    logs: Arc<Logs>,
+    rates: Rates,
     metrics: Metrics,
     document: String,
     stopping: watch::Sender<bool>,
@@ -61,6 +67,8 @@ impl Api {
         Self(Arc::new(Inner {
             handle,
             access,
+            logs: Arc::new(Logs::new()),
+            rates: Rates::default(),
             metrics: Metrics::new(),
             document: openapi::text(),
             stopping: watch::Sender::new(false),
@@ -91,6 +99,10 @@ impl Api {
         &self.0.handle
     }
 
+    fn logs(&self) -> &Arc<Logs> {
+        &self.0.logs
+    }
+
     fn access(&self) -> &Access {
         &self.0.access
     }
@@ -117,6 +129,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(events::routes())
         .merge(nodes::routes())
         .merge(agents::routes())
+        .merge(logs::routes())
         .merge(tokens::routes())
         .merge(audit::routes())
         .merge(health::routes())

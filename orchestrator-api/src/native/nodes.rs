@@ -120,7 +120,8 @@ async fn remove(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     ask.nothing();
     let (name, who) = (ask.node(), ask.who());
     let name = ask.done(name)?;
-    let input = Input::Remove { name };
+    let input = Input::Remove { name: name.clone() };
     api.handle().fleet(input, Some(who)).await?;
+    api.0.rates.forget(&name);
     Ok(audited(StatusCode::NO_CONTENT.into_response()))
 }

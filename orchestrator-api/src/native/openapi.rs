@@ -194,11 +194,13 @@ fn guard(path: &str, method: &HttpMethod, operation: &mut Operation) {
     }
     answers(operation, "401", "It takes a token that is good");
     answers(operation, "403", "Not for this caller");
-    answers(
-        operation,
-        "429",
-        "Too many tokens from this address were not good",
-    );
+    let too_many = match path {
+        "/v1/agent/logs" => {
+            "There is more output than is taken; or too many tokens from this address were not good"
+        }
+        _ => "Too many tokens from this address were not good",
+    };
+    answers(operation, "429", too_many);
 }
 
 fn answers(operation: &mut Operation, status: &str, description: &str) {

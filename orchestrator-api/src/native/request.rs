@@ -25,6 +25,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken over from a caller.
 const ID_BYTES_MAX: usize = 128;
 const REPORTS: &str = "/v1/agent/reports";
+const LOGS: &str = "/v1/agent/logs";
 /// For how long anything but a long poll may take.
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -160,11 +161,11 @@ impl Seen {
         let _entered = span.enter();
         let millis = took.as_micros() as f64 / 1e3;
         let (status, path) = (status.as_u16(), uri.path());
-        let quiet = method == Method::GET || route == REPORTS;
+        let quiet = method == Method::GET || route == REPORTS || route == LOGS;
         match status {
             500.. => tracing::error!(%method, path, status, millis, "answered"),
             // What only looks, and what agents say all the time, is of no interest to who reads the log later.
-            ..400 if quiet => tracing::debug!(%method, path, status, millis, "answered"),
+            ..400 | 429 if quiet => tracing::debug!(%method, path, status, millis, "answered"),
             _ => tracing::info!(%method, path, status, millis, "answered"),
         }
         response

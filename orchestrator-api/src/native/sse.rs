@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
 
 use super::Api;
+use super::ask::{Ask, whole};
+use super::problem::Fault;
 
 /// How often a comment tells that a stream is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -23,6 +25,21 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case("text/event-stream")
     })
+}
+
+/// After which event a stream is resumed.
+pub(super) fn last_event_id(ask: &mut Ask) -> Option<u64> {
+    let id = ask.headers().get("last-event-id")?;
+    // A browser that has seen none says so by an empty one.
+    if id.is_empty() {
+        return None;
+    }
+    let id = id.to_str().ok().and_then(whole);
+    if id.is_none() {
+        let detail = "it is the id of an event, a whole number";
+        ask.refuse(Fault::of_header("last-event-id", detail));
+    }
+    id
 }
 
 /// Sends these events, until they end or the server does.

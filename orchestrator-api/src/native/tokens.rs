@@ -42,10 +42,21 @@ async fn create(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let known = ["name", "role", "node", "expires_in"];
     let new = Fields::open(String::new(), &body, &known, ask.faults()).and_then(read);
     let new = ask.done(new)?;
+    let was_open = api.access().is_open();
     let Made { id, token } = api.access().create_once(new, key, who).await?;
+    let closed = was_open && !api.access().is_open();
+    let shut_out = Some(api.0.metrics.agents_without_token()).filter(|count| closed && *count > 0);
+    if let Some(agents) = shut_out {
+        tracing::warn!(
+            agents,
+            "agents talk without a token and are not let in any more: give each a join token \
+             (orchestrator token create --role join --name <node>)"
+        );
+    }
     let made = written(&schema::MadeToken {
         id,
         token: token.reveal().to_owned(),
+        agents_shut_out: shut_out,
     });
     Ok(audited((StatusCode::CREATED, made).into_response()))
 }

@@ -1,6 +1,6 @@
 //! How a server is to run, as people say it: by a flag, or by a variable of the environment.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -18,7 +18,8 @@ pub struct Options {
         long,
         env = "ORCHESTRATOR_LISTEN",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:4650"
+        default_value = "127.0.0.1:4650",
+        value_parser = address
     )]
     pub listen: SocketAddr,
     /// Where everything is kept; made if it is not there
@@ -143,6 +144,30 @@ pub enum Format {
     Json,
 }
 
+/// An address and a port. Of a name the first address counts, rather one of IPv4.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let form = "write an address and a port: 127.0.0.1:4650, [::1]:4650 or localhost:4650; 0.0.0.0:4650 is every \
+                address of this machine";
+    let port = text
+        .rsplit_once(':')
+        .map(|(name, port)| (name, port.parse::<u16>()));
+    let (name, port) = match port {
+        Some((name, Ok(port))) if !name.is_empty() && !name.contains(':') => (name, port),
+        _ => return Err(form.to_owned()),
+    };
+    let found = (name, port).to_socket_addrs();
+    let found: Vec<SocketAddr> = match found {
+        Ok(found) => found.collect(),
+        Err(why) => return Err(format!("no address of {name:?} is known ({why}); {form}")),
+    };
+    let rather = found.iter().find(|address| address.is_ipv4());
+    let first = rather.or_else(|| found.first()).copied();
+    first.ok_or_else(|| format!("{name:?} has no address; {form}"))
+}
+
 fn filter(text: &str) -> Result<String, String> {
     // A word that is no level would be taken for a module, and nothing be logged.
     let level = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
@@ -154,5 +179,30 @@ fn filter(text: &str) -> Result<String, String> {
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(why) => Err(why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address;
+
+    #[test]
+    fn an_address_may_be_a_name_and_has_a_port() {
+        for (text, found) in [
+            ("127.0.0.1:4650", "127.0.0.1:4650"),
+            ("[::1]:1", "[::1]:1"),
+            ("localhost:4650", "127.0.0.1:4650"),
+        ] {
+            assert_eq!(address(text), Ok(found.parse().expect("an address")));
+        }
+        for wrong in ["", "4650", "localhost", ":x", "localhost:70000", "::1"] {
+            let why = address(wrong).expect_err(wrong);
+            assert!(
+                why.starts_with("write an address and a port"),
+                "{wrong}: {why}"
+            );
+        }
+        let why = address("nobody.invalid:1").expect_err("no such name");
+        assert!(why.contains("nobody.invalid"), "{why}");
     }
 }

@@ -83,6 +83,10 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Answer<'_, Vec<JobRow>>;
 
+    /// Which store this is. It stays the same for as long as the data does; a copy of it has the same, and another store
+    /// another.
+    fn identity(&self) -> Answer<'_, String>;
+
     /// The nodes in the order of their names, after the given one.
     fn nodes(&self, after: Option<String>, limit: u32) -> Answer<'_, Vec<NodeRow>>;
 

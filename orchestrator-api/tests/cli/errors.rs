@@ -42,6 +42,11 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     session.types("job plan windows.toml").await;
     person.writes("letters.json", "{ \"ä\": \"ü\u{1}\" }");
     session.types("job plan letters.json").await;
+    person.writes(
+        "dated.toml",
+        "job_id = 2026-11-21\ndriver = \"exec\"\n\n[config]\nsince = [2026-11-21]\n",
+    );
+    session.types("job plan dated.toml").await;
     session.types("job plan none.toml").await;
     person.writes("long.toml", &"#\n".repeat(1 << 20));
     session.types("job plan long.toml").await;
@@ -49,6 +54,33 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     session.types("job plan latin.toml").await;
     session.is("files");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_reads_errors_as_problems() {
+    let server = Server::start().await;
+    let person = person(&server);
+    let mut session = Session::of(&person, "Errors, for programs: each is a problem.");
+    session.types("job status nothing --output json").await;
+    person.writes("wrong.toml", "job_id = \"web\"\ndriver = \"exce\"\n");
+    session.types("job plan wrong.toml --output json").await;
+    session.types("job plan none.toml --output json").await;
+    session
+        .types("deployment list --filter 'colour = red' --output json")
+        .await;
+    session.types("job rn --output=json").await;
+    session
+        .types("node list --output json --address localhost:4650")
+        .await;
+    session.types("node list --token x --output json").await;
+    session.is("problems");
+    server.stop().await;
+    let gone = Session::of(&person, "")
+        .types("node list --output json")
+        .await;
+    assert_eq!(gone.code, 1);
+    let problem: serde_json::Value = serde_json::from_str(&gone.stderr).unwrap();
+    assert_eq!(problem["type"], "urn:orchestrator:problem:no-server");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

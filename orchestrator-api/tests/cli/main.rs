@@ -7,6 +7,7 @@ mod harness;
 
 mod dev;
 mod errors;
+mod logs;
 mod outcomes;
 mod run;
 mod stories;

@@ -22,6 +22,12 @@ min_healthy_time = "0s"
 failure_threshold = 1
 "#;
 
+/// The same with one canary first.
+pub(crate) fn canary() -> String {
+    WEB.replace("\"rolling\"", "\"canary\"")
+        .replace("max_failed_nodes", "canary_count = 1\nmax_failed_nodes")
+}
+
 pub(crate) fn person(server: &Server) -> Person {
     let person = Person::at(format!("http://{}", server.client.address));
     person.writes("web.toml", WEB);
@@ -69,9 +75,7 @@ async fn a_canary_and_those_who_look_after_it() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let person = person(&server);
-    let canary = WEB
-        .replace("\"rolling\"", "\"canary\"")
-        .replace("max_failed_nodes", "canary_count = 1\nmax_failed_nodes");
+    let canary = canary();
     person.writes("web.json", &as_json(&canary).to_string());
     let ran = person
         .types("job run web.json --detach --output json")
@@ -200,7 +204,16 @@ async fn the_first_token_closes_the_server() {
     let ran = person.types("token create --name ci --role deployer").await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("make an admin token first"), "{ran:?}");
+    // An agent that has none, and is there.
+    let api = &server.client;
+    let joined = api.post("/v1/agent/join", json!({ "name": "n1" })).await;
+    assert_eq!(joined.status, 200, "{}", joined.text());
+    let mut agent = api.stream("/v1/agent/stream?node=n1", &[]).await;
+    agent.next().await.unwrap();
     let ran = person.types("token create --name me --role admin").await;
+    let shut_out = "1 agent is without a token, and not let in any more: give each a join token (orchestrator token \
+                    create --role join --name <node>), and start it again with that.\n";
+    assert!(ran.stderr.starts_with(shut_out), "{ran:?}");
     assert_eq!(ran.code, 0, "{ran:?}");
     person.writes("token", &ran.stdout);
     let id = ran.stdout.split('_').nth(1).unwrap().to_owned();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, as_told};
 use crate::run::{Person, output};
-use crate::stories::{WEB, person};
+use crate::stories::{WEB, canary, person};
 
 /// The command in a terminal of this size.
 fn in_terminal(person: &Person, line: &str, no_color: bool) -> Command {
@@ -80,9 +80,7 @@ async fn a_rollout_is_drawn_over_itself_and_its_end_stays() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let person = person(&server);
-    let canary = WEB
-        .replace("\"rolling\"", "\"canary\"")
-        .replace("max_failed_nodes", "canary_count = 1\nmax_failed_nodes");
+    let canary = canary();
     for (no_color, name) in [(false, "web"), (true, "other")] {
         person.writes(
             "web.toml",

@@ -1,7 +1,6 @@
 //! What agents use, and whole rollouts by it.
 
-use axum::http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Server, as_told, canary, immediate, job, rolling, well};
 
@@ -39,8 +38,7 @@ async fn a_bad_canary_is_taken_back() {
     let mut server = Server::start().await;
     server.nodes(4, as_told).await;
     let api = &server.client;
-    let id = api.register(job("web", immediate(), json!({}))).await;
-    api.until_state(&id, "completed").await;
+    api.rolled_out(job("web", immediate(), json!({}))).await;
     let id = api
         .register(job("web", canary(), json!({ "fate": "bad" })))
         .await;
@@ -187,7 +185,92 @@ async fn what_an_agent_may_say_wrong_is_told_at_once() {
     assert_eq!(api.get("/v1/agent/stream?node=x").await.problem().0, 404);
     let (status, _, errors) = api.get("/v1/agent/stream").await.problem();
     assert_eq!((status, errors[0].0.as_str()), (400, "node"));
-    let logs = api.send(Method::POST, "/v1/agent/logs", &[], "").await;
-    assert_eq!(logs.problem().1, "no-such-route");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn on_an_open_server_an_agent_is_heard_until_the_first_token() {
+    let server = Server::start().await;
+    let api = &server.client;
+    let joined = api.post("/v1/agent/join", json!({ "name": "a" })).await;
+    assert_eq!(joined.status, 200, "{}", joined.text());
+    let joined = joined.json();
+    assert!(joined["token"].is_null(), "it needs none: {joined}");
+    let again = api.post("/v1/agent/join", json!({ "name": "b" })).await;
+    assert_eq!(again.json()["server"], joined["server"]);
+    assert_eq!(joined["server"].as_str().unwrap().len(), 32);
+    let other = Server::start().await;
+    let there = other
+        .client
+        .post("/v1/agent/join", json!({ "name": "a" }))
+        .await;
+    assert_ne!(there.json()["server"], joined["server"]);
+    other.stop().await;
+
+    let mut stream = api.stream("/v1/agent/stream?node=a", &[]).await;
+    stream.next().await.unwrap();
+    let said = json!({ "node": "a", "reports": [] });
+    assert_eq!(
+        api.post("/v1/agent/reports", said.clone()).await.status,
+        204
+    );
+    let first = json!({ "name": "me", "role": "admin" });
+    let made = api.post("/v1/tokens", first.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made = made.json();
+    assert_eq!(made["agents_shut_out"], 1);
+    assert_eq!(api.post("/v1/agent/reports", said).await.status, 401);
+    // It is said once.
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    let second = api
+        .post_with("/v1/tokens", &[("authorization", &bearer)], first)
+        .await;
+    assert!(second.json()["agents_shut_out"].is_null());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_target_shows_the_requests_of_its_last_interval() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let api = &server.client;
+    let id = api.under_way("web").await;
+    let targets = async || {
+        let page = api.get(&format!("/v1/deployments/{id}/targets")).await;
+        page.json()["targets"].as_array().unwrap().clone()
+    };
+    let first = targets().await[0].clone();
+    assert!(first["error_rate"].is_null(), "{first}");
+    let report = |number: u32, generation: &Value, more: Value| {
+        let mut observation = json!({ "kind": "interval", "checks": true });
+        let fields = observation.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        json!({ "node": first["node"], "reports": [{
+            "job": "default/web", "slot": first["slot"], "generation": generation, "target": first["target"],
+            "number": number, "observation": observation,
+        }] })
+    };
+    let generation = &first["generation"];
+    let old = json!(0);
+    for said in [
+        report(2, generation, json!({ "requests": 8, "failed": 2 })),
+        // Late, of another assignment, and of one that counts nothing.
+        report(1, generation, json!({ "requests": 9 })),
+        report(9, &old, json!({ "requests": 9 })),
+        report(3, generation, json!({})),
+    ] {
+        let reply = api.post("/v1/agent/reports", said).await;
+        assert_eq!(reply.status, 204, "{}", reply.text());
+    }
+    let shown = targets().await[0].clone();
+    assert_eq!(
+        [
+            &shown["requests"],
+            &shown["failed_requests"],
+            &shown["error_rate"]
+        ],
+        [&json!(8), &json!(2), &json!(0.25)]
+    );
+    assert!(targets().await[1]["requests"].is_null());
     server.stop().await;
 }

@@ -202,8 +202,7 @@ async fn it_says_how_it_is() {
     let mut server = Server::start().await;
     server.nodes(2, well).await;
     let api = &server.client;
-    let id = api.register(job("web", immediate(), json!({}))).await;
-    api.until_state(&id, "completed").await;
+    api.rolled_out(job("web", immediate(), json!({}))).await;
     for path in ["/healthz", "/readyz"] {
         assert_eq!(api.get(path).await.json(), json!({ "status": "ok" }));
     }

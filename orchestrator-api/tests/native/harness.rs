@@ -235,6 +235,19 @@ impl Api {
         reply.json()["deployment_id"].as_str().unwrap().to_owned()
     }
 
+    /// The same, and waits until it is completed.
+    pub(crate) async fn rolled_out(&self, job: Value) -> String {
+        let id = self.register(job).await;
+        self.until_state(&id, "completed").await;
+        id
+    }
+
+    /// Registers a job of this name that waits in its first wave: its nodes say nothing.
+    pub(crate) async fn under_way(&self, name: &str) -> String {
+        let silent = json!({ "fate": "silent" });
+        self.register(job(name, rolling(), silent)).await
+    }
+
     pub(crate) async fn deployment(&self, id: &str) -> Value {
         let reply = self.get(&format!("/v1/deployments/{id}")).await;
         assert_eq!(reply.status, 200, "{}", reply.text());

@@ -36,10 +36,8 @@ async fn a_job_is_registered_and_read() {
         .await;
     assert_eq!((same.status, &same.json()["changed"]), (200, &json!(false)));
 
-    let second = api
-        .register(job("web", immediate(), json!({ "v": 2 })))
+    api.rolled_out(job("web", immediate(), json!({ "v": 2 })))
         .await;
-    api.until_state(&second, "completed").await;
     let versions = api.get("/v1/jobs/default/web/versions").await.json();
     let versions = versions["versions"].as_array().unwrap();
     let told: Vec<(u64, bool, bool)> = versions
@@ -152,8 +150,7 @@ async fn what_was_taken_back_is_not_rolled_out_again_unasked() {
     let mut server = Server::start().await;
     server.nodes(3, crate::harness::as_told).await;
     let api = &server.client;
-    let good = api.register(job("web", immediate(), json!({}))).await;
-    api.until_state(&good, "completed").await;
+    api.rolled_out(job("web", immediate(), json!({}))).await;
     let bad = || job("web", canary(), json!({ "fate": "bad" }));
     let id = api.register(bad()).await;
     let failed = api.until_state(&id, "failed").await;
@@ -171,10 +168,8 @@ async fn a_plan_is_what_then_happens() {
     let mut server = Server::start().await;
     server.nodes(5, well).await;
     let api = &server.client;
-    let first = api
-        .register(job("web", immediate(), json!({ "v": 1 })))
+    api.rolled_out(job("web", immediate(), json!({ "v": 1 })))
         .await;
-    api.until_state(&first, "completed").await;
 
     let mut rollout = canary();
     rollout["auto_promote"] = json!(true);

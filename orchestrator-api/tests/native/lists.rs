@@ -37,10 +37,8 @@ async fn pages_stay_where_they_are_while_rows_come() {
     let first = api.get("/v1/deployments?page_size=3").await.json();
     let token = first["next_page_token"].as_str().unwrap().to_owned();
     for number in 7..9 {
-        let id = api
-            .register(job(&format!("job-{number}"), immediate(), json!({})))
+        api.rolled_out(job(&format!("job-{number}"), immediate(), json!({})))
             .await;
-        api.until_state(&id, "completed").await;
     }
     let path = format!("/v1/deployments?page_size=3&page_token={token}");
     let second = api.get(&path).await.json();

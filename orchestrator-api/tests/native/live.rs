@@ -4,16 +4,14 @@ use axum::http::Method;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, as_told, canary, immediate, job, rolling, well};
+use crate::harness::{Server, as_told, canary, immediate, job, well};
 
 #[tokio::test]
 async fn a_long_poll_answers_when_the_revision_passes() {
     let mut server = Server::start().await;
     server.nodes(2, as_told).await;
     let api = &server.client;
-    let id = api
-        .register(job("web", rolling(), json!({ "fate": "silent" })))
-        .await;
+    let id = api.under_way("web").await;
     let revision = api.deployment(&id).await["status"]["revision"]
         .as_u64()
         .unwrap();
@@ -130,9 +128,7 @@ async fn the_end_of_the_server_ends_streams_and_long_polls_at_once() {
     let mut server = Server::start().await;
     server.nodes(2, as_told).await;
     let api = server.client.clone();
-    let id = api
-        .register(job("web", rolling(), json!({ "fate": "silent" })))
-        .await;
+    let id = api.under_way("web").await;
     let mut events = api
         .stream(&format!("/v1/deployments/{id}/events"), &[])
         .await;

@@ -7,5 +7,6 @@ mod harness;
 mod jobs;
 mod lists;
 mod live;
+mod logs;
 mod operations;
 mod records;

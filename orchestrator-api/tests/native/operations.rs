@@ -3,16 +3,14 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, as_told, canary, immediate, job, rolling, well};
+use crate::harness::{Server, as_told, canary, immediate, job, well};
 
 #[tokio::test]
 async fn a_deployment_takes_the_commands_that_fit() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let api = &server.client;
-    let id = api
-        .register(job("web", rolling(), json!({ "fate": "silent" })))
-        .await;
+    let id = api.under_way("web").await;
     let say = async |id: &str, what: &str, body: Value| {
         api.post(&format!("/v1/deployments/{id}/{what}"), body)
             .await
@@ -38,9 +36,7 @@ async fn a_deployment_takes_the_commands_that_fit() {
     let (status, kind, _) = say(&id, "cancel", json!({})).await.problem();
     assert_eq!((status, kind.as_str()), (409, "deployment-over"));
 
-    let id = api
-        .register(job("db", rolling(), json!({ "fate": "silent" })))
-        .await;
+    let id = api.under_way("db").await;
     // A body may be left out.
     let path = format!("/v1/deployments/{id}/cancel");
     let canceled = api.send(Method::POST, &path, &[], "").await;
@@ -60,13 +56,11 @@ async fn a_deployment_is_taken_back_once() {
     server.nodes(3, well).await;
     let api = &server.client;
     let first = api
-        .register(job("web", immediate(), json!({ "v": 1 })))
+        .rolled_out(job("web", immediate(), json!({ "v": 1 })))
         .await;
-    api.until_state(&first, "completed").await;
     let second = api
-        .register(job("web", immediate(), json!({ "v": 2 })))
+        .rolled_out(job("web", immediate(), json!({ "v": 2 })))
         .await;
-    api.until_state(&second, "completed").await;
 
     let path = format!("/v1/deployments/{first}/rollback");
     let (status, kind, _) = api.post(&path, json!({})).await.problem();
@@ -89,9 +83,7 @@ async fn a_guard_refuses_what_was_meant_for_something_older() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let api = &server.client;
-    let id = api
-        .register(job("web", rolling(), json!({ "fate": "silent" })))
-        .await;
+    let id = api.under_way("web").await;
     let reply = api.get(&format!("/v1/deployments/{id}")).await;
     let revision = reply.json()["deployment"]["status"]["revision"]
         .as_u64()
@@ -254,9 +246,8 @@ async fn targets_are_shown_live_and_after_they_gave_way() {
     );
 
     let second = api
-        .register(job("web", immediate(), json!({ "v": 2 })))
+        .rolled_out(job("web", immediate(), json!({ "v": 2 })))
         .await;
-    api.until_state(&second, "completed").await;
     let aside = targets(&first).await;
     assert_eq!(aside.len(), 5);
     assert_eq!(aside[0]["node"], live[0]["node"]);

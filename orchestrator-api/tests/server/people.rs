@@ -204,6 +204,10 @@ async fn a_join_token_becomes_the_token_of_one_node() {
     send(client, Method::POST, "/v1/agent/reports", &node, reports)
         .await
         .is(403);
+    let logs = json!({ "node": "n2", "outputs": [] });
+    send(client, Method::POST, "/v1/agent/logs", &node, logs)
+        .await
+        .is(403);
     // Nor does an admin speak for it.
     send(client, Method::GET, own, &admin, json!({}))
         .await

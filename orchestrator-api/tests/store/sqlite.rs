@@ -143,7 +143,7 @@ async fn a_newer_file_is_left_to_the_newer_program() {
             error,
             StoreError::Newer {
                 found: 1000,
-                known: 2,
+                known: 3,
                 ..
             }
         ),
@@ -155,8 +155,10 @@ async fn a_newer_file_is_left_to_the_newer_program() {
 async fn a_file_of_the_first_version_is_brought_up_to_date() {
     let dir = closed(10).await;
     let conn = rusqlite::Connection::open(file(&dir)).expect("opened");
-    conn.execute_batch("ALTER TABLE entries DROP COLUMN words; PRAGMA user_version = 1")
-        .expect("as it was then");
+    conn.execute_batch(
+        "ALTER TABLE entries DROP COLUMN words; DROP TABLE identity; PRAGMA user_version = 1",
+    )
+    .expect("as it was then");
     drop(conn);
     let store = Sqlite::open(dir.path()).expect("an older file");
     let mut claim = own(&store, "a/web").await;
@@ -172,6 +174,19 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     take(&store, deployment).await;
     let lines = store.entries(claim.log, 41, 100).await.expect("read");
     assert_eq!(lines, written, "with its words");
+    assert_eq!(store.identity().await.expect("read").len(), 32);
+}
+
+#[tokio::test]
+async fn a_file_keeps_its_identity_and_another_has_another() {
+    let (one, two) = (closed(1).await, closed(1).await);
+    let mut seen = Vec::new();
+    for dir in [&one, &one, &two] {
+        let store = Sqlite::open(dir.path()).expect("opened");
+        seen.push(store.identity().await.expect("read"));
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_ne!(seen[1], seen[2]);
 }
 
 #[tokio::test]

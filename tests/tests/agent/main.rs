@@ -6,6 +6,7 @@ mod identity;
 mod idle;
 mod kills;
 mod link;
+mod logs;
 mod manners;
 mod restarts;
 mod rollouts;

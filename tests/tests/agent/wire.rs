@@ -39,6 +39,18 @@ fn what_the_agent_says() {
         report["target"] = json!(0);
         agree::<wire::Reports, schema::Reports>(json!({ "node": "n1", "reports": [report] }));
     }
+    for (stream, last) in [
+        ("stdout", json!({ "end": 20, "text": "two" })),
+        (
+            "stderr",
+            json!({ "end": 20, "text": "two", "partial": true }),
+        ),
+    ] {
+        agree::<wire::Logs, schema::Logs>(json!({ "node": "n1", "outputs": [{
+            "job": "a/b", "slot": 0, "version": 2, "generation": 9, "attempt": 1, "began": 1_700_000_000_000_u64,
+            "stream": stream, "position": 7, "anew": true, "lines": [{ "end": 11, "text": "one" }, last],
+        }] }));
+    }
 }
 
 #[test]
@@ -50,17 +62,19 @@ fn what_the_server_says() {
         "node": "n1", "revision": 12, "executions": [execution],
         "workloads": { "a/b": { "2": { "driver": "exec", "config": {} } } },
     }));
+    agree::<wire::Taken, schema::Taken>(json!({ "have": [null, 20] }));
     // Of an answer to joining the agent needs little.
     let said = json!({
         "node": {
             "name": "n1", "status": "ready", "drain": false, "labels": {}, "facts": {},
             "executions": 0, "since": "2026-11-21T12:00:05Z",
         },
-        "token": "orc_1", "lease": 30_000, "down_after": 300_000,
+        "token": "orc_1", "server": "5eed", "lease": 30_000, "down_after": 300_000,
     });
     let joined: schema::JoinResponse = serde_json::from_value(said).unwrap();
     let read: wire::Joined = serde_json::from_value(serde_json::to_value(joined).unwrap()).unwrap();
     assert_eq!((read.lease, read.token.as_deref()), (30_000, Some("orc_1")));
+    assert_eq!(read.server.as_deref(), Some("5eed"));
 }
 
 #[test]

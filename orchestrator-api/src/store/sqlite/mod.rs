@@ -163,6 +163,10 @@ impl Store for Sqlite {
         self.read(move |conn| read::jobs(conn, namespace, after, limit))
     }
 
+    fn identity(&self) -> Answer<'_, String> {
+        self.read(read::identity)
+    }
+
     fn nodes(&self, after: Option<String>, limit: u32) -> Answer<'_, Vec<NodeRow>> {
         self.read(move |conn| read::nodes(conn, after, limit))
     }

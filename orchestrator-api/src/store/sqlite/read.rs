@@ -159,6 +159,11 @@ pub(super) fn jobs(
     }
 }
 
+pub(super) fn identity(conn: &Connection) -> rusqlite::Result<String> {
+    conn.prepare_cached("SELECT id FROM identity")?
+        .query_row([], |row| row.get(0))
+}
+
 pub(super) fn nodes(
     conn: &Connection,
     after: Option<String>,

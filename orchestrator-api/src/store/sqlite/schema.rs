@@ -8,7 +8,11 @@ use super::fault::Place;
 use crate::store::StoreError;
 
 /// Step `n` makes a file of version `n` one of version `n + 1`. A step that was published is never changed.
-const STEPS: &[&str] = &[include_str!("step_1.sql"), include_str!("step_2.sql")];
+const STEPS: &[&str] = &[
+    include_str!("step_1.sql"),
+    include_str!("step_2.sql"),
+    include_str!("step_3.sql"),
+];
 
 /// "Orch", so that a file of another program is not taken for ours.
 const APPLICATION: i32 = 0x4F72_6368;
