@@ -400,9 +400,16 @@ fn retire_surplus(state: &State) -> Option<Event> {
     if state.want.is_some() || state.members_due {
         return None;
     }
+    // Nor is what a rollback has just taken back left over by an earlier one.
+    let last = state.rollout.as_ref().map(|r| &r.head).filter(|head| {
+        head.kind == DeploymentKind::Rollback && head.state == DeploymentState::Completed
+    });
     let left = |&slot: &u32| {
-        let in_force = state.slots[slot as usize].told == state.current;
-        state.settled || in_force && state.presence(slot) == Presence::Unmatched
+        let told = state.slots[slot as usize].told;
+        let in_force = told == state.current;
+        state.settled
+            || in_force && state.presence(slot) == Presence::Unmatched
+            || last.is_some_and(|head| told == head.from)
     };
     let slots: Vec<u32> = state.surplus.iter().copied().filter(left).collect();
     (!slots.is_empty()).then_some(Event::Retired { slots })

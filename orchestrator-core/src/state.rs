@@ -298,12 +298,16 @@ impl State {
     /// What nodes that are new to the job run on the way from one version to another: where another selector was
     /// in force nobody knows whether they matched it.
     pub(crate) fn base_between(&self, from: u32, to: u32) -> u32 {
-        let selector = |version| self.versions.get(version).map(|v| &v.spec.selector);
-        if selector(&from) == selector(&to) {
+        if self.same_selector(from, to) {
             from
         } else {
             0
         }
+    }
+
+    fn same_selector(&self, a: u32, b: u32) -> bool {
+        let selector = |version| self.versions.get(version).map(|v| &v.spec.selector);
+        selector(&a) == selector(&b)
     }
 
     /// What a rollback, to that version if it is known, goes back from: where the last deployment goes or went. One
@@ -312,7 +316,10 @@ impl State {
     /// where to go means what was there before it.
     pub(crate) fn leaving_version(&self, to: Option<u32>) -> u32 {
         let mut heads = self.heads();
-        let head = heads.find(|head| to.is_none() || !head.began_no_wave());
+        // A restart leaves nothing.
+        let head = heads.find(|head| {
+            head.kind != DeploymentKind::Restart && (to.is_none() || !head.began_no_wave())
+        });
         head.map_or(self.current, |head| {
             let unfinished =
                 head.kind == DeploymentKind::Rollback && head.state != DeploymentState::Completed;
@@ -427,11 +434,17 @@ impl State {
             // What has done its work runs nothing that would have to be stopped.
             _ if self.current == 0 && self.slots[slot as usize].is_done() => false,
             (told, None) => told != base && self.is_outdated(told) || self.starts_again(slot),
-            // It was away, and its turn may be long in coming: it waits for it as the others do.
+            // It was away, and its turn may be long in coming: it waits for it as the others do. Where nobody knows
+            // what that is it is left as it is, but for what a person has stopped.
             (told, Some(rollout)) if rollout.is_forward() => {
-                told != rollout.head.to && told != base && self.is_outdated(told)
+                let other = told != rollout.head.to && told != base;
+                let known = base != 0 || rollout.head.from == 0;
+                other && known && self.is_outdated(told)
             }
-            _ => false,
+            // It has no turn.
+            (told, Some(_)) => {
+                self.target_of(slot).is_none() && told != base && self.is_outdated(told)
+            }
         };
         is_behind.then_some(base)
     }
@@ -439,9 +452,12 @@ impl State {
     /// What a slot runs that no wave has reached: where it ran something before, its node is none that is new.
     fn base_of(&self, slot: u32) -> u32 {
         let Slot { told, stage, .. } = self.slots[slot as usize];
-        let ran = told != 0 || stage == Stage::Drained;
         match self.active() {
-            Some(rollout) if rollout.is_forward() && ran => rollout.head.from,
+            Some(rollout) if rollout.is_forward() => {
+                let Head { from, base, .. } = rollout.head;
+                let ran = stage == Stage::Drained || told != 0 && self.same_selector(told, from);
+                if ran { from } else { base }
+            }
             _ => self.base(),
         }
     }
@@ -487,6 +503,14 @@ impl State {
         (0..).zip(&self.slots).any(|(slot, s)| {
             let other = s.told != 0 && s.told != self.current && self.left_on.contains(&s.told);
             s.live && other && !self.surplus.contains(&slot)
+        })
+    }
+
+    /// Whether a rollback has brought an execution that is wanted, and can run, somewhere where it was not seen well.
+    pub(crate) fn leaves_unproven(&self) -> bool {
+        (0..).zip(&self.slots).any(|(slot, s)| {
+            let wanted = s.live && !self.surplus.contains(&slot);
+            wanted && s.stage == Stage::Unproven && self.is_ready(slot)
         })
     }
 

@@ -282,7 +282,7 @@ fn stop(state: &State) -> Result<Event, Rejection> {
         .active()
         .is_some_and(|r| r.head.kind == DeploymentKind::Stop);
     // Nodes that are away and have still to hear of a stop hear of it when they are back.
-    let stopped = state.settled && state.current == 0 || state.told_other_than(0) == 0;
+    let stopped = state.current == 0 && (state.settled || state.told_other_than(0) == 0);
     let idle = state.active().is_none() && stopped;
     if stopping || idle {
         return Err(Rejection::NothingRuns);

@@ -136,6 +136,10 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
     if *kind == DeploymentKind::Rollback {
         lay_out_again(state, *to, effects);
     }
+    // What they are to run until their turn comes may be something else now.
+    for slot in 0..state.slots.len() as u32 {
+        stray(state, slot);
+    }
 }
 
 pub(super) fn dispatched(
@@ -303,14 +307,28 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     let canary_nodes = named.map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
+    if completed {
+        // Which of its own failed after all are within what was allowed.
+        let targets = self::rollout(state).targets.iter().map(|t| t.slot);
+        for slot in targets.collect::<Vec<_>>() {
+            let slot = &mut state.slots[slot as usize];
+            if slot.stage == Stage::Unproven {
+                slot.stage = Stage::Told;
+            }
+        }
+    }
     state.settled = match (head.kind, head.state) {
         // It changes nothing about what is to run where, and so leaves those where they are that run something else.
         (DeploymentKind::Restart, DeploymentState::Completed) => {
-            state.settled || !state.leaves_any() && state.surplus.is_empty()
+            state.settled || !state.leaves_any() && !state.leaves_unproven()
         }
         (DeploymentKind::Restart, _) => state.settled,
         // It is meant for those too that it did not reach.
         (DeploymentKind::Stop, DeploymentState::Failed) => true,
+        // Those that an earlier one has not seen well are not this one's where nobody asked for them.
+        (DeploymentKind::Rollback, DeploymentState::Completed) => {
+            !(is_by_itself(state, &head) && state.leaves_unproven())
+        }
         (_, DeploymentState::Completed) => true,
         (DeploymentKind::Rollback | DeploymentKind::Stop, _) => false,
         // What began no wave has left everybody where they were.
@@ -335,12 +353,6 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         }
         if head.kind == DeploymentKind::Restart {
             start_again_when_back(state);
-        }
-        // Who failed there after all is within what was allowed.
-        for slot in &mut state.slots {
-            if slot.stage == Stage::Unproven {
-                slot.stage = Stage::Told;
-            }
         }
     } else if state.layout == head.to
         && state.current != head.to
@@ -371,12 +383,21 @@ fn as_before(state: &mut State, head: &Head, before: Before) {
     state.current = before.current;
     state.settled = before.settled;
     state.left_on = before.left_on;
-    let (from, to) = before.rejected;
+    let (mut from, to) = before.rejected;
+    // That a version failed by itself is true whatever became of its rollback.
+    from |= is_by_itself(state, head);
     for (version, rejected) in [(head.from, from), (head.to, to)] {
         if let Some(version) = state.versions.get_mut(&version) {
             version.rejected = rejected;
         }
     }
+}
+
+/// Whether nobody asked for a rollback.
+fn is_by_itself(state: &State, head: &Head) -> bool {
+    let mut heads = state.history.iter();
+    let of = heads.find(|h| Some(h.id) == head.rollback_of);
+    of.is_some_and(|h| matches!(h.aftermath, Aftermath::RollBack { .. }))
 }
 
 /// Executions that no wave of a restart has reached run the right version already, and yet have it to do: they go on with it

@@ -276,7 +276,9 @@ pub(super) fn at_work(state: &State, slot: u32) -> bool {
 pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
     let have = state.replicas.replace(replicas).unwrap_or(0);
     // Also of what a rollback would go back to: it was not the new version that said so.
-    for version in [state.layout, state.current] {
+    let before = state.active().and_then(|r| r.before.as_ref());
+    let before = before.map_or(state.current, |before| before.current);
+    for version in [state.layout, state.current, before] {
         if let Some(version) = state.versions.get_mut(&version)
             && let Placement::Replicas { count, .. } =
                 &mut Arc::make_mut(&mut version.spec).placement

@@ -47,7 +47,8 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
                 let Slot { told, stage, .. } = state.slots[slot as usize];
                 if stage != Stage::Done {
                     tell(state, slot, 0);
-                    if told != 0 || stage == Stage::Drained {
+                    let ran = told != 0 && told == state.current;
+                    if ran || told == 0 && stage == Stage::Drained {
                         state.slots[slot as usize].stage = Stage::Drained;
                     }
                 }
