@@ -20,6 +20,7 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --ca-cert FILE     trust these authorities, and not the system's
   --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
   --label KEY=VALUE  for selectors; may be said often
+  --docker SOCKET    where a Docker Engine listens (/var/run/docker.sock)
   --drain            when told to end, stop the workloads first
   --accept-older     take the server's state though it is older than before: it was restored
 
@@ -144,6 +145,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 let (key, value) = label.split_once('=').ok_or("--label: not KEY=VALUE")?;
                 settings.labels.insert(key.to_owned(), value.to_owned());
             }
+            "--docker" => settings.docker = value()?.into(),
             "--drain" => leave = Leave::Drained,
             "--accept-older" => settings.accept_older = true,
             "--help" | "-h" => return Ok(None),

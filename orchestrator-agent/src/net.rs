@@ -207,7 +207,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    async fn over(
+    /// Speaks over a stream that is there.
+    pub(crate) async fn over(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> io::Result<Self> {
         let made = http1::Builder::new()

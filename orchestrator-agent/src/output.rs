@@ -52,6 +52,24 @@ impl Writer {
         }
     }
 
+    /// Goes on where a former writer was.
+    pub(crate) fn reopen(
+        dir: &Path,
+        stream: Stream,
+        bytes_max: u64,
+        files_max: u32,
+    ) -> io::Result<Self> {
+        let mut writer = Self::new(dir, stream, bytes_max, files_max);
+        writer.older = older_ends(dir, stream)?.into();
+        writer.begin = writer.older.back().copied().unwrap_or(0);
+        let file = OpenOptions::new().append(true).open(&writer.path);
+        if let Some(file) = present(file)? {
+            let len = file.metadata()?.len();
+            writer.file = Some((file, len));
+        }
+        Ok(writer)
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let len = bytes.len() as u64;
         if let Some((file, written)) = self.file.take_if(|(_, had)| *had + len > self.bytes_max) {
@@ -223,6 +241,19 @@ mod tests {
         assert_eq!(read("stdout.log.24"), "eeeeffff");
         assert_eq!(read("stdout.log.16"), "ccccdddd");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn another_writer_goes_on_where_the_first_was() {
+        for files_max in [1, 3] {
+            let dir = tempfile::tempdir().unwrap();
+            for word in WORDS {
+                let writer = Writer::reopen(dir.path(), Stream::Stdout, 10, files_max);
+                writer.unwrap().write(word.as_bytes()).unwrap();
+            }
+            let at_once = written(files_max, &WORDS);
+            assert_eq!(read(dir.path(), 0, 100), read(at_once.path(), 0, 100));
+        }
     }
 
     #[test]

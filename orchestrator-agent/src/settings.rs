@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+/// Where a Docker Engine listens, if nothing is said.
+const DOCKER: &str = "/var/run/docker.sock";
+
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -23,6 +26,8 @@ pub struct Settings {
     /// The program, and its first arguments, that goes on as [`shim::main`](crate::shim::main) with a run's directory.
     /// `shim` of this program if nothing is said.
     pub shim: Vec<OsString>,
+    /// Where a Docker Engine listens.
+    pub docker: PathBuf,
     /// Takes the server's state though it is older than what was accepted before: the server was restored.
     pub accept_older: bool,
 }
@@ -54,6 +59,7 @@ impl Settings {
             token: None,
             labels: BTreeMap::new(),
             shim: Vec::new(),
+            docker: DOCKER.into(),
             accept_older: false,
         }
     }

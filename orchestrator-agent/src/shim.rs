@@ -94,6 +94,15 @@ impl Ended {
         }
     }
 
+    /// With this code, after so long.
+    pub(crate) fn with(code: i32, ran: Duration) -> Self {
+        Self {
+            code: Some(code),
+            cannot_start: None,
+            ran_millis: u64::try_from(ran.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
     /// Its exit code is known to nobody.
     pub(crate) fn unseen() -> Self {
         Self {

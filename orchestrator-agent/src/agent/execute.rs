@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::{Live, Waits, Work};
 use crate::driver::{Driver, Look, Stop};
@@ -15,6 +16,9 @@ use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Mark, Run, RunId};
 use crate::workload::Port;
+
+/// How soon somebody is asked again who has not answered.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 type Events = mpsc::UnboundedSender<Event>;
 
@@ -25,6 +29,8 @@ pub(super) enum Event {
     Begun(RunId, Result<(), String>),
     /// It may have ended.
     Ended(RunId),
+    /// It was looked at.
+    Looked(RunId, Look),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
 }
@@ -143,18 +149,16 @@ impl Work {
         self.drivers.get(name).cloned()
     }
 
-    pub(super) async fn happened(&mut self, event: Event) {
+    pub(super) fn happened(&mut self, event: Event) {
         match event {
             Event::Begun(id, begun) => {
-                if let Some(live) = self.lives.get_mut(&id) {
-                    live.busy = false;
-                }
                 if let Err(why) = begun {
                     tracing::warn!(run = %id, why, "a run cannot start");
                 }
-                self.look(&id).await;
+                self.look(&id);
             }
-            Event::Ended(id) => self.look(&id).await,
+            Event::Ended(id) => self.look(&id),
+            Event::Looked(id, look) => self.looked(&id, look),
             Event::Forgotten(id, Ok(())) => {
                 if let Some(live) = self.lives.remove(&id) {
                     runs::tidy(&live.run.dir);
@@ -162,39 +166,59 @@ impl Work {
             }
             Event::Forgotten(id, Err(why)) => {
                 tracing::warn!(run = %id, %why, "a run cannot be forgotten");
-                if let Some(live) = self.lives.get_mut(&id) {
-                    live.busy = false;
-                }
-                self.look(&id).await;
+                self.look(&id);
             }
         }
     }
 
-    /// Learns where a run is.
-    pub(super) async fn look(&mut self, id: &RunId) {
-        let now = self.now();
-        let Some(driver) = self.driver(id) else {
+    /// Asks where a run is, until it is known: whoever runs it may be away for a while.
+    pub(super) fn look(&mut self, id: &RunId) {
+        let driver = self.driver(id);
+        let Some((live, driver)) = self.lives.get_mut(id).zip(driver) else {
             return;
         };
-        let run = self.lives[id].run.clone();
-        let looked = match driver.look(&run).await {
-            Ok(looked) => looked,
-            Err(why) => {
-                tracing::error!(run = %id, %why, "a run cannot be looked at");
-                return;
-            }
+        // What is not known yet is not to be started.
+        live.busy |= live.phase == Phase::Planned;
+        let (run, events) = (live.run.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let looked = loop {
+                match driver.look(&run).await {
+                    Ok(looked) => break looked,
+                    Err(why) => tracing::error!(run = %run.id, %why, "a run cannot be looked at"),
+                }
+                if !run.dir.exists() {
+                    return;
+                }
+                sleep(LOOK_AGAIN_AFTER).await;
+            };
+            let _ = events.send(Event::Looked(run.id.clone(), looked));
+        });
+    }
+
+    fn looked(&mut self, id: &RunId, looked: Look) {
+        let now = self.now();
+        let driver = self.driver(id);
+        let Some((live, driver)) = self.lives.get_mut(id).zip(driver) else {
+            return;
         };
-        let live = self
-            .lives
-            .get_mut(id)
-            .expect("nothing was taken away meanwhile");
+        live.busy = false;
+        // Who looked first may be heard last: a run never comes back.
+        let is_old = match live.phase {
+            Phase::Planned => false,
+            Phase::Running => looked == Look::Absent,
+            Phase::Ended { .. } => true,
+        };
+        if is_old {
+            return;
+        }
+        let run = live.run.clone();
         match looked {
             Look::Absent => live.phase = Phase::Planned,
             Look::Running => {
                 if live.phase != Phase::Running {
                     live.phase = Phase::Running;
                     live.since = now;
-                    live.watch = Some(Watch::start(&run, &self.sights));
+                    live.watch = Some(Watch::start(&run, &driver, &self.sights));
                 }
                 let events = self.events.clone();
                 let waits = tokio::spawn(async move {

@@ -25,6 +25,7 @@ use self::report::Told;
 use crate::client::{Client, News};
 use crate::disk;
 use crate::driver::Driver;
+use crate::driver::docker::Docker;
 use crate::driver::exec::Exec;
 use crate::health::watch::Watch;
 use crate::health::{Sight, Tally};
@@ -157,7 +158,10 @@ impl Agent {
         let mut work = Work {
             node: self.settings.node.as_str().into(),
             runs_dir: self.dir.join("runs"),
-            drivers: BTreeMap::from([("exec", Arc::new(Exec::new(self.shim.clone())) as _)]),
+            drivers: BTreeMap::from([
+                ("docker", Arc::new(Docker::new(&self.settings.docker)) as _),
+                ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
+            ]),
             accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,
             began: Instant::now(),
@@ -169,7 +173,7 @@ impl Agent {
             events,
             sights,
         };
-        work.find().await.map_err(failed)?;
+        work.find().map_err(failed)?;
         work.understand();
         let mut tasks = JoinSet::new();
         tasks.spawn(client.run(news));
@@ -195,7 +199,7 @@ impl Agent {
                 }
                 // Neither ends by itself.
                 Some(_) = tasks.join_next() => return Err(AgentError::Broken),
-                Some(event) = happened.recv() => work.happened(event).await,
+                Some(event) = happened.recv() => work.happened(event),
                 Some((run, sight)) = seen.recv() => work.saw(&run, sight),
                 Some(run) = heard.recv() => work.is_told(&run),
                 Some(question) = asked.recv() => {
@@ -348,7 +352,7 @@ impl Work {
     }
 
     /// What is there from before.
-    async fn find(&mut self) -> io::Result<()> {
+    fn find(&mut self) -> io::Result<()> {
         let now = self.now();
         for run in runs::find(&self.runs_dir)? {
             let run = Arc::new(run);
@@ -358,7 +362,7 @@ impl Work {
             live.asked = run.has(runs::Mark::Asked).then_some(now);
             self.lives.insert(run.id.clone(), live);
             self.logs.add(&run);
-            self.look(&run.id).await;
+            self.look(&run.id);
         }
         Ok(())
     }

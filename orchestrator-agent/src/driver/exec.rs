@@ -40,8 +40,8 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 const ANSWER_BYTES_MAX: u64 = 4096;
 /// More than comes at once.
-const LOG_BYTES_MIN: u64 = 16 << 10;
-const LOG_BYTES_MAX: u64 = 1 << 30;
+pub(super) const LOG_BYTES_MIN: u64 = 16 << 10;
+pub(super) const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// Runs programs.
 #[derive(Debug)]
@@ -62,11 +62,21 @@ struct Config {
     log_files: Option<u32>,
 }
 
+/// A program, and its arguments.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a text, or a list of texts")]
-enum Words {
+pub(super) enum Words {
     One(String),
     Many(Vec<String>),
+}
+
+impl Words {
+    pub(super) fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(word) => std::slice::from_ref(word),
+            Self::Many(words) => words,
+        }
+    }
 }
 
 impl Config {
@@ -99,14 +109,12 @@ impl Config {
         }
         config.command = Words::Many(words);
         config.signal()?;
-        Ok(config)
-    }
-
-    fn words(&self) -> &[String] {
-        match &self.command {
-            Words::One(word) => std::slice::from_ref(word),
-            Words::Many(words) => words,
+        if !workload.volumes.is_empty() {
+            return Err(
+                "volumes: a program sees all of the node: only containers need them".to_owned(),
+            );
         }
+        Ok(config)
     }
 
     fn signal(&self) -> Result<Signal, String> {
@@ -128,7 +136,7 @@ impl Config {
     }
 
     fn launch(&self, run: &Run) -> Result<Launch, String> {
-        let mut words = self.words().iter().map(|word| run.expand(word));
+        let mut words = self.command.as_slice().iter().map(|word| run.expand(word));
         let directory = match &self.directory {
             Some(directory) => PathBuf::from(run.expand(&directory.to_string_lossy())),
             None => run.dir.join("work"),
@@ -277,6 +285,26 @@ impl Driver for Exec {
         Box::pin(self.wait(run))
     }
 
+    fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
+        Box::pin(async {
+            let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+            let child = Command::new(program)
+                .args(args)
+                .env_clear()
+                .envs(run.environment())
+                .current_dir(run.dir.join("work"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .process_group(0)
+                .kill_on_drop(true)
+                .spawn()?;
+            let mut group = Group(child);
+            let status = group.0.wait().await?;
+            Ok(status.code().unwrap_or(-1).into())
+        })
+    }
+
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
         Box::pin(async {
             // A shim that comes late finds nothing to start.
@@ -285,6 +313,18 @@ impl Driver for Exec {
             };
             std::fs::remove_dir_all(&run.dir)
         })
+    }
+}
+
+/// A program and what it started. If nobody waits for it any more, all of it ends.
+struct Group(tokio::process::Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It has an id for as long as it was not waited for.
+        if let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can run a workload.
 
+pub mod docker;
 pub mod exec;
 
 use std::fmt;
@@ -35,6 +36,10 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Ready when a run that lives has ended, and perhaps sooner.
     fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()>;
+
+    /// Runs a program where the run is, for a check; its exit code. What is not waited for any more ends, or is not begun
+    /// a second time before it has.
+    fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>>;
 
     /// Takes away what is left of a run that does not live. One that was not begun will never be; one that lives
     /// after all is an error.

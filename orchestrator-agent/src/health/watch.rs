@@ -1,20 +1,18 @@
 //! Looks after a run: one task for each of its checks, and one for its counters.
 
 use std::io;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Sight;
 use super::prometheus::Selector;
+use crate::driver::Driver;
 use crate::net::{Address, within};
 use crate::runs::{Run, RunId};
 use crate::workload::{self, Check, ErrorRate, Probe};
@@ -34,11 +32,20 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Sends what it sees.
-    pub(crate) fn start(run: &Arc<Run>, sights: &mpsc::Sender<(RunId, Sight)>) -> Self {
+    pub(crate) fn start(
+        run: &Arc<Run>,
+        driver: &Arc<dyn Driver>,
+        sights: &mpsc::Sender<(RunId, Sight)>,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         for (number, check) in run.workload.checks.iter().enumerate() {
             if check.probe != Probe::Process {
-                tasks.spawn(check_on(run.clone(), number, sights.clone()));
+                tasks.spawn(check_on(
+                    run.clone(),
+                    driver.clone(),
+                    number,
+                    sights.clone(),
+                ));
             }
         }
         if let Some(ErrorRate::Prometheus { .. }) = run.workload.error_rate {
@@ -48,13 +55,21 @@ impl Watch {
     }
 }
 
-async fn check_on(run: Arc<Run>, number: usize, sights: mpsc::Sender<(RunId, Sight)>) {
+async fn check_on(
+    run: Arc<Run>,
+    driver: Arc<dyn Driver>,
+    number: usize,
+    sights: mpsc::Sender<(RunId, Sight)>,
+) {
     let check = &run.workload.checks[number];
     let began = Instant::now();
     let mut is_up = false;
     sleep(SOON.min(check.interval)).await;
     loop {
-        let passed = matches!(within(check.timeout, probe(&run, check)).await, Ok(Ok(())));
+        let passed = matches!(
+            within(check.timeout, probe(&run, &*driver, check)).await,
+            Ok(Ok(()))
+        );
         let sight = Sight::Checked {
             check: number,
             passed,
@@ -72,7 +87,7 @@ async fn check_on(run: Arc<Run>, number: usize, sights: mpsc::Sender<(RunId, Sig
 }
 
 /// An error is a failure.
-async fn probe(run: &Run, check: &Check) -> io::Result<()> {
+async fn probe(run: &Run, driver: &dyn Driver, check: &Check) -> io::Result<()> {
     let port = |port| {
         run.port(port)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
@@ -89,38 +104,13 @@ async fn probe(run: &Run, check: &Check) -> io::Result<()> {
             .await
             .map(drop),
         Probe::Command { command } => {
-            let mut words = command.iter().map(|word| run.expand(word));
-            let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
-            let child = Command::new(program)
-                .args(words)
-                .env_clear()
-                .envs(run.environment())
-                .current_dir(run.dir.join("work"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn()?;
-            let mut group = Group(child);
-            match group.0.wait().await?.success() {
-                true => Ok(()),
-                false => Err(io::Error::other("it failed")),
+            let words: Vec<String> = command.iter().map(|word| run.expand(word)).collect();
+            match driver.run(run, &words).await? {
+                0 => Ok(()),
+                code => Err(io::Error::other(format!("it ended with {code}"))),
             }
         }
         Probe::Process => Ok(()),
-    }
-}
-
-/// A program and what it started. If nobody waits for it any more, all of it ends.
-struct Group(tokio::process::Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // It has an id for as long as it was not waited for.
-        if let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
     }
 }
 

@@ -16,8 +16,9 @@
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
-//! | `artifact`, `volumes` | | not yet: what needs them cannot start |
-//! | `resources` | | not yet: it is started, and not held to them |
+//! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
+//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; what is more than that, containers do not get |
+//! | `artifact` | | not yet: what needs one cannot start |
 //!
 //! A check:
 //!
@@ -67,6 +68,10 @@ pub struct Workload {
     pub env: BTreeMap<String, String>,
     /// What it listens on.
     pub ports: Vec<Port>,
+    /// What of the node it sees.
+    pub volumes: Vec<Volume>,
+    /// What it may use.
+    pub resources: Resources,
     /// How its health is seen.
     pub checks: Vec<Check>,
     /// How its requests are counted.
@@ -77,6 +82,38 @@ pub struct Workload {
     pub restart: Restart,
     /// The length of an interval of health.
     pub interval: Duration,
+}
+
+/// A directory or a file of the node, or something the engine keeps, inside a container.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// An absolute path on the node, or a name.
+    pub source: String,
+    /// An absolute path inside.
+    pub target: String,
+    /// It cannot be changed from inside.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// The most that a workload may use.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Memory.
+    pub memory_bytes: Option<u64>,
+    /// So many cores' time.
+    pub cpus: Option<f64>,
+    /// So many at once.
+    pub processes: Option<u32>,
+}
+
+impl Resources {
+    /// Billionths of a core; 0 = as many as there are.
+    pub(crate) fn nano_cpus(self) -> u64 {
+        self.cpus.map_or(0, |cpus| (cpus * 1e9) as u64)
+    }
 }
 
 /// A port that a workload listens on.

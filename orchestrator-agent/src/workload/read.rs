@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Check, ErrorRate, Policy, Port, PortRef, Probe, Restart, Workload, variable};
+use super::{
+    Check, ErrorRate, Policy, Port, PortRef, Probe, Resources, Restart, Volume, Workload, variable,
+};
 use crate::health::prometheus::Selector;
 
 /// The most ports, and the most checks.
@@ -20,11 +22,8 @@ impl Workload {
     /// Reads a job document; else the sentence that says what is wrong with it.
     pub fn read(document: &Value) -> Result<Self, String> {
         let batch = document["job_type"] == "batch";
-        for unable in ["artifact", "volumes"] {
-            let value = &document[unable];
-            if !(value.is_null() || value.as_array().is_some_and(Vec::is_empty)) {
-                return Err(format!("{unable}: this agent cannot do that"));
-            }
+        if !document["artifact"].is_null() {
+            return Err("artifact: this agent cannot do that".to_owned());
         }
         let driver: String = need(document, "driver")?;
         let mut config: Map<String, Value> = need(document, "config")?;
@@ -34,6 +33,15 @@ impl Workload {
         };
         let ports: Vec<Port> = part(document, "ports")?.unwrap_or_default();
         check_ports(&ports)?;
+        let volumes: Vec<Volume> = part(document, "volumes")?.unwrap_or_default();
+        check_volumes(&volumes)?;
+        let resources: Resources = part(document, "resources")?.unwrap_or_default();
+        if resources
+            .cpus
+            .is_some_and(|cpus| !(0.001..=4096.0).contains(&cpus))
+        {
+            return Err("resources: cpus: 0.001 to 4096".to_owned());
+        }
         let checks: Vec<CheckDocument> = part(document, "checks")?.unwrap_or_default();
         if checks.len() > LIST_MAX {
             return Err(format!("checks: more than {LIST_MAX}"));
@@ -78,6 +86,8 @@ impl Workload {
             stop_grace,
             env: environment(&document["env"]),
             ports,
+            volumes,
+            resources,
             checks,
             error_rate,
             start_first,
@@ -98,6 +108,8 @@ impl Workload {
             stop_grace: STOP_GRACE,
             env: BTreeMap::new(),
             ports: Vec::new(),
+            volumes: Vec::new(),
+            resources: Resources::default(),
             checks: Vec::new(),
             error_rate: None,
             start_first: false,
@@ -127,6 +139,24 @@ fn check_ports(ports: &[Port]) -> Result<(), String> {
         }
         if port.port == Some(0) {
             return Err(format!("ports: {:?}: 0 is no port", port.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_volumes(volumes: &[Volume]) -> Result<(), String> {
+    if volumes.len() > LIST_MAX {
+        return Err(format!("volumes: more than {LIST_MAX}"));
+    }
+    for Volume { source, target, .. } in volumes {
+        // The engine takes both in one text.
+        if source.is_empty() || [source, target].iter().any(|path| path.contains(':')) {
+            return Err(format!(
+                "volumes: {source:?}: a path or a name without a ':'"
+            ));
+        }
+        if !target.starts_with('/') {
+            return Err(format!("volumes: {target:?}: not an absolute path"));
         }
     }
     Ok(())

@@ -2,14 +2,24 @@
 //!
 //! `GET /` says who it is, `/health` that it is well, `/metrics` how many requests there were and how many failed. Its
 //! environment says how it is broken: `ERRORS=n` answers every nth request with 500, `SICK=1` is never well, `CRASH=1`
-//! ends at once. On standard output it says when it began.
+//! ends at once. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
+//! `inside`, which it is where it is a container's `/service`, or `hang`. On standard output it says when it began.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // As a check.
+    match env::args().nth(1).as_deref() {
+        Some("inside") => return ExitCode::from(u8::from(!Path::new("/service").exists())),
+        Some("hang") => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
     let said = |name: &str| env::var(name).unwrap_or_default();
     let number = |name: &str| said(name).parse::<u64>().unwrap_or(0);
     let (version, slot, node) = (
@@ -21,7 +31,8 @@ fn main() -> ExitCode {
         eprintln!("broken from the start");
         return ExitCode::from(3);
     }
-    let Ok(listener) = TcpListener::bind(("127.0.0.1", number("PORT") as u16)) else {
+    let address = env::var("BIND").unwrap_or_else(|_| "127.0.0.1".to_owned());
+    let Ok(listener) = TcpListener::bind((address, number("PORT") as u16)) else {
         eprintln!("the port is taken");
         return ExitCode::from(4);
     };

@@ -92,6 +92,8 @@ pub(crate) struct Node {
     server: String,
     dir: TempDir,
     agent: Running,
+    /// Where its Docker Engine listens.
+    docker: PathBuf,
 }
 
 enum Running {
@@ -118,7 +120,15 @@ impl Node {
             server: url.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             agent: Running::Nowhere,
+            docker: PathBuf::from("/nowhere/docker.sock"),
         }
+    }
+
+    /// A node with this engine, and no agent yet.
+    pub(crate) fn with_docker(server: &Server, name: &str, socket: &Path) -> Self {
+        let mut node = Self::new(server, name);
+        node.docker = socket.to_owned();
+        node
     }
 
     /// Its agent, in this process.
@@ -130,6 +140,7 @@ impl Node {
 
     pub(crate) fn start_here(&mut self) {
         let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
+        settings.docker.clone_from(&self.docker);
         settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -153,6 +164,8 @@ impl Node {
         let child = Command::new(program)
             .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
             .arg(self.dir.path())
+            .arg("--docker")
+            .arg(&self.docker)
             .args(more)
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,0 +1,357 @@
+//! `driver: "docker"`: a container of the Docker Engine on this node.
+//!
+//! | `config` | default | meaning |
+//! |---|---|---|
+//! | `image` | required | `name`, `name:tag` or `name@sha256:…` |
+//! | `pull` | `missing` | or `always`, `never`: when the engine brings the image here |
+//! | `entrypoint`, `args` | the image's | what runs in it |
+//! | `user`, `directory` | the image's | as whom, and where |
+//! | `init` | `false` | a little process of the engine's is the first one: one that hears no signals as the first one hears them then |
+//! | `network` | `bridge` | or `host`, or one that the engine has |
+//! | `ports` | the same | `{"http": 80}`: the port inside, for the job's port of this name |
+//! | `publish_on` | `127.0.0.1` | or `0.0.0.0`: others than this node reach the ports too |
+//! | `stop_signal` | the image's, or `TERM` | to its first process |
+//! | `stop_grace` | `10s` | then it is killed |
+//! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
+//!
+//! The job's `volumes` and `resources` hold for it. In its environment `PORT` and `PORT_HTTP` are the ports inside. A check
+//! of the type `command` runs in the container.
+//!
+//! The container has a name that follows from the run's directory, and labels that say whose it is. It is made when the
+//! run starts and taken away when the run is forgotten; that it was begun is noted in the run's directory before.
+
+mod config;
+mod engine;
+mod output;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep};
+
+use self::config::{Config, Pull};
+use self::engine::{Engine, Failed, escape};
+use self::output::Output;
+use super::{Doing, Driver, Look, Stop};
+use crate::disk;
+use crate::net::within;
+use crate::runs::Run;
+use crate::shim::{BEGUN, ENDED, Ended};
+use crate::workload::Workload;
+
+/// How long a run that was not begun waits for an engine that does not answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the last output of what has ended is waited for.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// All of the output was taken.
+const DRAINED: &str = "drained";
+
+/// Runs containers.
+#[derive(Debug)]
+pub struct Docker {
+    engine: Engine,
+    outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
+    /// Checks that were left alone before they had ended, by what is run where.
+    hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Output")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// No two runs on this machine have the same, whatever their agents are called.
+fn name(run: &Run) -> String {
+    // FNV-1a: it has to be the same for every version of this program.
+    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let dir = run.dir.as_os_str().as_encoded_bytes();
+    let hash = dir.iter().fold(0xcbf2_9ce4_8422_2325, fold);
+    let key = &run.id.key;
+    let job: String = (key.job.name().chars())
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    format!(
+        "orchestrator-{job}-{}-{}-{}-{hash:016x}",
+        key.slot, run.id.generation, run.id.attempt,
+    )
+}
+
+impl Docker {
+    /// With the engine that listens on this socket.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            engine: Engine::new(socket),
+            outputs: Mutex::default(),
+            hanging: Mutex::default(),
+        }
+    }
+
+    /// Makes the container and starts it, whatever was done of it before. While the engine is away nobody knows how it is with
+    /// what was begun, so that waits.
+    async fn launch(&self, run: &Run) -> Result<(), String> {
+        let config = Config::read(&run.workload)?;
+        let name = name(run);
+        let begun = run.dir.join(BEGUN);
+        let since = Instant::now();
+        loop {
+            match self.step(run, &config, &name, &begun).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(failed @ Failed::Away { .. }) => {
+                    if !begun.exists() && since.elapsed() > PATIENCE {
+                        return Err(failed.to_string());
+                    }
+                    sleep(AGAIN_AFTER).await;
+                }
+                Err(failed) => return Err(failed.to_string()),
+            }
+        }
+    }
+
+    /// One step on its way; answers whether it was the last.
+    async fn step(
+        &self,
+        run: &Run,
+        config: &Config,
+        name: &str,
+        begun: &Path,
+    ) -> Result<bool, Failed> {
+        match self.engine.inspect(name).await? {
+            None if begun.exists() => Ok(true),
+            None => {
+                self.provide(config).await?;
+                let path = format!("/containers/create?name={name}");
+                let container = config.container(run);
+                let made = self.engine.ask("POST", &path, Some(&container)).await;
+                match made {
+                    Err(failed) if failed.is(StatusCode::CONFLICT) => Ok(false),
+                    made => made.map(|_| false),
+                }
+            }
+            Some(container) if container.state.is_new() => {
+                if let Err(why) = disk::note(begun, b"") {
+                    return Err(Failed::Refused {
+                        status: StatusCode::INSUFFICIENT_STORAGE,
+                        why: format!("the run cannot be written: {why}"),
+                    });
+                }
+                let path = format!("/containers/{name}/start");
+                self.engine.ask("POST", &path, None).await.map(|_| true)
+            }
+            Some(_) => Ok(true),
+        }
+    }
+
+    /// Sees to it that the image is here.
+    async fn provide(&self, config: &Config) -> Result<(), Failed> {
+        let pull = match config.pull {
+            Pull::Never => false,
+            Pull::Always => true,
+            Pull::Missing => {
+                let path = format!("/images/{}/json", escape(&config.image));
+                match self.engine.ask("GET", &path, None).await {
+                    Ok(_) => false,
+                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => true,
+                    Err(failed) => return Err(failed),
+                }
+            }
+        };
+        match pull {
+            true => self.engine.pull(&config.image).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn state(&self, run: &Run) -> io::Result<Look> {
+        let noted = run.dir.join(ENDED);
+        if let Some(ended) = disk::read_json::<Ended>(&noted)? {
+            return Ok(ended.into());
+        }
+        let name = name(run);
+        let found = self.engine.inspect(&name).await?;
+        let ended = match found {
+            None if run.dir.join(BEGUN).exists() => {
+                tracing::warn!(container = name, "somebody has taken a container away");
+                Ended::unseen()
+            }
+            None => return Ok(Look::Absent),
+            Some(container) if container.state.is_new() => return Ok(Look::Absent),
+            Some(container) => match container.state.ended() {
+                None => return Ok(Look::Running),
+                Some((code, ran)) => {
+                    self.drain(run, &name).await;
+                    Ended::with(code, ran)
+                }
+            },
+        };
+        disk::note_json(&noted, &ended)?;
+        Ok(ended.into())
+    }
+
+    fn output(&self, run: &Run) -> Arc<AsyncMutex<Option<Output>>> {
+        lock(&self.outputs)
+            .entry(run.dir.clone())
+            .or_default()
+            .clone()
+    }
+
+    /// Takes output until there is no more, and may be ended at any moment.
+    async fn take(&self, run: &Run, name: &str, follow: bool) -> io::Result<()> {
+        let output = self.output(run);
+        let mut output = output.lock().await;
+        if output.is_none() {
+            let config = Config::read(&run.workload).map_err(io::Error::other)?;
+            *output = Some(Output::open(&run.dir, &config)?);
+        }
+        let output = output.as_mut().expect("it was just opened");
+        output.take(&self.engine, name, follow).await
+    }
+
+    /// Takes the last output of what has ended.
+    async fn drain(&self, run: &Run, name: &str) {
+        let drained = run.dir.join(DRAINED);
+        if drained.exists() {
+            return;
+        }
+        let taken = within(DRAIN_WITHIN, self.take(run, name, false)).await;
+        if let Err(why) = taken.and_then(|taken| taken) {
+            tracing::warn!(container = name, %why, "some of the output is lost");
+        }
+        let _ = disk::note(&drained, b"");
+    }
+
+    async fn wait(&self, run: &Run) {
+        let name = name(run);
+        let follow = async {
+            loop {
+                if let Err(why) = self.take(run, &name, true).await {
+                    tracing::debug!(container = name, %why, "no output can be taken");
+                }
+                sleep(AGAIN_AFTER).await;
+            }
+        };
+        let end = async {
+            loop {
+                match self.engine.wait(&name).await {
+                    Ok(()) | Err(Failed::Refused { .. }) => {}
+                    // An engine that is begun again finds its containers, or not: nothing has ended before it says so.
+                    Err(Failed::Away { .. }) => sleep(AGAIN_AFTER).await,
+                }
+                match self.engine.inspect(&name).await {
+                    Ok(Some(container)) if container.state.ended().is_none() => {}
+                    Ok(_) => return,
+                    Err(Failed::Refused { .. } | Failed::Away { .. }) => {
+                        sleep(AGAIN_AFTER).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = end => {}
+            () = follow => {}
+        }
+    }
+
+    async fn signal(&self, run: &Run, how: Stop) -> io::Result<()> {
+        let name = name(run);
+        let Some(container) = self.engine.inspect(&name).await? else {
+            return Ok(());
+        };
+        let signal = match how {
+            Stop::Gracefully => container.config.stop_signal.as_deref().unwrap_or("TERM"),
+            Stop::Now => "KILL",
+        };
+        let path = format!("/containers/{name}/kill?signal={}", escape(signal));
+        match self.engine.ask("POST", &path, None).await {
+            // It runs no more.
+            Err(failed) if failed.is(StatusCode::CONFLICT) || failed.is(StatusCode::NOT_FOUND) => {
+                Ok(())
+            }
+            told => told.map(drop).map_err(Into::into),
+        }
+    }
+
+    async fn remove(&self, run: &Run) -> io::Result<()> {
+        let name = name(run);
+        let path = format!("/containers/{name}?v=1");
+        match self.engine.ask("DELETE", &path, None).await {
+            Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
+            told => drop(told?),
+        }
+        lock(&self.outputs).remove(&run.dir);
+        lock(&self.hanging).retain(|(dir, _), _| *dir != run.dir);
+        std::fs::remove_dir_all(&run.dir)
+    }
+
+    async fn check(&self, run: &Run, command: &[String]) -> io::Result<i64> {
+        let what = (run.dir.clone(), command.to_vec());
+        let before = lock(&self.hanging).get(&what).cloned();
+        if let Some(id) = before {
+            // Without end, each would leave one more behind.
+            if self.engine.code(&id).await?.is_none() {
+                return Err(io::Error::other("the last one has not ended"));
+            }
+        }
+        let began = |id: &str| {
+            lock(&self.hanging).insert(what.clone(), id.to_owned());
+        };
+        let code = self.engine.run(&name(run), command, began).await?;
+        lock(&self.hanging).remove(&what);
+        code.ok_or_else(|| io::Error::other("nobody knows how it ended"))
+    }
+}
+
+impl Driver for Docker {
+    fn check(&self, workload: &Workload) -> Result<(), String> {
+        Config::read(workload).map(drop)
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Err(why) = self.launch(run).await else {
+                return Ok(());
+            };
+            // It is over: what the engine has refused to start does not live.
+            let ended = Ended::cannot_start(why.clone());
+            disk::note_json(&run.dir.join(ENDED), &ended).map_err(|why| why.to_string())?;
+            Err(why)
+        })
+    }
+
+    fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {
+        Box::pin(self.state(run))
+    }
+
+    fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
+        Box::pin(self.signal(run, how))
+    }
+
+    fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
+        Box::pin(self.wait(run))
+    }
+
+    fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
+        Box::pin(self.remove(run))
+    }
+
+    fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
+        Box::pin(Self::check(self, run, command))
+    }
+}
