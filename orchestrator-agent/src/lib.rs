@@ -23,7 +23,7 @@
 //!
 //! **Workloads outlive the agent.** A process is the child of a [shim], this program again, which writes its
 //! output and at last its exit code to the run's directory. An agent that comes back finds the directories, and by
-//! the locks that the shims hold it knows what is alive.
+//! the locks that the shims hold it knows what is alive. A container is the engine's, and is found by its name.
 //!
 //! **Reports are a level, too.** At each interval of an execution that a deployment waits for, its state is said again.
 //! The [outbox] keeps what could not be sent, within a bound, and sums up what goes beyond it.
