@@ -1,8 +1,10 @@
 //! What operators ask for.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admitted, Rejection, clip, listed};
+use crate::apply;
 use crate::decide::aftermath;
 use crate::draw::draw;
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState, Event, Member, Want};
@@ -170,7 +172,14 @@ fn register(
         .filter(|v| same_but_replicas(&v.spec, spec));
     if there.is_some() {
         if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas) {
-            facts.extend(scale(state, now, count));
+            // Which of them go is known once it is known where they may run.
+            let mut listed = Cow::Borrowed(state);
+            if now != count && !facts.is_empty() {
+                for fact in &facts {
+                    apply::facts(listed.to_mut(), fact, &mut Vec::new());
+                }
+            }
+            facts.extend(scale(&listed, now, count));
         }
         return Ok(facts);
     }
