@@ -310,11 +310,12 @@ fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
     }
     let (mut targets, mut skipped, mut count) = (Runs::default(), Runs::default(), 0);
     for target in rollout.queue.iter() {
-        if count == room || target >= end {
+        if count == room {
             break;
         }
         let row = &rollout.targets[target as usize];
-        if row.state() != TargetState::Pending {
+        // What is back stands at the end of the queue: those that had failed need not be its first.
+        if target >= end || row.state() != TargetState::Pending {
             continue;
         }
         if state.is_ready(row.slot) {
@@ -478,8 +479,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
             // What the version gone back to has no use for is not started with it only to be stopped.
             let stay = stay(state, to);
             // What an earlier rollback has not brought there is for a person to ask for: it is not what this one is of.
-            let by_itself =
-                taken_back.is_some_and(|r| matches!(r.head.aftermath, Aftermath::RollBack { .. }));
+            let by_itself = state.is_by_itself(rollback_of);
             let unproven = |slot| !by_itself && state.is_ready(slot) && state.is_unproven(slot, to);
             let touched = |&slot: &u32| {
                 let touched = state.is_touched(slot, from, to) || unproven(slot);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Answered, DeploymentKind, DeploymentState, Presence, Want, is_zero};
-use crate::id::JobId;
+use crate::event::{Aftermath, Answered, DeploymentKind, DeploymentState, Presence, Want, is_zero};
+use crate::id::{DeploymentId, JobId};
 use crate::members::Members;
 use crate::packed::U48;
 use crate::rollout::{Head, Rollout, TargetState};
@@ -263,6 +263,12 @@ impl State {
     pub(crate) fn heads(&self) -> impl Iterator<Item = &Head> {
         let last = self.rollout.iter().map(|r| &r.head);
         last.chain(self.history.iter().rev())
+    }
+
+    /// Whether nobody asked for the rollback of this deployment.
+    pub(crate) fn is_by_itself(&self, rollback_of: Option<DeploymentId>) -> bool {
+        let of = self.heads().find(|head| Some(head.id) == rollback_of);
+        of.is_some_and(|head| matches!(head.aftermath, Aftermath::RollBack { .. }))
     }
 
     /// The spec that says where executions go.

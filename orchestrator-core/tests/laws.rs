@@ -7,7 +7,7 @@ use std::fmt;
 
 use orchestrator_core::spec::{JobType, Placement};
 use orchestrator_core::{
-    Command, DeploymentKind, DeploymentState, Entry, Input, Job, WaitingOn, laws,
+    Command, DeploymentKind, DeploymentState, Entry, Input, Job, Summary, WaitingOn, laws,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -253,25 +253,38 @@ fn finish(story: &mut Story) -> Result<(), TestCaseError> {
     )))
 }
 
-/// A rollback that nobody asked for leaves everything else where an earlier one that came to nothing has left it.
+/// Whether the last deployment leaves others where one before it, that came to nothing, has left them: so does a rollback
+/// that nobody asked for, and a restart, which changes nothing about who runs what.
 fn settles_nothing(job: &Job) -> bool {
-    let mut all = job.deployments();
-    let Some(last) = all.next().filter(|d| d.kind == DeploymentKind::Rollback) else {
+    let all: Vec<Summary> = job.deployments().collect();
+    leaves_as_is(job, &all)
+}
+
+fn leaves_as_is(job: &Job, latest_first: &[Summary]) -> bool {
+    let Some((last, before)) = latest_first.split_first() else {
         return false;
     };
-    let by_itself = last.rollback_of.and_then(|of| job.record(of));
-    let by_itself = by_itself.is_some_and(|r| r.status.state == DeploymentState::Failed);
-    let unfinished = |d: &orchestrator_core::Summary| d.state != DeploymentState::Completed;
-    by_itself && all.any(|d| d.kind == DeploymentKind::Rollback && unfinished(&d))
+    match last.kind {
+        DeploymentKind::Restart => {
+            let unfinished = |d: &Summary| d.state != DeploymentState::Completed;
+            before.first().is_some_and(unfinished) || leaves_as_is(job, before)
+        }
+        DeploymentKind::Rollback => {
+            let of = last.rollback_of.and_then(|of| job.record(of));
+            let by_itself = of.is_some_and(|r| r.status.state == DeploymentState::Failed);
+            let unfinished = |d: &Summary| {
+                d.kind == DeploymentKind::Rollback && d.state != DeploymentState::Completed
+            };
+            by_itself && before.iter().any(unfinished)
+        }
+        _ => false,
+    }
 }
 
 /// What must be so when the last deployment has completed and every node is ready.
 fn in_order(story: &Story) -> Result<(), TestCaseError> {
     let job = &story.job;
-    // A restart changes nothing about who runs what.
-    let completed = |r: orchestrator_core::Record| {
-        r.status.state == DeploymentState::Completed && r.kind != DeploymentKind::Restart
-    };
+    let completed = |r: orchestrator_core::Record| r.status.state == DeploymentState::Completed;
     if !job.deployment().is_some_and(completed) || job.members_due() || settles_nothing(job) {
         return Ok(());
     }
@@ -374,9 +387,7 @@ proptest! {
         let mut story = play(&script)?;
         heal(&mut story)?;
         let Some(record) = story.job.deployment() else { return Ok(()) };
-        // A restart changes nothing about who runs what.
-        let settles = record.kind != DeploymentKind::Restart && !settles_nothing(&story.job);
-        if record.status.state == DeploymentState::Completed && settles {
+        if record.status.state == DeploymentState::Completed && !settles_nothing(&story.job) {
             let current = story.job.current();
             for node in 1..=NODES {
                 for assignment in story.job.desired(&format!("n{node}")) {

@@ -327,7 +327,7 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         (DeploymentKind::Stop, DeploymentState::Failed) => true,
         // Those that an earlier one has not seen well are not this one's where nobody asked for them.
         (DeploymentKind::Rollback, DeploymentState::Completed) => {
-            !(is_by_itself(state, &head) && state.leaves_unproven())
+            !(state.is_by_itself(head.rollback_of) && state.leaves_unproven())
         }
         (_, DeploymentState::Completed) => true,
         (DeploymentKind::Rollback | DeploymentKind::Stop, _) => false,
@@ -385,19 +385,12 @@ fn as_before(state: &mut State, head: &Head, before: Before) {
     state.left_on = before.left_on;
     let (mut from, to) = before.rejected;
     // That a version failed by itself is true whatever became of its rollback.
-    from |= is_by_itself(state, head);
+    from |= state.is_by_itself(head.rollback_of);
     for (version, rejected) in [(head.from, from), (head.to, to)] {
         if let Some(version) = state.versions.get_mut(&version) {
             version.rejected = rejected;
         }
     }
-}
-
-/// Whether nobody asked for a rollback.
-fn is_by_itself(state: &State, head: &Head) -> bool {
-    let mut heads = state.history.iter();
-    let of = heads.find(|h| Some(h.id) == head.rollback_of);
-    of.is_some_and(|h| matches!(h.aftermath, Aftermath::RollBack { .. }))
 }
 
 /// Executions that no wave of a restart has reached run the right version already, and yet have it to do: they go on with it
