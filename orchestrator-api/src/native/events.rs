@@ -41,7 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         ("id" = uuid::Uuid, Path, description = "The deployment"),
         ("page_size" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many; 50 if nothing is said. No matter to a stream"),
         ("page_token" = Option<String>, Query, description = "The `next_page_token` of the page before. No matter to a stream"),
-        ("Last-Event-ID" = Option<u64>, Header, description = "Resume a stream after this revision"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{0,19}$", description = "Resume a stream after this revision. Nothing is resumed if it is empty"),
     ),
     responses(
         (status = 200, content((schema::EventPage = "application/json"), (String = "text/event-stream"))),
@@ -54,11 +54,7 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let list = id.map_or_else(String::new, |id| format!("events of {id}"));
     let after: u64 = ask.place(&list, |place| place.parse().ok()).unwrap_or(0);
     let streams = sse::is_wanted(ask.headers());
-    let resumed = if streams {
-        sse::last_event_id(&mut ask)
-    } else {
-        None
-    };
+    let resumed = sse::last_event_id(&mut ask);
     let id = ask.done(id)?;
     let shown = api.deployment(id).await?;
     if streams {

@@ -176,7 +176,7 @@ fn line(pointer: String, value: &Value, begin: u64, faults: &mut Vec<Fault>) -> 
         ("namespace" = String, Path, description = "Its namespace"), ("job_id" = String, Path, description = "Its name"),
         ("node" = Option<String>, Query, description = "Only what was written on this node"),
         ("tail" = Option<u32>, Query, minimum = 0, maximum = 10_000, description = "At most so many lines; 100 if nothing is said"),
-        ("Last-Event-ID" = Option<u64>, Header, description = "Resume a stream after this line, whatever `tail` says"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{0,19}$", description = "Resume a stream after this line, whatever `tail` says. Nothing is resumed if it is empty"),
     ),
     responses((status = 200, content((schema::LogPage = "application/json"), (String = "text/event-stream"))))
 )]
@@ -188,11 +188,7 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
         whole(text).filter(|tail| *tail <= LINES_MAX)
     });
     let streams = sse::is_wanted(ask.headers());
-    let resumed = if streams {
-        sse::last_event_id(&mut ask)
-    } else {
-        None
-    };
+    let resumed = sse::last_event_id(&mut ask).filter(|_| streams);
     let job = ask.done(job)?;
     // Or there is none, and nothing to wait for.
     api.handle().look(job.clone(), |_| ()).await?;

@@ -97,6 +97,7 @@ impl Program {
         .stderr(Stdio::null())
         .spawn()
         .expect("it can be run");
+        // Nothing is waited for: the moment of the kill is what is tried.
         std::thread::sleep(after);
         child.kill().expect("running");
         child.wait().expect("killed");

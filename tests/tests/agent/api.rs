@@ -109,6 +109,15 @@ impl Api {
             .await
     }
 
+    /// Promotes it as soon as it waits for that; ready when it has completed.
+    pub(crate) async fn promoted(&self, id: &str) {
+        self.until(id, |shown| shown["status"]["waiting_on"] == "promotion")
+            .await;
+        let path = format!("/v1/deployments/{id}/promote");
+        self.post(&path, json!({})).await;
+        self.until_state(id, "completed").await;
+    }
+
     /// Ready when so many nodes have joined.
     pub(crate) async fn nodes(&self, count: usize) {
         let what = format!("{count} nodes are there");

@@ -241,15 +241,7 @@ async fn containers_go_from_version_to_version_and_back() {
     assert_eq!(whose.lines().count(), 1);
 
     let id = server.api.register(contained("2", &[], canary())).await;
-    server
-        .api
-        .until(&id, |d| d["status"]["waiting_on"] == "promotion")
-        .await;
-    server
-        .api
-        .post(&format!("/v1/deployments/{id}/promote"), json!({}))
-        .await;
-    server.api.until_state(&id, "completed").await;
+    server.api.promoted(&id).await;
     for node in &nodes {
         node.answers(2).await;
     }
@@ -394,15 +386,7 @@ async fn a_check_runs_in_the_container() {
         .api
         .register(checked(json!(["/service", "inside"])))
         .await;
-    server
-        .api
-        .until(&id, |d| d["status"]["waiting_on"] == "promotion")
-        .await;
-    server
-        .api
-        .post(&format!("/v1/deployments/{id}/promote"), json!({}))
-        .await;
-    server.api.until_state(&id, "completed").await;
+    server.api.promoted(&id).await;
 
     // One that never answers fails too, and is not begun again and again.
     let id = server
