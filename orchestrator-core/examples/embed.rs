@@ -36,7 +36,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// All that a node should run. A real driver sends it, and again whenever the node is back.
+    /// All that a node should run. A real driver sends it, with `Job::stops`, and again whenever the node is back.
     fn send(&self, node: &str) {
         let runs = self.job.desired(node).into_iter();
         let runs: Vec<_> = runs.map(|a| (a.slot, a.version)).collect();

@@ -6,7 +6,7 @@
 use crate::apply::stay;
 use crate::draw::draw;
 use crate::event::{
-    Aftermath, Cause, DeploymentKind, DeploymentState, Event, Presence, Reason, Started, Want,
+    Aftermath, Cause, DeploymentKind, DeploymentState, Event, Reason, Started, Want,
 };
 use crate::id::DeploymentId;
 use crate::order::order;
@@ -395,24 +395,12 @@ fn converge(state: &State) -> Option<Event> {
     Some(Event::Converged { version, slots })
 }
 
-/// Executions of an earlier version's selector or placement, once the later one is in place. Where it never came to
-/// be, those that run what is in force, on nodes that match no longer.
 fn retire_surplus(state: &State) -> Option<Event> {
     if state.want.is_some() || state.members_due {
         return None;
     }
-    // Nor is what a rollback has just taken back left over by an earlier one.
-    let last = state.rollout.as_ref().map(|r| &r.head).filter(|head| {
-        head.kind == DeploymentKind::Rollback && head.state == DeploymentState::Completed
-    });
-    let left = |&slot: &u32| {
-        let told = state.slots[slot as usize].told;
-        let in_force = told == state.current;
-        state.settled
-            || in_force && state.presence(slot) == Presence::Unmatched
-            || last.is_some_and(|head| told == head.from)
-    };
-    let slots: Vec<u32> = state.surplus.iter().copied().filter(left).collect();
+    let strays = state.strays.iter().copied();
+    let slots: Vec<u32> = strays.filter(|&slot| state.is_left_over(slot)).collect();
     (!slots.is_empty()).then_some(Event::Retired { slots })
 }
 

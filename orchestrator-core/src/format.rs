@@ -374,6 +374,7 @@ impl Job {
         if state.replicas.is_some() {
             let distinct = state.distinct();
             state.members.index(state.seed, distinct);
+            state.spare = state.spare_now();
         }
         Ok(Self::rebuilt(state))
     }

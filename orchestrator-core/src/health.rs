@@ -16,28 +16,25 @@ pub(crate) enum Verdict {
 /// Judges one interval of a target whose last bad interval, if it has one that no good one
 /// followed, was bad by its error rate.
 pub(crate) fn judge(interval: Interval, rules: &HealthCheck, bad_by_rate: bool) -> Verdict {
-    match interval.checks {
-        None => return Verdict::Nothing,
+    let good = match interval.checks {
         Some(false) => return Verdict::Bad(Bad::Check),
-        Some(true) => {}
-    }
+        Some(true) => Verdict::Good,
+        // Requests alone show no more than that it is bad.
+        None => Verdict::Nothing,
+    };
     let Some((requests, errors)) = interval.requests else {
-        return Verdict::Good;
+        return good;
     };
     if requests == 0 || requests < rules.min_samples {
         // Too few requests cannot take back what enough of them said.
-        return if bad_by_rate {
-            Verdict::Nothing
-        } else {
-            Verdict::Good
-        };
+        return if bad_by_rate { Verdict::Nothing } else { good };
     }
     let errors = errors.min(requests);
     // A quotient is rounded as the limit was when it was read: 29 of 100 is not above 0.29.
     if f64::from(errors) / f64::from(requests) > rules.max_error_rate {
         return Verdict::Bad(Bad::ErrorRate { requests, errors });
     }
-    Verdict::Good
+    good
 }
 
 #[cfg(test)]
@@ -61,6 +58,9 @@ mod tests {
     fn table() {
         let bad = |requests, errors| Verdict::Bad(Bad::ErrorRate { requests, errors });
         assert_eq!(verdict(None, Some((100, 0)), false), Verdict::Nothing);
+        assert_eq!(verdict(None, None, false), Verdict::Nothing);
+        assert_eq!(verdict(None, Some((9, 9)), false), Verdict::Nothing);
+        assert_eq!(verdict(None, Some((100, 30)), false), bad(100, 30));
         assert_eq!(
             verdict(Some(false), Some((100, 0)), false),
             Verdict::Bad(Bad::Check)

@@ -187,9 +187,11 @@ pub enum Observation {
 /// What was counted in one interval.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Interval {
-    /// Whether the checks pass; `None` = no result yet, which is not healthy.
+    /// Whether the checks pass; `None` = no result yet, which is not healthy. Of a job without checks, whether its
+    /// process lives.
     pub checks: Option<bool>,
-    /// Requests and how many of them failed; `None` where the job counts none.
+    /// Requests and how many of them failed; `None` where the job counts none. Too many that failed are bad whatever
+    /// the checks say.
     pub requests: Option<(u32, u32)>,
 }
 

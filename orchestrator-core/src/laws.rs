@@ -323,6 +323,9 @@ fn told_counts(state: &State) -> Law {
     if !state.members.places().is_none_or(indexed) {
         return broken(5, "the index of who has room is not what it should be");
     }
+    if state.spare != state.spare_now() {
+        return broken(5, "what may be wanted again is not what should be");
+    }
     let own = (0..)
         .zip(&state.slots)
         .filter(|(n, s)| s.live && !state.surplus.contains(n))
@@ -418,6 +421,9 @@ fn settled(state: &State) -> Law {
                 15,
                 format!("slot {number} is there, and was to start again"),
             );
+        }
+        if state.is_left_over(number) && !state.members_due {
+            return broken(15, format!("slot {number} is left over, and was to stop"));
         }
         let left = slot.told == 0 || state.left_on.contains(&slot.told);
         if !state.settled && (left || state.surplus.contains(&number)) {

@@ -61,6 +61,7 @@
 //! //    asked for what else it waits.
 //! for node in job.nodes() {
 //!     println!("{node} is to run {:?}, and nothing else of this job", job.desired(node));
+//!     println!("and to say when it has ended what it was told by {:?}", job.stops(node));
 //! }
 //! assert!(!job.members_due());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -68,6 +69,10 @@
 //!
 //! A node that is back after a silence may run what it was told long ago: it is sent [`Job::desired`] too, whether
 //! or not an effect names it.
+//!
+//! A deployment that stops the job waits for [`Stopped`](Observation::Stopped) of each execution: it names the generation
+//! that [`Job::stops`] gives, which goes to the node together with what is desired there. What nobody reports to have
+//! stopped has failed to at the deadline.
 //!
 //! `examples/embed.rs` is a whole scheduler in this shape.
 //!

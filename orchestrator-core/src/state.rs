@@ -53,6 +53,9 @@ pub(crate) struct State {
     pub(crate) slots: Vec<Slot>,
     /// Slots that are none of the newest version's: they stop when its deployment completes.
     pub(crate) surplus: BTreeSet<u32>,
+    /// Of a replicated job those of them that may be wanted again, as their nodes match: what they run, and they.
+    #[serde(skip)]
+    pub(crate) spare: BTreeSet<(u32, u32)>,
     /// Slots of no use until the next deployment makes them free.
     pub(crate) retired: BTreeSet<u32>,
     pub(crate) free: BTreeSet<u32>,
@@ -241,6 +244,7 @@ impl State {
             members: Members::default(),
             slots: Vec::new(),
             surplus: BTreeSet::new(),
+            spare: BTreeSet::new(),
             retired: BTreeSet::new(),
             free: BTreeSet::new(),
             replicas: None,
@@ -269,6 +273,11 @@ impl State {
     pub(crate) fn is_by_itself(&self, rollback_of: Option<DeploymentId>) -> bool {
         let of = self.heads().find(|head| Some(head.id) == rollback_of);
         of.is_some_and(|head| matches!(head.aftermath, Aftermath::RollBack { .. }))
+    }
+
+    /// Whether all that is wanted runs what it should, or will when it is back, and is not known to be unwell there.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.settled && !self.leaves_unproven()
     }
 
     /// The spec that says where executions go.
@@ -453,6 +462,40 @@ impl State {
             }
         };
         is_behind.then_some(base)
+    }
+
+    /// Whether an execution of an earlier version's selector or placement stops now that no deployment goes on: once the
+    /// later one is in place. Where that never came to be, if its node matches no longer.
+    pub(crate) fn is_left_over(&self, slot: u32) -> bool {
+        let left = || {
+            let told = self.slots[slot as usize].told;
+            let left = self.presence(slot) == Presence::Unmatched;
+            self.settled || left && self.same_selector(told, self.layout)
+        };
+        self.active().is_none() && self.surplus.contains(&slot) && left()
+    }
+
+    /// Notes whether an execution may be wanted again.
+    pub(crate) fn review_spare(&mut self, slot: u32) {
+        let spare = (self.slots[slot as usize].told, slot);
+        if self.is_spare(slot) {
+            self.spare.insert(spare);
+        } else {
+            self.spare.remove(&spare);
+        }
+    }
+
+    /// All that may be wanted again.
+    pub(crate) fn spare_now(&self) -> BTreeSet<(u32, u32)> {
+        let spare = self.surplus.iter().filter(|&&slot| self.is_spare(slot));
+        spare
+            .map(|&slot| (self.slots[slot as usize].told, slot))
+            .collect()
+    }
+
+    fn is_spare(&self, slot: u32) -> bool {
+        let replicated = self.replicas.is_some() && self.surplus.contains(&slot);
+        replicated && self.presence(slot).matches()
     }
 
     /// What a slot runs that no wave has reached: where it ran something before, its node is none that is new.

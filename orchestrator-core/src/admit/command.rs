@@ -163,7 +163,7 @@ fn register(
     }
     let goal = match state.active() {
         Some(rollout) => rollout.head.to,
-        None if state.settled => state.current,
+        None if state.is_whole() => state.current,
         None => 0,
     };
     let there = state
@@ -331,7 +331,7 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
     // What is under way is called off by it, also before it has touched a node.
     let there = match state.active() {
         Some(rollout) => rollout.head.to == to,
-        None => state.current == to && (state.settled || nothing_else),
+        None => state.current == to && (state.is_whole() || nothing_else),
     };
     if there {
         return Err(Rejection::NothingToRollBack(to));

@@ -320,15 +320,11 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     state.settled = match (head.kind, head.state) {
         // It changes nothing about what is to run where, and so leaves those where they are that run something else.
         (DeploymentKind::Restart, DeploymentState::Completed) => {
-            state.settled || !state.leaves_any() && !state.leaves_unproven()
+            state.settled || !state.leaves_any()
         }
         (DeploymentKind::Restart, _) => state.settled,
         // It is meant for those too that it did not reach.
         (DeploymentKind::Stop, DeploymentState::Failed) => true,
-        // Those that an earlier one has not seen well are not this one's where nobody asked for them.
-        (DeploymentKind::Rollback, DeploymentState::Completed) => {
-            !(state.is_by_itself(head.rollback_of) && state.leaves_unproven())
-        }
         (_, DeploymentState::Completed) => true,
         (DeploymentKind::Rollback | DeploymentKind::Stop, _) => false,
         // What began no wave has left everybody where they were.

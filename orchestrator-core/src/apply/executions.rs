@@ -63,6 +63,7 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
     for node in 0..state.members.len() {
         review_leaving(state, node);
     }
+    state.spare = state.spare_now();
 }
 
 /// Puts the placement of an earlier version in force again, with as many executions as it had last.
@@ -189,13 +190,14 @@ pub(super) fn adopt(state: &mut State, node: u32) {
 /// An execution that was to stop is wanted again.
 pub(super) fn want(state: &mut State, slot: u32) {
     state.surplus.remove(&slot);
+    state.review_spare(slot);
     set_gone(state, slot, false);
     join(state, slot);
 }
 
-/// Notes an execution that no wave reaches and that should be told something else.
+/// Notes an execution that no wave reaches and that should be told something else, or stop.
 pub(super) fn stray(state: &mut State, slot: u32) {
-    if state.due(slot).is_some() {
+    if state.due(slot).is_some() || state.is_left_over(slot) {
         state.strays.insert(slot);
     }
 }
@@ -212,6 +214,7 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
     let node = state.slots[slot as usize].node;
     state.slots[slot as usize].live = false;
     state.surplus.remove(&slot);
+    state.review_spare(slot);
     let placed = !state.unplaced.remove(&slot) && node != NONE;
     state.strays.remove(&slot);
     if placed {
@@ -245,6 +248,9 @@ pub(super) fn set_gone(state: &mut State, slot: u32, gone: bool) {
 /// Notes what a slot was told by the present entry.
 pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
     state.restarts.remove(&slot);
+    if state.spare.remove(&(state.slots[slot as usize].told, slot)) {
+        state.spare.insert((version, slot));
+    }
     let slot = &mut state.slots[slot as usize];
     if let Some(old) = state.versions.get_mut(&slot.told) {
         old.told -= 1;
@@ -275,14 +281,9 @@ pub(super) fn at_work(state: &State, slot: u32) -> bool {
 
 pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
     let have = state.replicas.replace(replicas).unwrap_or(0);
-    // Also of what a rollback would go back to: it was not the new version that said so.
-    let before = state.active().and_then(|r| r.before.as_ref());
-    let before = before.map_or(state.current, |before| before.current);
-    for version in [state.layout, state.current, before] {
-        if let Some(version) = state.versions.get_mut(&version)
-            && let Placement::Replicas { count, .. } =
-                &mut Arc::make_mut(&mut version.spec).placement
-        {
+    // Also of those that may be gone back to: it was no version that said so.
+    for version in state.versions.values_mut() {
+        if let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement {
             *count = replicas;
         }
     }

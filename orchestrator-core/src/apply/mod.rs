@@ -113,7 +113,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Done { slots } => {
             for slot in slots {
                 state.slots[*slot as usize].stage = Stage::Done;
-                if state.due(*slot).is_none() {
+                if state.due(*slot).is_none() && !state.is_left_over(*slot) {
                     state.strays.remove(slot);
                 }
             }

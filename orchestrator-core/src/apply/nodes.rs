@@ -73,7 +73,9 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
         }
         if !status.is_ready() {
             state.strays.remove(&slot);
+            stray(state, slot);
         }
+        state.review_spare(slot);
     }
     review_leaving(state, node);
     state.members.forget(node);
@@ -83,28 +85,20 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
 /// So many executions of a replicated job are on nodes that match no longer: others take their place, first
 /// those that a canceled version had left out and that run where they should.
 pub(super) fn replace(state: &mut State, missing: u32) {
-    if missing == 0 {
-        return;
-    }
-    let there = |&slot: &u32| state.presence(slot).matches();
-    let mut again: Vec<u32> = state.surplus.iter().copied().filter(there).collect();
-    let base = state.base();
-    again.sort_by_key(|&slot| (state.slots[slot as usize].told != base, slot));
-    let mut missing = missing;
-    for slot in again {
-        let node = state.slots[slot as usize].node;
-        if missing == 0 || !has_place(state, node) {
+    for _ in 0..missing {
+        let base = state.base();
+        let right = state.spare.range((base, 0)..=(base, u32::MAX));
+        let mut spare = right.chain(&state.spare).map(|&(_, slot)| slot);
+        let node_of = |slot: u32| state.slots[slot as usize].node;
+        let Some(slot) = spare.find(|&slot| has_place(state, node_of(slot))) else {
+            add_slot(state, NONE);
             continue;
-        }
-        missing -= 1;
+        };
         want(state, slot);
         if state.is_ready(slot) {
             back(state, slot);
         }
-        review_leaving(state, node);
-    }
-    for _ in 0..missing {
-        add_slot(state, NONE);
+        review_leaving(state, state.slots[slot as usize].node);
     }
 }
 
