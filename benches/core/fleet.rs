@@ -1,15 +1,16 @@
 //! The fleet's log and snapshot: how fast they are written, and the fleet is made of them again.
 
-use orchestrator_benches::table::{Table, digits, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Cell, Table, size};
 use orchestrator_benches::timing::{median_of, seconds};
 use orchestrator_core::Time;
 use orchestrator_core::fleet::{Entry, Fleet, FleetSettings, Input};
 
-use crate::options::Options;
+use super::Extent;
 
 const NOTE: &str = "recover: from bytes to a fleet that can be stepped.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let head = [
         "nodes",
         "log MB",
@@ -24,15 +25,15 @@ pub(crate) fn print(options: &Options) {
         &head,
         NOTE,
     );
-    for &nodes in &options.sizes {
-        let mut row = vec![size(nodes)];
-        row.extend(columns(nodes, options.rounds(nodes).min(5)));
+    for &nodes in &extent.sizes {
+        let mut row = vec![size(nodes).into()];
+        row.extend(columns(nodes, extent.rounds(nodes).min(5)));
         table.row(row);
     }
-    print!("{table}");
+    measured.add(table);
 }
 
-fn columns(nodes: usize, rounds: usize) -> Vec<String> {
+fn columns(nodes: usize, rounds: usize) -> [Cell; 6] {
     let settings = FleetSettings::default();
     let mut fleet = Fleet::new(settings);
     let mut entries = Vec::new();
@@ -72,13 +73,15 @@ fn columns(nodes: usize, rounds: usize) -> Vec<String> {
         assert_eq!(again.len(), nodes);
         spent
     });
-    let megabytes = |bytes: usize| digits(bytes as f64 / 1e6);
-    vec![
-        megabytes(lines.iter().map(|line| line.len() + 1).sum()),
-        digits(encode),
-        digits(from_log),
+    let megabytes = |bytes: usize| bytes as f64 / 1e6;
+    let log = lines.iter().map(|line| line.len() + 1).sum();
+    [
+        megabytes(log),
+        encode,
+        from_log,
         megabytes(snapshot.len()),
-        digits(write),
-        digits(from_snapshot),
+        write,
+        from_snapshot,
     ]
+    .map(Cell::from)
 }

@@ -1,12 +1,14 @@
 //! Bytes a target takes beyond its name, as the kernel counts them.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
-use orchestrator_benches::table::{Table, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Cell, Table, read_size, size};
 use orchestrator_benches::walk::{Reporting, Walk, node_name};
 
-use crate::baseline::Named;
-use crate::options::{Of, Options};
+use super::Extent;
+use super::baseline::Named;
+use crate::options::Process;
 
 /// Small fleets are measured many at once: the kernel counts whole pages.
 const TARGETS_AT_ONCE: usize = 1_000_000;
@@ -15,7 +17,7 @@ const NOTE: &str = "Bytes a target beyond its name, resident; jobs of a size are
   joined: no version yet. mid-rollout: half updated, 1 % in flight. peak: the most that there ever was, with the
   driver's lists. Compared to: a std HashMap<String, u32> and a byte a node.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let title = "3. Memory";
     let head = [
         "nodes",
@@ -27,14 +29,14 @@ pub(crate) fn print(options: &Options) {
         "HashMap",
     ];
     let mut table = Table::new(title, &head, NOTE);
-    for &nodes in &options.sizes {
-        let mut row = vec![size(nodes), jobs(nodes).to_string()];
-        row.extend(measured("--memory-of-core", nodes));
-        row.extend(measured("--memory-of-baseline", nodes));
-        row.resize(head.len(), "only on Linux".to_owned());
+    for &nodes in &extent.sizes {
+        let mut row = vec![Cell::from(size(nodes)), (jobs(nodes) as f64).into()];
+        row.extend(in_a_child(Process::MemoryOfCore, nodes));
+        row.extend(in_a_child(Process::MemoryOfBaseline, nodes));
+        row.resize(head.len(), "only on Linux".into());
         table.row(row);
     }
-    print!("{table}");
+    measured.add(table);
 }
 
 fn jobs(nodes: usize) -> usize {
@@ -42,11 +44,11 @@ fn jobs(nodes: usize) -> usize {
 }
 
 /// What a [child] printed.
-fn measured(option: &str, nodes: usize) -> Vec<String> {
+fn in_a_child(what: Process, nodes: usize) -> Vec<Cell> {
     let program = std::env::current_exe().expect("this program has a path");
     // What is freed goes back to the kernel at once.
     let child = Command::new(program)
-        .args([option, &nodes.to_string()])
+        .args([what.word(), &nodes.to_string()])
         .env("MALLOC_TRIM_THRESHOLD_", "0")
         .env("MALLOC_MMAP_THRESHOLD_", "131072")
         .output()
@@ -54,18 +56,24 @@ fn measured(option: &str, nodes: usize) -> Vec<String> {
     let complaint = String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{complaint}");
     let printed = String::from_utf8_lossy(&child.stdout);
-    printed.split_whitespace().map(str::to_owned).collect()
+    let numbers = printed.split_whitespace().map(str::parse::<f64>);
+    numbers
+        .map(|number| number.expect("a number").into())
+        .collect()
 }
 
 /// Prints the bytes a target, one number for each column; nothing where the kernel does not say.
-pub(crate) fn child(nodes: usize, of: Of) {
+pub(crate) fn child(of: Process, nodes: &str) -> ExitCode {
+    let Ok(nodes) = read_size(nodes) else {
+        return ExitCode::FAILURE;
+    };
     // What the program itself takes is there before the first measure.
     let mut first = Walk::settled(1000);
     first.roll(10);
     first.finish(Reporting::Batched);
     drop(first);
     let Some(before) = kilobytes("RssAnon:") else {
-        return;
+        return ExitCode::SUCCESS;
     };
     let jobs = jobs(nodes);
     let names: usize = (0..nodes).map(|n| node_name(n).len()).sum();
@@ -75,7 +83,7 @@ pub(crate) fn child(nodes: usize, of: Of) {
         println!("{:.1}", beyond_names / (jobs * nodes) as f64);
     };
     match of {
-        Of::Core => {
+        Process::MemoryOfCore => {
             let mut walks = vec![Walk::new(); jobs];
             let mut each = |act: fn(&mut Walk, usize)| {
                 walks.iter_mut().for_each(|walk| act(walk, nodes));
@@ -96,12 +104,13 @@ pub(crate) fn child(nodes: usize, of: Of) {
             });
             say("VmHWM:");
         }
-        Of::Baseline => {
+        _ => {
             let named: Vec<Named> = (0..jobs).map(|_| Named::new(nodes)).collect();
             say("RssAnon:");
             assert!(named.iter().all(|n| n.plain.count(0) == nodes));
         }
     }
+    ExitCode::SUCCESS
 }
 
 /// A field of what the kernel says of this process.

@@ -2,27 +2,28 @@
 
 use std::hint::black_box;
 
-use orchestrator_benches::table::{Table, against_first, digits, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Cell, Table, size};
 use orchestrator_benches::timing::{median, seconds};
 use orchestrator_benches::walk::{Walk, node_name};
 use orchestrator_core::{Input, NodeChange, Presence};
 
-use crate::options::Options;
+use super::Extent;
 
 const ZONES: usize = 10;
 const NOTE: &str =
     "ns, and times the first row. A node with one execution is drained, which moves it, and is back.
   Compared to: the least loaded of all nodes, found by a walk over one number for each of them.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let head = ["nodes", "drain and move", "walk over all"];
     let mut table = Table::new(
         "1c. An execution moves, half as many executions as nodes",
         &head,
         NOTE,
     );
-    let mut subjects: Vec<Subject> = options.sizes.iter().map(|&n| Subject::new(n)).collect();
-    let (rounds, count) = if options.quick { (3, 100) } else { (15, 1000) };
+    let mut subjects: Vec<Subject> = extent.sizes.iter().map(|&n| Subject::new(n)).collect();
+    let (rounds, count) = if extent.quick { (3, 100) } else { (15, 1000) };
     for round in 0..=rounds {
         for subject in &mut subjects {
             let costs = subject.round(count);
@@ -34,12 +35,12 @@ pub(crate) fn print(options: &Options) {
     let first = subjects[0].median(0);
     for subject in &subjects {
         table.row(vec![
-            size(subject.nodes),
-            against_first(subject.median(0), first),
-            digits(subject.median(1)),
+            size(subject.nodes).into(),
+            Cell::against(subject.median(0), first),
+            subject.median(1).into(),
         ]);
     }
-    print!("{table}");
+    measured.add(table);
 }
 
 struct Subject {

@@ -2,13 +2,14 @@
 
 use std::hint::black_box;
 
-use orchestrator_benches::table::{Table, digits, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Cell, Table, size};
 use orchestrator_benches::timing::{median_of, seconds};
 use orchestrator_benches::walk::{Reporting, SEED, Walk, job_id};
 use orchestrator_core::{Entry, Job};
 use serde_json::Value;
 
-use crate::options::Options;
+use super::Extent;
 
 /// Entries, or JSON values, that are held in memory at a time.
 const AT_ONCE: usize = 1000;
@@ -17,7 +18,7 @@ const LOG_NOTE: &str = "replay: taking in entries that are decoded. recover: Job
   the same lines as Value, and a plain copy of the same bytes.";
 const SNAPSHOT_NOTE: &str = "Compared to: serde_json reading and writing the same bytes as Value, and a plain copy of them.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let log_head = [
         "nodes",
         "a step takes",
@@ -49,24 +50,25 @@ pub(crate) fn print(options: &Options) {
     ];
     let title = "4b. The snapshot of such a job, half-way through version 2";
     let mut snapshots = Table::new(title, &snapshot_head, SNAPSHOT_NOTE);
-    for &nodes in &options.sizes {
-        let rounds = options.rounds(nodes).min(5);
+    for &nodes in &extent.sizes {
+        let rounds = extent.rounds(nodes).min(5);
         for (reporting, takes) in [
             (Reporting::Single, "1 report"),
             (Reporting::Batched, "a wave's"),
         ] {
-            let mut row = vec![size(nodes), takes.to_owned()];
+            let mut row = vec![size(nodes).into(), takes.into()];
             row.extend(log_row(nodes, reporting, rounds));
             logs.row(row);
         }
-        let mut row = vec![size(nodes)];
+        let mut row = vec![size(nodes).into()];
         row.extend(snapshot_row(nodes, rounds));
         snapshots.row(row);
     }
-    print!("{logs}{snapshots}");
+    measured.add(logs);
+    measured.add(snapshots);
 }
 
-fn log_row(nodes: usize, reporting: Reporting, rounds: usize) -> Vec<String> {
+fn log_row(nodes: usize, reporting: Reporting, rounds: usize) -> [Cell; 11] {
     let mut walk = Walk::new();
     walk.log = Some(String::new());
     walk.join(nodes);
@@ -112,22 +114,23 @@ fn log_row(nodes: usize, reporting: Reporting, rounds: usize) -> Vec<String> {
         seconds(|| Job::recover(job_id(), SEED, decoded())).0
     });
     let (value_write, value_read) = values(&log, rounds);
-    vec![
-        entries.to_string(),
+    [
+        entries as f64,
         megabytes(log.len()),
-        digits(encode),
-        digits(decode),
-        digits(replay),
-        digits(recover),
-        rate(log.len(), recover),
-        format!("{:.0}", entries as f64 / recover),
-        digits(value_write),
-        digits(value_read),
-        digits(copy(log.as_bytes(), rounds)),
+        encode,
+        decode,
+        replay,
+        recover,
+        megabytes(log.len()) / recover,
+        entries as f64 / recover,
+        value_write,
+        value_read,
+        copy(log.as_bytes(), rounds),
     ]
+    .map(Cell::from)
 }
 
-fn snapshot_row(nodes: usize, rounds: usize) -> Vec<String> {
+fn snapshot_row(nodes: usize, rounds: usize) -> [Cell; 8] {
     let mut walk = Walk::settled(nodes);
     walk.roll(nodes / 100);
     (0..50).for_each(|_| walk.pass_wave(Reporting::Batched));
@@ -141,16 +144,17 @@ fn snapshot_row(nodes: usize, rounds: usize) -> Vec<String> {
     });
     let text = std::str::from_utf8(&bytes).expect("JSON is text");
     let (value_write, value_read) = values(text, rounds);
-    vec![
+    [
         megabytes(bytes.len()),
-        digits(write),
-        rate(bytes.len(), write),
-        digits(read),
-        rate(bytes.len(), read),
-        digits(value_write),
-        digits(value_read),
-        digits(copy(&bytes, rounds)),
+        write,
+        megabytes(bytes.len()) / write,
+        read,
+        megabytes(bytes.len()) / read,
+        value_write,
+        value_read,
+        copy(&bytes, rounds),
     ]
+    .map(Cell::from)
 }
 
 /// Seconds for writing and reading every line as a JSON value.
@@ -185,10 +189,6 @@ fn copy(bytes: &[u8], rounds: usize) -> f64 {
     median_of(rounds, || seconds(|| bytes.to_vec()).0)
 }
 
-fn megabytes(bytes: usize) -> String {
-    digits(bytes as f64 / 1e6)
-}
-
-fn rate(bytes: usize, seconds: f64) -> String {
-    format!("{:.0}", bytes as f64 / 1e6 / seconds)
+fn megabytes(bytes: usize) -> f64 {
+    bytes as f64 / 1e6
 }

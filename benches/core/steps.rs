@@ -2,29 +2,30 @@
 
 use std::hint::black_box;
 
-use orchestrator_benches::table::{Table, against_first, digits, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Cell, Table, size};
 use orchestrator_benches::timing::{median, seconds};
 use orchestrator_benches::walk::{Reporting, Walk};
 use orchestrator_core::{
     Command, DeploymentId, Input, Interval, Job, Observation, Report, Span, Time,
 };
 
-use crate::baseline::{Named, Plain};
-use crate::options::Options;
+use super::Extent;
+use super::baseline::{Named, Plain};
 
 const NOTE: &str = "ns, and times the first row. Compared to: a byte a node and counts, by number (array) and by name
   (a std HashMap), that take in the very same reports.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let ten = |_: usize| 10;
     let title = "1a. One step in mid-rollout, 10 targets in flight at every size";
-    table(title, options, ten);
+    measured.add(table(title, extent, ten));
     let percent = |nodes: usize| nodes / 100;
     let title = "1b. One step in mid-rollout, 1 % of the targets in flight";
-    table(title, options, percent);
+    measured.add(table(title, extent, percent));
 }
 
-fn table(title: &'static str, options: &Options, in_flight: impl Fn(usize) -> usize) {
+fn table(title: &'static str, extent: &Extent, in_flight: impl Fn(usize) -> usize) -> Table {
     let head = [
         "nodes",
         "in flight",
@@ -36,9 +37,9 @@ fn table(title: &'static str, options: &Options, in_flight: impl Fn(usize) -> us
         "by name",
     ];
     let mut table = Table::new(title, &head, NOTE);
-    let sizes = options.sizes.iter();
+    let sizes = extent.sizes.iter();
     let mut subjects: Vec<Subject> = sizes.map(|&n| Subject::new(n, in_flight(n))).collect();
-    let (rounds, reports) = if options.quick {
+    let (rounds, reports) = if extent.quick {
         (3, 2000)
     } else {
         (15, 20_000)
@@ -55,12 +56,15 @@ fn table(title: &'static str, options: &Options, in_flight: impl Fn(usize) -> us
     let first = subjects[0].medians();
     for subject in &subjects {
         let costs = subject.medians();
-        let mut row = vec![size(subject.nodes), subject.wave.len().to_string()];
-        row.extend((0..4).map(|kind| against_first(costs[kind], first[kind])));
-        row.extend(costs[4..].iter().copied().map(digits));
+        let mut row = vec![
+            Cell::from(size(subject.nodes)),
+            (subject.wave.len() as f64).into(),
+        ];
+        row.extend((0..4).map(|kind| Cell::against(costs[kind], first[kind])));
+        row.extend(costs[4..].iter().copied().map(Cell::from));
         table.row(row);
     }
-    print!("{table}");
+    table
 }
 
 /// Nanoseconds of a report, a duplicate, a tick, a command, and a report to either baseline.

@@ -2,18 +2,19 @@
 
 use std::hint::black_box;
 
-use orchestrator_benches::table::{Table, digits, size};
+use orchestrator_benches::measured::Measured;
+use orchestrator_benches::table::{Table, size};
 use orchestrator_benches::timing::{median_of, seconds};
 use orchestrator_benches::walk::{Reporting, Walk, node_name};
 
-use crate::baseline::{Named, Plain};
-use crate::options::Options;
+use super::Extent;
+use super::baseline::{Named, Plain};
 
 const NOTE: &str = "register: to the first wave out. waves: two good reports of each target, from the first to completed.
   Compared to: as many reports, in the order of names, to a byte a node and counts, by number (array) and by name
   (a std HashMap), ns a target.";
 
-pub(crate) fn print(options: &Options) {
+pub(crate) fn measure(extent: &Extent, measured: &mut Measured) {
     let head = [
         "nodes",
         "a step takes",
@@ -28,10 +29,10 @@ pub(crate) fn print(options: &Options) {
     ];
     let title = "2. A whole rolling update in waves of 1 %";
     let mut table = Table::new(title, &head, NOTE);
-    for &nodes in &options.sizes {
+    for &nodes in &extent.sizes {
         let start = Walk::settled(nodes);
-        let rounds = options.rounds(nodes);
-        let per_node = |seconds: f64| digits(seconds * 1e9 / nodes as f64);
+        let rounds = extent.rounds(nodes);
+        let per_node = |seconds: f64| (seconds * 1e9 / nodes as f64).into();
         let (array, by_name) = baselines(nodes, rounds);
         for (reporting, takes) in [
             (Reporting::Single, "1 report"),
@@ -44,20 +45,20 @@ pub(crate) fn print(options: &Options) {
             runs.sort_by(|a, b| a.total().total_cmp(&b.total()));
             let run = &runs[runs.len() / 2];
             table.row(vec![
-                size(nodes),
-                takes.to_owned(),
-                digits(run.register),
-                digits(run.waves),
-                digits(run.total()),
-                run.steps.to_string(),
-                run.entries.to_string(),
+                size(nodes).into(),
+                takes.into(),
+                run.register.into(),
+                run.waves.into(),
+                run.total().into(),
+                (run.steps as f64).into(),
+                (run.entries as f64).into(),
                 per_node(run.total()),
                 per_node(array),
                 per_node(by_name),
             ]);
         }
     }
-    print!("{table}");
+    measured.add(table);
 }
 
 struct Whole {

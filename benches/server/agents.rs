@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::client::Line;
+use super::client::Line;
 
 /// How many requests are under way at a time.
 pub(crate) const LINES: usize = 64;

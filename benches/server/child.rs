@@ -10,6 +10,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use orchestrator_api::server::{Options, run};
 
+use crate::options::Process;
+
 pub(crate) fn serve(dir: &str) -> ExitCode {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let options = Options::new(listen, dir, "warn");
@@ -47,10 +49,10 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn start(what: &str, on: &Path) -> Self {
+    pub(crate) fn start(what: Process, on: &Path) -> Self {
         let this = std::env::current_exe().expect("this program");
         let child = Command::new(this)
-            .arg(what)
+            .arg(what.word())
             .arg(on)
             .stdout(Stdio::piped())
             .spawn();

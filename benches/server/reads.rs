@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use orchestrator_benches::table::Table;
+use orchestrator_benches::table::{Cell, Table};
+use orchestrator_benches::timing::median;
 
-use crate::agents;
-use crate::child::Listening;
-use crate::client::Line;
+use super::agents;
+use super::child::Listening;
+use super::client::Line;
+use crate::options::Process;
 
 /// Of each, in turns, so that what else goes on here disturbs both.
 const ROUNDS: usize = 5;
@@ -17,7 +19,7 @@ const LINES: usize = 16;
 
 pub(crate) async fn table(time: Duration) -> Table {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = Listening::start("--serve", &dir.path().join("data"));
+    let server = Listening::start(Process::Serve, &dir.path().join("data"));
     let mut line = Line::open(server.address).await;
     for agent in 0..10 {
         let body = format!(r#"{{"name":"{}"}}"#, agents::name(agent));
@@ -30,7 +32,7 @@ pub(crate) async fn table(time: Duration) -> Table {
     line.json("GET", &path, "").await;
     let file = dir.path().join("bytes");
     std::fs::write(&file, line.body()).expect("room");
-    let bare = Listening::start("--bare", &file);
+    let bare = Listening::start(Process::Bare, &file);
 
     let (mut ours, mut least) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -44,11 +46,7 @@ pub(crate) async fn table(time: Duration) -> Table {
         "Requests a second; the median of 5 rounds in turns. The bare one answers the same bytes from memory, and \
          knows nothing of access, ids, limits, logs or counts.",
     );
-    table.row(vec![
-        format!("{ours:.0}"),
-        format!("{least:.0}"),
-        format!("{:.2}", ours / least),
-    ]);
+    table.row([ours, least, ours / least].map(Cell::from).to_vec());
     table
 }
 
@@ -70,9 +68,4 @@ async fn reads(to: SocketAddr, path: &str, expected: &[u8], time: Duration) -> f
     }
     lines.join_all().await;
     f64::from(read.load(Ordering::Relaxed)) / begun.elapsed().as_secs_f64()
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use orchestrator_benches::table::{Table, size};
+use orchestrator_benches::table::{Cell, Table, size};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::agents::{self, Execution, LINES, Seen};
-use crate::child::Listening;
-use crate::client::Line;
+use super::agents::{self, Execution, LINES, Seen};
+use super::child::Listening;
+use super::client::Line;
+use crate::options::Process;
 
 const WAVES: usize = 10;
 
@@ -20,10 +21,10 @@ pub(crate) fn table() -> Table {
         "5. Agents over HTTP, each with a stream of its own; a rolling update in 10 waves",
         &[
             "agents",
-            "resident each",
-            "whole update",
-            "next wave p50",
-            "p99",
+            "resident kB each",
+            "whole update s",
+            "next wave p50 ms",
+            "p99 ms",
             "reports/s",
             "a sync alone/s",
         ],
@@ -33,9 +34,9 @@ pub(crate) fn table() -> Table {
     )
 }
 
-pub(crate) async fn row(count: usize, time: Duration) -> Vec<String> {
+pub(crate) async fn row(count: usize, time: Duration) -> Vec<Cell> {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = Listening::start("--serve", &dir.path().join("data"));
+    let server = Listening::start(Process::Serve, &dir.path().join("data"));
     let to = server.address;
     // What it takes by itself is there from the first request on.
     Line::open(to).await.json("GET", "/v1/nodes", "").await;
@@ -55,13 +56,13 @@ pub(crate) async fn row(count: usize, time: Duration) -> Vec<String> {
     let at = |share: usize| waits[(waits.len() * share / 100).min(waits.len() - 1)];
     let rate = reports(to, &mut line, &mut seen, count, time).await;
     vec![
-        size(count),
-        format!("{:.1} kB", each as f64 / 1000.0),
-        format!("{:.2} s", whole.as_secs_f64()),
-        format!("{:.1} ms", at(50).as_secs_f64() * 1e3),
-        format!("{:.1} ms", at(99).as_secs_f64() * 1e3),
-        format!("{rate:.0}"),
-        format!("{:.0}", syncs(dir.path(), time)),
+        size(count).into(),
+        (each as f64 / 1000.0).into(),
+        whole.as_secs_f64().into(),
+        (at(50).as_secs_f64() * 1e3).into(),
+        (at(99).as_secs_f64() * 1e3).into(),
+        rate.into(),
+        syncs(dir.path(), time).into(),
     ]
 }
 

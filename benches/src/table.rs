@@ -1,44 +1,129 @@
-//! Plain tables for a terminal and for a README.
+//! Plain tables for a terminal, for a README, and for programs.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use serde_json::{Value, json};
 
 /// Rows of text under a head, every column as wide as its widest cell.
 #[derive(Debug)]
 pub struct Table {
     title: &'static str,
-    rows: Vec<Vec<String>>,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
     note: &'static str,
+}
+
+/// What stands in a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// A name, or why there is no number.
+    Text(String),
+    /// A number.
+    Number(f64),
+    /// A number, and how many times another one it is.
+    Against(f64, f64),
+}
+
+impl Cell {
+    /// A cost, and how many times that of the first row it is.
+    pub fn against(cost: f64, first: f64) -> Self {
+        Self::Against(cost, cost / first)
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!(text),
+            Self::Number(value) => json!(value),
+            Self::Against(value, ratio) => json!({ "value": value, "ratio": ratio }),
+        }
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(value) => f.write_str(&digits(*value)),
+            Self::Against(value, ratio) => write!(f, "{} x{ratio:.2}", digits(*value)),
+        }
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        Self::Number(value)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }
 
 impl Table {
     /// A table without rows. The note says what the numbers are compared to.
-    pub fn new(title: &'static str, head: &[&str], note: &'static str) -> Self {
-        let head = head.iter().map(|&cell| cell.to_owned()).collect();
+    pub fn new(title: &'static str, head: &[&'static str], note: &'static str) -> Self {
         Self {
             title,
-            rows: vec![head],
+            head: head.to_vec(),
+            rows: Vec::new(),
             note,
         }
     }
 
     /// Appends a row; it has a cell for each of the head's.
-    pub fn row(&mut self, cells: Vec<String>) {
-        assert_eq!(cells.len(), self.rows[0].len(), "a cell for each column");
+    pub fn row(&mut self, cells: Vec<Cell>) {
+        assert_eq!(cells.len(), self.head.len(), "a cell for each column");
         self.rows.push(cells);
+    }
+
+    /// As Markdown has it.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("\n## {}\n\n| {} |\n", self.title, self.head.join(" | "));
+        text.push_str(&"|---".repeat(self.head.len()));
+        text.push_str("|\n");
+        for row in &self.rows {
+            for cell in row {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "| {cell} ");
+            }
+            text.push_str("|\n");
+        }
+        let note: Vec<&str> = self.note.split_whitespace().collect();
+        let _ = writeln!(text, "\n{}", note.join(" "));
+        text
+    }
+
+    /// Rows in the order of the columns. A cell with a ratio is an object of `value` and `ratio`.
+    pub fn json(&self) -> Value {
+        let row = |row: &Vec<Cell>| row.iter().map(Cell::json).collect::<Value>();
+        let rows: Vec<Value> = self.rows.iter().map(row).collect();
+        json!({ "title": self.title, "columns": self.head, "rows": rows, "note": self.note })
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}\n", self.title)?;
+        let head = self.head.iter().map(|&cell| cell.to_owned()).collect();
+        let rows = self.rows.iter();
+        let rows = rows.map(|row| row.iter().map(Cell::to_string).collect());
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
         let wide = |row: &[String], column: usize| row[column].chars().count();
-        let widths: Vec<usize> = (0..self.rows[0].len())
+        let widths: Vec<usize> = (0..self.head.len())
             .map(|column| {
-                let cells = self.rows.iter().map(|row| wide(row, column));
+                let cells = rows.iter().map(|row| wide(row, column));
                 cells.max().unwrap_or(0)
             })
             .collect();
-        for (number, row) in self.rows.iter().enumerate() {
+        for (number, row) in rows.iter().enumerate() {
             for (cell, &width) in row.iter().zip(&widths) {
                 write!(f, "  {cell:>width$}")?;
             }
@@ -75,7 +160,7 @@ pub fn read_size(text: &str) -> Result<usize, String> {
 }
 
 /// Three digits that count: `1234`, `12.3`, `0.00123`.
-pub fn digits(value: f64) -> String {
+fn digits(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
@@ -83,14 +168,9 @@ pub fn digits(value: f64) -> String {
     format!("{value:.*}", (3 - before_point).clamp(0, 6) as usize)
 }
 
-/// A cost, and how many times that of the first row it is.
-pub fn against_first(cost: f64, first: f64) -> String {
-    format!("{} x{:.2}", digits(cost), cost / first)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Table, against_first, digits, size};
+    use super::{Cell, Table, digits, size};
 
     #[test]
     fn numbers_are_short() {
@@ -102,13 +182,13 @@ mod tests {
             [1000, 10_000, 1_000_000, 1500].map(size),
             ["1k", "10k", "1m", "1500"]
         );
-        assert_eq!(against_first(300.0, 200.0), "300 x1.50");
+        assert_eq!(Cell::against(300.0, 200.0).to_string(), "300 x1.50");
     }
 
     #[test]
     fn columns_line_up() {
         let mut table = Table::new("title", &["nodes", "ns"], "note");
-        table.row(vec!["1k".to_owned(), "12345678".to_owned()]);
+        table.row(vec!["1k".into(), 12_345_678.0.into()]);
         let lines =
             "\ntitle\n\n  nodes        ns\n  -----  --------\n     1k  12345678\n\n  note\n";
         assert_eq!(table.to_string(), lines);

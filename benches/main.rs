@@ -1,0 +1,58 @@
+//! What it costs: `cargo bench -p orchestrator-benches`. Nothing here fails on time; everything fails when a rollout does
+//! not do what it should.
+
+mod core;
+mod options;
+mod server;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use orchestrator_benches::measured::Measured;
+
+use options::{Options, Process, Run};
+
+const USAGE: &str = "usage: cargo bench -p orchestrator-benches [-- [core | server] [--full] [--sizes 1k,100k]]
+  a short round of everything if nothing is said; --full takes minutes and about 2 GB of memory, and 10k agents want
+  `ulimit -n 20000`";
+
+fn main() -> ExitCode {
+    match Options::read(std::env::args().skip(1)) {
+        Ok(Run::Tables(options)) => measure(options),
+        Ok(Run::Process { what, on }) => match what {
+            Process::MemoryOfCore | Process::MemoryOfBaseline => core::memory(what, &on),
+            Process::Serve => server::serve(&on),
+            Process::Bare => server::bare(&on),
+        },
+        Err(why) => {
+            eprintln!("{why}\n{USAGE}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: Options) -> ExitCode {
+    let quick = options.quick;
+    let mut measured = Measured::new(quick);
+    if let Some(sizes) = options.core {
+        core::measure(&core::Extent { sizes, quick }, &mut measured);
+    }
+    if let Some(sizes) = options.server {
+        let time = Duration::from_millis(if quick { 300 } else { 3000 });
+        server::measure(&sizes, time, &mut measured);
+    }
+    match measured.write() {
+        Ok(paths) => {
+            println!(
+                "\nwritten to {} and {}",
+                paths[0].display(),
+                paths[1].display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("the tables cannot be written: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
