@@ -69,6 +69,8 @@ pub struct Run {
     pub document: Arc<Value>,
     /// The same, read.
     pub workload: Arc<Workload>,
+    /// Where what it brings along is.
+    pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
 }
@@ -81,6 +83,8 @@ struct Kept {
     node: Arc<str>,
     row: u32,
     ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    artifact: Option<PathBuf>,
     document: Arc<Value>,
 }
 
@@ -146,6 +150,10 @@ impl Run {
             )
         };
         facts.extend(self.ports.iter().map(named));
+        if let Some(artifact) = &self.artifact {
+            let artifact = artifact.to_string_lossy().into_owned();
+            facts.push(("ARTIFACT".to_owned(), artifact));
+        }
         facts
     }
 
@@ -158,6 +166,7 @@ impl Run {
             node: self.node.clone(),
             row: self.row,
             ports: self.ports.clone(),
+            artifact: self.artifact.clone(),
             document: self.document.clone(),
         };
         disk::note_json(&self.dir.join("run.json"), &kept)
@@ -237,6 +246,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         node: kept.node,
         row: kept.row,
         ports: kept.ports,
+        artifact: kept.artifact,
         document: kept.document,
         workload: Arc::new(workload),
         dir,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Live, Waits, Work};
+use crate::artifact::{Artifact, Failed, Made};
 use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
@@ -20,7 +21,7 @@ use crate::workload::Port;
 /// How soon somebody is asked again who has not answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-type Events = mpsc::UnboundedSender<Event>;
+pub(super) type Events = mpsc::UnboundedSender<Event>;
 
 /// What came of something that took its time.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(super) enum Event {
     Looked(RunId, Look),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
+    /// What a workload brings along was fetched, or not.
+    Fetched(Artifact, Result<Made, Failed>),
 }
 
 impl Work {
@@ -60,7 +63,9 @@ impl Work {
         let ports = picked
             .as_ref()
             .map_or_else(|_| BTreeMap::new(), Clone::clone);
+        let artifact = workload.artifact.as_ref();
         let run = Arc::new(Run {
+            artifact: artifact.and_then(|artifact| self.supplies.cache.find(artifact)),
             dir: runs::directory(&self.runs_dir, &id),
             id: id.clone(),
             version: wanted.version,
@@ -164,6 +169,7 @@ impl Work {
                     runs::tidy(&live.run.dir);
                 }
             }
+            Event::Fetched(artifact, fetched) => self.fetched(artifact, fetched),
             Event::Forgotten(id, Err(why)) => {
                 tracing::warn!(run = %id, %why, "a run cannot be forgotten");
                 self.look(&id);
@@ -231,6 +237,7 @@ impl Work {
                 live.watch = None;
                 live.waits = None;
                 self.logs.over(id);
+                self.supplies.is_dirty = true;
                 if !matches!(live.phase, Phase::Ended { .. }) {
                     tracing::info!(run = %id, ?how, "a run has ended");
                     live.phase = Phase::Ended {

@@ -4,6 +4,7 @@ mod desired;
 mod execute;
 mod numbers;
 mod report;
+mod supply;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,6 +23,7 @@ use self::desired::Accepted;
 use self::execute::Event;
 use self::numbers::Numbers;
 use self::report::Told;
+use self::supply::Supplies;
 use crate::client::{Client, News};
 use crate::disk;
 use crate::driver::Driver;
@@ -167,6 +169,12 @@ impl Agent {
             began: Instant::now(),
             lives: BTreeMap::new(),
             told: BTreeMap::new(),
+            supplies: Supplies::open(
+                self.dir.join("artifacts"),
+                self.settings.artifacts,
+                self.settings.authorities.clone(),
+            )
+            .map_err(failed)?,
             draining: false,
             outbox,
             logs,
@@ -227,6 +235,7 @@ struct Work {
     began: Instant,
     lives: BTreeMap<RunId, Live>,
     told: BTreeMap<Key, Told>,
+    supplies: Supplies,
     draining: bool,
     outbox: Arc<Outbox>,
     logs: Arc<Logs>,
@@ -305,6 +314,7 @@ impl Work {
     /// again if nothing happens.
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
+        let supply = self.supply(now);
         let mut rounds = 0..ROUNDS_MAX;
         let (observed, wake) = loop {
             let observed = self.observed(now);
@@ -325,7 +335,7 @@ impl Work {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
         });
-        ready.chain(wake).chain(tell).min()
+        ready.chain(wake).chain(tell).chain(supply).min()
     }
 
     fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {

@@ -5,6 +5,7 @@
 //! - Of the assignment that is wanted, one run is alive, or will be when its back-off is over, or its end was final.
 //! - Everything else is told to stop, and killed when its time of grace is over. With `start_first` the newest of the
 //!   others goes on until the wanted run is healthy; otherwise nothing starts before all others have ended.
+//! - Where what it brings along is not here, nothing starts, and the newest of the others goes on meanwhile.
 //! - Where the wanted document cannot be understood, the newest of the others goes on: a node does not lose what works for
 //!   what cannot.
 //! - Nothing is done to a run that something is being done to.
@@ -40,6 +41,20 @@ pub struct Wanted {
     pub version: u32,
     /// What to run, or why it cannot be understood; of version 0 it does not matter.
     pub workload: Result<Arc<Workload>, String>,
+    /// Whether it can start as far as that goes which it brings along.
+    pub supply: Supply,
+}
+
+/// How it is with what a workload brings along.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Supply {
+    /// All of it is here.
+    #[default]
+    Here,
+    /// It is on its way.
+    Coming,
+    /// It does not come, and this is why; it is tried again.
+    Missing(String),
 }
 
 /// A run as it is.
@@ -233,7 +248,8 @@ impl<'a> Planner<'a> {
         let mine = newest(self.runs);
         let up = mine.is_some_and(|mine| mine.phase == Phase::Running);
         let ready = mine.is_some_and(|mine| up && mine.ready);
-        let kept = match workload.start_first && !ready {
+        let is_here = wanted.supply == Supply::Here;
+        let kept = match workload.start_first && !ready || !is_here && !up {
             true => self.best_other(),
             false => None,
         };
@@ -253,7 +269,7 @@ impl<'a> Planner<'a> {
                 .any(|stays| std::ptr::eq(stays, *run));
             run.is_over() || stays
         };
-        if self.runs.iter().all(|run| alone(&run)) {
+        if is_here && self.runs.iter().all(|run| alone(&run)) {
             self.start(wanted, workload, mine);
         }
     }

@@ -41,6 +41,10 @@ enum Happens {
     Forgets {
         slot: u32,
     },
+    Supplied {
+        slot: u32,
+        how: usize,
+    },
     Exits {
         which: usize,
         code: i32,
@@ -65,7 +69,8 @@ fn happens() -> impl Strategy<Value = Happens> {
             .prop_map(|(slot, start_first, anew)| Happens::Wants { slot, start_first, anew }),
         1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
         1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
-        1 => slot.prop_map(|slot| Happens::Forgets { slot }),
+        1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
+        3 => (slot, 0..3_usize).prop_map(|(slot, how)| Happens::Supplied { slot, how }),
         3 => (0..8_usize, 0..2_i32).prop_map(|(which, code)| Happens::Exits { which, code }),
         3 => (0..8_usize).prop_map(|which| Happens::BecomesReady { which }),
         6 => (0..8_usize, prop::bool::weighted(0.8)).prop_map(|(which, well)| Happens::TaskEnds { which, well }),
@@ -139,6 +144,7 @@ impl World {
                 assert_eq!(run.is_some(), matches!(action, Action::Start(_)));
                 let wanted = wanted.expect("only what is wanted starts");
                 assert_eq!(wanted.generation, id.generation);
+                assert_eq!(wanted.supply, Supply::Here);
                 let alive = runs.iter().filter(|run| !run.is_over() && !is(run));
                 let most = usize::from(wanted.workload.as_ref().unwrap().start_first);
                 let alive: Vec<_> = alive.collect();
@@ -160,12 +166,15 @@ impl World {
                 if let Some(Wanted {
                     version: 1..,
                     workload,
+                    supply,
                     ..
                 }) = wanted
                 {
+                    let is_up = |run: &Seen| run.is_wanted && run.phase == Phase::Running;
                     let gap = workload
                         .as_ref()
-                        .is_ok_and(|workload| !workload.start_first);
+                        .is_ok_and(|workload| !workload.start_first)
+                        && (*supply == Supply::Here || runs.iter().any(is_up));
                     assert!(run.asked.is_some() || gap || others.clone().any(serves));
                 }
             }
@@ -238,6 +247,7 @@ impl World {
             generation,
             version,
             workload,
+            supply: Supply::Here,
         };
         self.desired.insert(key(slot), wanted);
     }
@@ -259,6 +269,16 @@ impl World {
             Happens::WantsWhatCannotBe { slot } => self.wants(slot, 1, Err("no".to_owned())),
             Happens::WantsNothing { slot } => self.wants(slot, 0, Err("no".to_owned())),
             Happens::Forgets { slot } => drop(self.desired.remove(&key(slot))),
+            Happens::Supplied { slot, how } => {
+                let ways = [
+                    Supply::Here,
+                    Supply::Coming,
+                    Supply::Missing("none".to_owned()),
+                ];
+                if let Some(wanted) = self.desired.get_mut(&key(slot)) {
+                    wanted.supply = ways[how].clone();
+                }
+            }
             Happens::Exits { which, code } => {
                 if let Some(run) = self.nth(which, |run| run.0.phase == Phase::Running) {
                     end(&mut run.0, now, code);
@@ -313,6 +333,9 @@ impl World {
 
     /// Everything goes well from now on.
     fn settle(&mut self) {
+        for wanted in self.desired.values_mut() {
+            wanted.supply = Supply::Here;
+        }
         for _ in 0..200 {
             self.turn();
             while self

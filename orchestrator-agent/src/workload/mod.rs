@@ -18,7 +18,7 @@
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
 //! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; what is more than that, containers do not get |
-//! | `artifact` | | not yet: what needs one cannot start |
+//! | `artifact` | | a file or an archive that it brings along, see [`artifact`](crate::artifact) |
 //!
 //! A check:
 //!
@@ -39,9 +39,9 @@
 //!   "http_errors_total"}`: two counters, each a name, or `name{label="value"}`; of several series that match, the sum.
 //!   While it cannot be read, the interval has no result: nobody knows is not healthy.
 //!
-//! In `command`, `args`, `env`, `directory`, `path` these words are replaced, and other braces are left alone: `{NODE}`,
-//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`). The
-//! workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
+//! In `command`, `args`, `env`, `directory`, `path`, and a volume's `source` these words are replaced, and other braces are left alone: `{NODE}`,
+//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`),
+//! `{ARTIFACT}` (where it is). The workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
 
 mod read;
 
@@ -52,6 +52,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub(crate) use self::read::known;
+use crate::artifact::Artifact;
 
 /// How to run something, and how to see its health.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +65,8 @@ pub struct Workload {
     pub batch: bool,
     /// From the signal to stop to the kill.
     pub stop_grace: Duration,
+    /// What it brings along.
+    pub artifact: Option<Artifact>,
     /// The environment, before words are replaced.
     pub env: BTreeMap<String, String>,
     /// What it listens on.

@@ -1,6 +1,7 @@
 //! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
 
 mod api;
+mod artifacts;
 mod docker;
 mod harness;
 mod identity;

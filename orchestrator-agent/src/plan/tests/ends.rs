@@ -30,6 +30,7 @@ fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, St
         generation: 1,
         version: 1,
         workload,
+        supply: Supply::Here,
     };
     let standing = standing(&wanted, std::slice::from_ref(&run));
     let desired = BTreeMap::from([(key(0), wanted)]);
@@ -84,4 +85,54 @@ fn ends_are_final_or_not() {
         after(json!({}), false, ended(1, 0, no, 0)),
         (Some(1), cannot)
     );
+}
+
+#[test]
+fn what_it_brings_along_is_waited_for() {
+    let none = || Supply::Missing("none".to_owned());
+    let cannot = || Standing::CannotStart("none".to_owned());
+    let mut other = ended(1, 0, End::Exited(0), 1);
+    (other.is_wanted, other.phase) = (false, Phase::Running);
+    let mine = Seen {
+        generation: 2,
+        is_wanted: true,
+        ..other.clone()
+    };
+    let stop = |run: &Seen| {
+        Action::Stop(RunId {
+            key: key(0),
+            generation: run.generation,
+            attempt: 1,
+        })
+    };
+    for (supply, runs, actions, stands) in [
+        (Supply::Coming, vec![], vec![], Standing::Unknown),
+        (none(), vec![other.clone()], vec![], cannot()),
+        (
+            Supply::Here,
+            vec![other.clone()],
+            vec![stop(&other)],
+            Standing::Unknown,
+        ),
+        // What runs does not need to be fetched any more.
+        (none(), vec![mine.clone()], vec![], Standing::Up(1)),
+        (
+            none(),
+            vec![other.clone(), mine],
+            vec![stop(&other)],
+            Standing::Up(1),
+        ),
+    ] {
+        let wanted = Wanted {
+            generation: 2,
+            version: 2,
+            workload: Ok(workload(false)),
+            supply,
+        };
+        assert_eq!(standing(&wanted, &runs), stands, "{wanted:?}");
+        let desired = BTreeMap::from([(key(0), wanted)]);
+        let observed = BTreeMap::from([(key(0), runs)]);
+        let plan = plan(&desired, &observed, Duration::ZERO);
+        assert_eq!(plan.actions, actions, "{desired:?}");
+    }
 }
