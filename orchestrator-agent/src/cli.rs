@@ -21,6 +21,8 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
   --label KEY=VALUE  for selectors; may be said often
   --docker SOCKET    where a Docker Engine listens (/var/run/docker.sock)
+  --external NAME=PROGRAM
+                     a program that runs workloads of the driver `external`; may be said often
   --artifact-mib N   take no artifact that is larger (1024); unpacked it may be four times as large
   --artifacts N      keep so many artifacts that nothing needs just now (16)
   --artifacts-mib N  and no more than so much of them (8192)
@@ -158,6 +160,12 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 settings.labels.insert(key.to_owned(), value.to_owned());
             }
             "--docker" => settings.docker = value()?.into(),
+            "--external" => {
+                let external = text(value()?)?;
+                let parts = external.split_once('=');
+                let (name, program) = parts.ok_or("--external: not NAME=PROGRAM")?;
+                settings.externals.insert(name.to_owned(), program.into());
+            }
             "--artifact-mib" => {
                 let bytes = mebibytes(&arg, &text(value()?)?)?;
                 settings.artifacts.bytes_max = bytes;

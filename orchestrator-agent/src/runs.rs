@@ -97,6 +97,28 @@ impl Run {
         }
     }
 
+    /// A name that no other run on this machine has, whatever their agents are called.
+    pub fn name(&self) -> String {
+        // FNV-1a: it has to be the same for every version of this program.
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let dir = self.dir.as_os_str().as_encoded_bytes();
+        let hash = dir.iter().fold(0xcbf2_9ce4_8422_2325, fold);
+        let key = &self.id.key;
+        let job: String = (key.job.name().chars())
+            .map(|letter| {
+                if letter.is_ascii_alphanumeric() {
+                    letter
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        format!(
+            "orchestrator-{job}-{}-{}-{}-{hash:016x}",
+            key.slot, self.id.generation, self.id.attempt,
+        )
+    }
+
     /// Replaces the words that stand for what the run is.
     pub fn expand(&self, text: &str) -> String {
         if !text.contains('{') {

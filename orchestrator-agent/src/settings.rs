@@ -30,6 +30,8 @@ pub struct Settings {
     pub shim: Vec<OsString>,
     /// Where a Docker Engine listens.
     pub docker: PathBuf,
+    /// Programs that run workloads, by the names that jobs call them by; see [`external`](crate::driver::external).
+    pub externals: BTreeMap<String, PathBuf>,
     /// The most that artifacts take of the node.
     pub artifacts: Bounds,
     /// Takes the server's state though it is older than what was accepted before: the server was restored.
@@ -64,6 +66,7 @@ impl Settings {
             labels: BTreeMap::new(),
             shim: Vec::new(),
             docker: DOCKER.into(),
+            externals: BTreeMap::new(),
             artifacts: Bounds::default(),
             accept_older: false,
         }

@@ -29,6 +29,7 @@ use crate::disk;
 use crate::driver::Driver;
 use crate::driver::docker::Docker;
 use crate::driver::exec::Exec;
+use crate::driver::external::External;
 use crate::health::watch::Watch;
 use crate::health::{Sight, Tally};
 use crate::logs::Logs;
@@ -163,6 +164,10 @@ impl Agent {
             drivers: BTreeMap::from([
                 ("docker", Arc::new(Docker::new(&self.settings.docker)) as _),
                 ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
+                (
+                    "external",
+                    Arc::new(External::new(&self.settings.externals)) as _,
+                ),
             ]),
             accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,

@@ -6,7 +6,7 @@
 //! | field | default | meaning |
 //! |---|---|---|
 //! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver |
-//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec) |
+//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec), [`docker`](crate::driver::docker), [`external`](crate::driver::external) |
 //! | `env` | | the workload's environment: nothing of the agent's is passed on but `PATH` |
 //! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
 //! | `checks` | | see below; that the process lives is always checked |
@@ -48,7 +48,7 @@ mod read;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use self::read::known;
@@ -88,7 +88,7 @@ pub struct Workload {
 }
 
 /// A directory or a file of the node, or something the engine keeps, inside a container.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// An absolute path on the node, or a name.
@@ -101,7 +101,7 @@ pub struct Volume {
 }
 
 /// The most that a workload may use.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Memory.

@@ -130,7 +130,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// What the tar on this machine makes of it.
-fn packed(args: &[&str], dir: &Path) -> Vec<u8> {
+pub(crate) fn packed(args: &[&str], dir: &Path) -> Vec<u8> {
     let tar = Command::new("tar")
         .args(["--create", "--gzip"])
         .args(args)

@@ -3,6 +3,7 @@
 mod api;
 mod artifacts;
 mod docker;
+mod external;
 mod harness;
 mod identity;
 mod idle;
