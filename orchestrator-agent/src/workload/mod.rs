@@ -15,6 +15,7 @@
 //! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
+//! | `restart.put_back` | `false` | when it cannot start, or is given up, what ran before it runs again, until something else is wanted |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
 //! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; what is more than that, containers do not get |
@@ -213,6 +214,8 @@ pub struct Restart {
     pub backoff_max: Duration,
     /// What ran so long begins a new row.
     pub reset_after: Duration,
+    /// When it has failed, what ran before it runs again.
+    pub put_back: bool,
 }
 
 /// When something is started again.

@@ -258,6 +258,8 @@ struct RestartDocument {
     backoff: Option<Span>,
     backoff_max: Option<Span>,
     reset_after: Option<Span>,
+    #[serde(default)]
+    put_back: bool,
 }
 
 impl RestartDocument {
@@ -272,6 +274,7 @@ impl RestartDocument {
             backoff: span_or(self.backoff, 1).max(INTERVAL_MIN),
             backoff_max: span_or(self.backoff_max, 60),
             reset_after: span_or(self.reset_after, 60),
+            put_back: self.put_back,
         }
     }
 }

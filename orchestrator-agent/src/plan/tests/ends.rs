@@ -136,3 +136,82 @@ fn what_it_brings_along_is_waited_for() {
         assert_eq!(plan.actions, actions, "{desired:?}");
     }
 }
+
+#[test]
+fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
+    let id = |generation, attempt| RunId {
+        key: key(0),
+        generation,
+        attempt,
+    };
+    let no = || End::CannotStart("no".to_owned());
+    let mut old = ended(1, 0, End::Exited(0), 9);
+    (old.is_wanted, old.asked) = (false, Some(Duration::ZERO));
+    let mine = |how| Seen {
+        generation: 2,
+        ..ended(1, 0, how, 0)
+    };
+    let back = |of, attempt, row| Action::PutBack {
+        run: id(1, attempt),
+        of: id(1, of),
+        row,
+    };
+    let create = Action::Create {
+        run: id(2, 2),
+        row: 1,
+    };
+    let again = |attempt, row, phase: Option<Phase>| Seen {
+        attempt,
+        row,
+        asked: None,
+        phase: phase.unwrap_or(Phase::Ended {
+            how: End::Exited(1),
+            since: Duration::ZERO,
+            ran: Duration::ZERO,
+        }),
+        ..old.clone()
+    };
+    let runs = Some(Phase::Running);
+    let looked_at = Seen {
+        phase: Phase::Planned,
+        busy: true,
+        ..mine(no())
+    };
+    for (put_back, observed, action) in [
+        (true, vec![old.clone(), mine(no())], Some(back(1, 2, 0))),
+        // It lives, and nothing else is tried.
+        (
+            true,
+            vec![old.clone(), again(2, 0, runs.clone()), mine(no())],
+            None,
+        ),
+        // Nor is it stopped by an agent that has just begun, and does not know how it is with the other.
+        (true, vec![old.clone(), again(2, 0, runs), looked_at], None),
+        // It ends by itself.
+        (
+            true,
+            vec![old.clone(), again(2, 0, None), mine(no())],
+            Some(back(2, 3, 1)),
+        ),
+        // What may yet come up is tried first, and where nothing was before it is all there is.
+        (
+            true,
+            vec![old.clone(), mine(End::Exited(1))],
+            Some(create.clone()),
+        ),
+        (true, vec![mine(no())], Some(create.clone())),
+        (false, vec![old.clone(), mine(no())], Some(create)),
+    ] {
+        let wanted = Wanted {
+            generation: 2,
+            version: 2,
+            workload: Ok(that(false, put_back)),
+            supply: Supply::Here,
+        };
+        let desired = BTreeMap::from([(key(0), wanted)]);
+        let seen = BTreeMap::from([(key(0), observed)]);
+        let plan = plan(&desired, &seen, Duration::from_secs(9));
+        let action: Vec<_> = action.into_iter().collect();
+        assert_eq!(plan.actions, action, "{seen:?}");
+    }
+}
