@@ -6,7 +6,8 @@
 //! | `sha256` | required | of the file as it is at the source, in 64 hexadecimal digits |
 //! | `unpack` | by the source's name | `tar`, `tar.gz`, or `none`: then it is one file, which may be executed |
 //!
-//! The hash says what it is, so the source need not be trusted: plain `http://` will do. Over TLS the system's authorities
+//! The hash says what it is, so the source need not be trusted: plain `http://` will do. What is here under its hash already is
+//! not asked for again, whatever the source: a new source with the hash of an old file is the old file. Over TLS the system's authorities
 //! are trusted, and those that the agent was told. A redirect is followed, five at the most, and never from TLS to none.
 //!
 //! The workload finds it where `{ARTIFACT}` and `ORCHESTRATOR_ARTIFACT` say: the directory that it was unpacked to, or

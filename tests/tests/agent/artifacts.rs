@@ -402,3 +402,44 @@ async fn what_stalls_holds_nobody_up_and_is_abandoned() {
     assert_eq!(files.asked("app.tgz"), 3, "once for both");
     assert_eq!(here(&node), [format!("{hash}-tar.gz")]);
 }
+
+#[tokio::test]
+async fn what_has_no_end_is_not_followed_to_it() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--artifact-mib", "1"]);
+    server.api.nodes(1).await;
+    let files = Files::start().await;
+    let around = files.put("around", []);
+    files.put("around", [Answer::Elsewhere(around)]);
+    files.put("long", [Answer::Stalls(2 << 20, Vec::new())]);
+    let dir = tempfile::tempdir().unwrap();
+    let zeros = dir.path().join("zeros");
+    std::fs::File::create(&zeros)
+        .unwrap()
+        .set_len(5 << 20)
+        .unwrap();
+    let bomb = packed(&["zeros"], dir.path());
+    let hash = sha256(&bomb);
+    files.put("bomb.tgz", [Answer::File(bomb)]);
+    for (name, sentence) in [
+        ("around", "more than 5 redirects"),
+        ("long", "more than the 1048576 bytes"),
+        ("bomb.tgz", "larger than is allowed"),
+    ] {
+        let url = format!("http://{}/{name}", files.address);
+        let job = brought(&url, &hash, "{ARTIFACT}", immediate());
+        let id = server.api.register(job).await;
+        server.api.until_state(&id, "failed").await;
+        let said = server
+            .api
+            .get(&format!("/v1/deployments/{id}/targets"))
+            .await;
+        assert!(said.to_string().contains(sentence), "{said}");
+    }
+    assert_eq!(files.asked("around"), 6);
+    eventually("nothing is left", async || {
+        here(&node).is_empty().then_some(())
+    })
+    .await;
+}
