@@ -21,6 +21,11 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
   --label KEY=VALUE  for selectors; may be said often
   --docker SOCKET    where a Docker Engine listens (/var/run/docker.sock)
+  --external NAME=PROGRAM
+                     a program that runs workloads of the driver `external`; may be said often
+  --artifact-mib N   take no artifact that is larger (1024); unpacked it may be four times as large
+  --artifacts N      keep so many artifacts that nothing needs just now (16)
+  --artifacts-mib N  and no more than so much of them (8192)
   --drain            when told to end, stop the workloads first
   --accept-older     take the server's state though it is older than before: it was restored
 
@@ -113,6 +118,15 @@ async fn show(data_dir: &Path) -> Outcome {
     Ok(())
 }
 
+fn number(option: &str, text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("{option}: {text:?} is no number"))
+}
+
+fn mebibytes(option: &str, text: &str) -> Result<u64, String> {
+    Ok(number(option, text)?.saturating_mul(1 << 20))
+}
+
 /// `None` where help is asked for.
 fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Leave)>, String> {
     let host = rustix::system::uname()
@@ -146,6 +160,23 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 settings.labels.insert(key.to_owned(), value.to_owned());
             }
             "--docker" => settings.docker = value()?.into(),
+            "--external" => {
+                let external = text(value()?)?;
+                let parts = external.split_once('=');
+                let (name, program) = parts.ok_or("--external: not NAME=PROGRAM")?;
+                settings.externals.insert(name.to_owned(), program.into());
+            }
+            "--artifact-mib" => {
+                let bytes = mebibytes(&arg, &text(value()?)?)?;
+                settings.artifacts.bytes_max = bytes;
+                settings.artifacts.unpacked_bytes_max = bytes.saturating_mul(4);
+            }
+            "--artifacts" => {
+                settings.artifacts.kept_max = number(&arg, &text(value()?)?)? as usize;
+            }
+            "--artifacts-mib" => {
+                settings.artifacts.kept_bytes_max = mebibytes(&arg, &text(value()?)?)?;
+            }
             "--drain" => leave = Leave::Drained,
             "--accept-older" => settings.accept_older = true,
             "--help" | "-h" => return Ok(None),

@@ -25,6 +25,8 @@
 //! output and at last its exit code to the run's directory. An agent that comes back finds the directories, and by
 //! the locks that the shims hold it knows what is alive. A container is the engine's, and is found by its name.
 //!
+//! **What a workload brings along**, an [artifact], is fetched before what ran so far is stopped, and the last few are kept.
+//!
 //! **Reports are a level, too.** At each interval of an execution that a deployment waits for, its state is said again.
 //! The [outbox] keeps what could not be sent, within a bound, and sums up what goes beyond it.
 //!
@@ -46,6 +48,7 @@
 //! Many agents may run in one process, each with a data directory and a name of its own.
 
 mod agent;
+pub mod artifact;
 pub mod cli;
 pub mod client;
 mod disk;

@@ -467,6 +467,7 @@ mod tests {
             node: "n1".into(),
             row: 0,
             ports: BTreeMap::new(),
+            artifact: None,
             workload: Arc::new(Workload::in_part(&document)),
             document: Arc::new(document),
             dir: dir.join(attempt.to_string()),

@@ -39,6 +39,8 @@ pub(crate) struct Address {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// What goes before every path.
     prefix: String,
+    /// What comes from there is trusted only as far as its hash goes, so it may come without TLS.
+    anywhere: bool,
 }
 
 /// Why a server's address is none.
@@ -69,11 +71,7 @@ impl Address {
     pub(crate) fn new(url: &str, authorities: Option<&Path>) -> Result<Self, AddressError> {
         let shape = || AddressError::Shape(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| shape())?;
-        let host = uri.host().ok_or_else(shape)?;
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = bare(uri.host().ok_or_else(shape)?);
         if uri.query().is_some()
             || uri
                 .authority()
@@ -84,7 +82,10 @@ impl Address {
         let (tls, port) = match uri.scheme_str() {
             Some("https") => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| shape())?;
-                (Some((trusting(authorities)?, name)), 443)
+                (
+                    Some((trusting(authorities, authorities.is_none())?, name)),
+                    443,
+                )
             }
             Some("http") if is_here(&host) => (None, 80),
             Some("http") => return Err(AddressError::Open(url.to_owned())),
@@ -95,6 +96,27 @@ impl Address {
             prefix: uri.path().trim_end_matches('/').to_owned(),
             host,
             tls,
+            anywhere: false,
+        })
+    }
+
+    /// Where a file is, for whoever knows its hash. Over TLS it trusts the system's authorities, and those in the file.
+    pub(crate) fn anywhere(uri: &Uri, authorities: Option<&Path>) -> Result<Self, AddressError> {
+        let shape = || AddressError::Shape(uri.host().unwrap_or_default().to_owned());
+        let host = bare(uri.host().ok_or_else(shape)?);
+        let (tls, port) = match uri.scheme_str() {
+            Some("https") => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| shape())?;
+                (Some((trusting(authorities, true)?, name)), 443)
+            }
+            _ => (None, 80),
+        };
+        Ok(Self {
+            port: uri.port_u16().unwrap_or(port),
+            prefix: String::new(),
+            host,
+            tls,
+            anywhere: true,
         })
     }
 
@@ -105,6 +127,7 @@ impl Address {
             port,
             tls: None,
             prefix: String::new(),
+            anywhere: false,
         }
     }
 
@@ -156,7 +179,7 @@ impl Address {
 
     /// Whatever a name resolves to, without TLS it is this machine.
     fn may(&self, address: &SocketAddr) -> bool {
-        self.tls.is_some() || address.ip().is_loopback()
+        self.tls.is_some() || self.anywhere || address.ip().is_loopback()
     }
 }
 
@@ -164,31 +187,35 @@ fn is_here(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn trusting(authorities: Option<&Path>) -> Result<Arc<ClientConfig>, AddressError> {
+/// A host without the brackets of an address of many colons.
+fn bare(host: &str) -> String {
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned()
+}
+
+fn trusting(authorities: Option<&Path>, systems: bool) -> Result<Arc<ClientConfig>, AddressError> {
     let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(path) => {
-            let failed =
-                |why: Box<dyn std::error::Error + Send + Sync>| AddressError::Authorities {
-                    path: path.display().to_string(),
-                    source: io::Error::other(why),
-                };
-            let all = CertificateDer::pem_file_iter(path).map_err(|why| failed(Box::new(why)))?;
-            for certificate in all {
-                let certificate = certificate.map_err(|why| failed(Box::new(why)))?;
-                roots
-                    .add(certificate)
-                    .map_err(|why| failed(Box::new(why)))?;
-            }
-            if roots.is_empty() {
-                return Err(failed("there are none in it".into()));
-            }
+    if let Some(path) = authorities {
+        let failed = |why: Box<dyn std::error::Error + Send + Sync>| AddressError::Authorities {
+            path: path.display().to_string(),
+            source: io::Error::other(why),
+        };
+        let all = CertificateDer::pem_file_iter(path).map_err(|why| failed(Box::new(why)))?;
+        for certificate in all {
+            let certificate = certificate.map_err(|why| failed(Box::new(why)))?;
+            roots
+                .add(certificate)
+                .map_err(|why| failed(Box::new(why)))?;
         }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            // One that cannot be read leaves the others good.
-            roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            return Err(failed("there are none in it".into()));
         }
+    }
+    if systems {
+        let found = rustls_native_certs::load_native_certs();
+        // One that cannot be read leaves the others good.
+        roots.add_parsable_certificates(found.certs);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

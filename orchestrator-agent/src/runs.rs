@@ -69,6 +69,8 @@ pub struct Run {
     pub document: Arc<Value>,
     /// The same, read.
     pub workload: Arc<Workload>,
+    /// Where what it brings along is.
+    pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
 }
@@ -81,6 +83,8 @@ struct Kept {
     node: Arc<str>,
     row: u32,
     ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    artifact: Option<PathBuf>,
     document: Arc<Value>,
 }
 
@@ -91,6 +95,28 @@ impl Run {
             PortRef::Number(number) => Some(*number),
             PortRef::Name(name) => self.ports.get(name).copied(),
         }
+    }
+
+    /// A name that no other run on this machine has, whatever their agents are called.
+    pub fn name(&self) -> String {
+        // FNV-1a: it has to be the same for every version of this program.
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let dir = self.dir.as_os_str().as_encoded_bytes();
+        let hash = dir.iter().fold(0xcbf2_9ce4_8422_2325, fold);
+        let key = &self.id.key;
+        let job: String = (key.job.name().chars())
+            .map(|letter| {
+                if letter.is_ascii_alphanumeric() {
+                    letter
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        format!(
+            "orchestrator-{job}-{}-{}-{}-{hash:016x}",
+            key.slot, self.id.generation, self.id.attempt,
+        )
     }
 
     /// Replaces the words that stand for what the run is.
@@ -146,6 +172,10 @@ impl Run {
             )
         };
         facts.extend(self.ports.iter().map(named));
+        if let Some(artifact) = &self.artifact {
+            let artifact = artifact.to_string_lossy().into_owned();
+            facts.push(("ARTIFACT".to_owned(), artifact));
+        }
         facts
     }
 
@@ -158,6 +188,7 @@ impl Run {
             node: self.node.clone(),
             row: self.row,
             ports: self.ports.clone(),
+            artifact: self.artifact.clone(),
             document: self.document.clone(),
         };
         disk::note_json(&self.dir.join("run.json"), &kept)
@@ -237,6 +268,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         node: kept.node,
         row: kept.row,
         ports: kept.ports,
+        artifact: kept.artifact,
         document: kept.document,
         workload: Arc::new(workload),
         dir,

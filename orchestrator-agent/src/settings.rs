@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::artifact::Bounds;
+
 /// Where a Docker Engine listens, if nothing is said.
 const DOCKER: &str = "/var/run/docker.sock";
 
@@ -28,6 +30,10 @@ pub struct Settings {
     pub shim: Vec<OsString>,
     /// Where a Docker Engine listens.
     pub docker: PathBuf,
+    /// Programs that run workloads, by the names that jobs call them by; see [`external`](crate::driver::external).
+    pub externals: BTreeMap<String, PathBuf>,
+    /// The most that artifacts take of the node.
+    pub artifacts: Bounds,
     /// Takes the server's state though it is older than what was accepted before: the server was restored.
     pub accept_older: bool,
 }
@@ -60,6 +66,8 @@ impl Settings {
             labels: BTreeMap::new(),
             shim: Vec::new(),
             docker: DOCKER.into(),
+            externals: BTreeMap::new(),
+            artifacts: Bounds::default(),
             accept_older: false,
         }
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Work;
 use crate::client::Received;
 use crate::disk;
-use crate::plan::Wanted;
+use crate::plan::{Supply, Wanted};
 use crate::runs::{Key, Run};
 use crate::workload::Workload;
 
@@ -133,6 +133,8 @@ impl Work {
                     generation,
                     version,
                     workload,
+                    // Before the next plan it is looked whether it is.
+                    supply: Supply::Here,
                 },
             );
         }

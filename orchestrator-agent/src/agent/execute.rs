@@ -6,21 +6,23 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Live, Waits, Work};
+use crate::artifact::{Artifact, Failed, Made};
 use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Mark, Run, RunId};
-use crate::workload::Port;
+use crate::workload::{Port, Workload};
 
 /// How soon somebody is asked again who has not answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-type Events = mpsc::UnboundedSender<Event>;
+pub(super) type Events = mpsc::UnboundedSender<Event>;
 
 /// What came of something that took its time.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) enum Event {
     Looked(RunId, Look),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
+    /// What a workload brings along was fetched, or not.
+    Fetched(Artifact, Result<Made, Failed>),
 }
 
 impl Work {
@@ -40,6 +44,7 @@ impl Work {
         tracing::info!("{action}");
         match action {
             Action::Create { run, row } => self.create(run, row),
+            Action::PutBack { run, of, row } => self.put_back(run, &of, row),
             Action::Start(id) => self.start(&id),
             Action::Stop(id) => self.stop(&id, Stop::Gracefully),
             Action::Kill(id) => self.stop(&id, Stop::Now),
@@ -48,7 +53,6 @@ impl Work {
     }
 
     fn create(&mut self, id: RunId, row: u32) {
-        let now = self.now();
         let wanted = self.accepted.wanted.get(&id.key);
         let Some((wanted, Ok(workload))) = wanted.map(|wanted| (wanted, &wanted.workload)) else {
             return;
@@ -56,22 +60,47 @@ impl Work {
         let Some(document) = self.accepted.documents.get(&id.key) else {
             return;
         };
+        let (workload, document) = (workload.clone(), document.clone());
+        self.make(id, row, wanted.version, workload, document);
+    }
+
+    fn put_back(&mut self, id: RunId, of: &RunId, row: u32) {
+        let Some(live) = self.lives.get(of) else {
+            return;
+        };
+        let run = live.run.clone();
+        let (workload, document) = (run.workload.clone(), run.document.clone());
+        self.make(id, row, run.version, workload, document);
+    }
+
+    /// Makes a run and starts it.
+    fn make(
+        &mut self,
+        id: RunId,
+        row: u32,
+        version: u32,
+        workload: Arc<Workload>,
+        document: Arc<Value>,
+    ) {
+        let now = self.now();
         let picked = pick(&workload.ports);
         let ports = picked
             .as_ref()
             .map_or_else(|_| BTreeMap::new(), Clone::clone);
+        let artifact = workload.artifact.as_ref();
         let run = Arc::new(Run {
+            artifact: artifact.and_then(|artifact| self.supplies.cache.find(artifact)),
             dir: runs::directory(&self.runs_dir, &id),
             id: id.clone(),
-            version: wanted.version,
+            version,
             node: self.node.clone(),
             row,
             ports,
-            document: document.clone(),
-            workload: workload.clone(),
+            document,
+            workload,
         });
         let mut live = Live::new(run.clone(), Phase::Planned, now);
-        live.is_wanted = true;
+        live.is_wanted = self.accepted.is_of(&run);
         let kept = picked.and_then(|_| run.keep());
         if let Err(why) = &kept {
             live.phase = Phase::Ended {
@@ -164,6 +193,7 @@ impl Work {
                     runs::tidy(&live.run.dir);
                 }
             }
+            Event::Fetched(artifact, fetched) => self.fetched(artifact, fetched),
             Event::Forgotten(id, Err(why)) => {
                 tracing::warn!(run = %id, %why, "a run cannot be forgotten");
                 self.look(&id);
@@ -231,6 +261,7 @@ impl Work {
                 live.watch = None;
                 live.waits = None;
                 self.logs.over(id);
+                self.supplies.is_dirty = true;
                 if !matches!(live.phase, Phase::Ended { .. }) {
                     tracing::info!(run = %id, ?how, "a run has ended");
                     live.phase = Phase::Ended {

@@ -4,6 +4,7 @@ mod desired;
 mod execute;
 mod numbers;
 mod report;
+mod supply;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,11 +23,13 @@ use self::desired::Accepted;
 use self::execute::Event;
 use self::numbers::Numbers;
 use self::report::Told;
+use self::supply::Supplies;
 use crate::client::{Client, News};
 use crate::disk;
 use crate::driver::Driver;
 use crate::driver::docker::Docker;
 use crate::driver::exec::Exec;
+use crate::driver::external::External;
 use crate::health::watch::Watch;
 use crate::health::{Sight, Tally};
 use crate::logs::Logs;
@@ -161,12 +164,22 @@ impl Agent {
             drivers: BTreeMap::from([
                 ("docker", Arc::new(Docker::new(&self.settings.docker)) as _),
                 ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
+                (
+                    "external",
+                    Arc::new(External::new(&self.settings.externals)) as _,
+                ),
             ]),
             accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,
             began: Instant::now(),
             lives: BTreeMap::new(),
             told: BTreeMap::new(),
+            supplies: Supplies::open(
+                self.dir.join("artifacts"),
+                self.settings.artifacts,
+                self.settings.authorities.clone(),
+            )
+            .map_err(failed)?,
             draining: false,
             outbox,
             logs,
@@ -227,6 +240,7 @@ struct Work {
     began: Instant,
     lives: BTreeMap<RunId, Live>,
     told: BTreeMap<Key, Told>,
+    supplies: Supplies,
     draining: bool,
     outbox: Arc<Outbox>,
     logs: Arc<Logs>,
@@ -305,6 +319,7 @@ impl Work {
     /// again if nothing happens.
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
+        let supply = self.supply(now);
         let mut rounds = 0..ROUNDS_MAX;
         let (observed, wake) = loop {
             let observed = self.observed(now);
@@ -325,7 +340,7 @@ impl Work {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
         });
-        ready.chain(wake).chain(tell).min()
+        ready.chain(wake).chain(tell).chain(supply).min()
     }
 
     fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Work;
 use crate::client::Link;
 use crate::outbox::Letter;
-use crate::plan::{self, Moment, Phase, Seen, Standing};
+use crate::plan::{self, Moment, Phase, Seen, Standing, Supply};
 use crate::runs::{Key, Mark, RunId};
 use crate::wire::{Interval, Observation, Report};
 
@@ -132,6 +132,7 @@ impl Work {
         let executions = self.accepted.wanted.iter().map(|(key, wanted)| {
             let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
             let standing = match plan::standing(wanted, runs) {
+                Standing::Unknown if wanted.supply == Supply::Coming => "fetching".to_owned(),
                 Standing::Unknown => "unknown".to_owned(),
                 Standing::Up(_) => "up".to_owned(),
                 Standing::Down => "down".to_owned(),
@@ -162,6 +163,7 @@ impl Work {
         let received = self.accepted.received.as_ref();
         let reports = self.outbox.counts();
         let logs = self.logs.counts();
+        let (artifacts, artifact_bytes) = self.supplies.cache.counts();
         json!({
             "node": *self.node, "version": env!("CARGO_PKG_VERSION"), "server": link,
             "revision": received.map(|received| received.desired.revision),
@@ -171,6 +173,7 @@ impl Work {
                 "waiting": reports.waiting, "sent": reports.sent,
                 "summed_up": reports.summed_up, "dropped": reports.dropped,
             },
+            "artifacts": { "here": artifacts, "bytes": artifact_bytes },
             "logs": { "sent_bytes": logs.sent_bytes, "left_out_bytes": logs.left_out_bytes },
         })
     }

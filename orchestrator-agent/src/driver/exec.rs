@@ -317,7 +317,7 @@ impl Driver for Exec {
 }
 
 /// A program and what it started. If nobody waits for it any more, all of it ends.
-struct Group(tokio::process::Child);
+pub(super) struct Group(pub(super) tokio::process::Child);
 
 impl Drop for Group {
     fn drop(&mut self) {

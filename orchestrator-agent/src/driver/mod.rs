@@ -2,6 +2,7 @@
 
 pub mod docker;
 pub mod exec;
+pub mod external;
 
 use std::fmt;
 use std::future::Future;

@@ -5,8 +5,10 @@
 //! - Of the assignment that is wanted, one run is alive, or will be when its back-off is over, or its end was final.
 //! - Everything else is told to stop, and killed when its time of grace is over. With `start_first` the newest of the
 //!   others goes on until the wanted run is healthy; otherwise nothing starts before all others have ended.
+//! - Where what it brings along is not here, nothing starts, and the newest of the others goes on meanwhile.
 //! - Where the wanted document cannot be understood, the newest of the others goes on: a node does not lose what works for
 //!   what cannot.
+//! - Where the wanted run has failed for good, and the job says so, what was stopped for it runs again.
 //! - Nothing is done to a run that something is being done to.
 //! - A few runs that ended are kept, for who wants to know why; then they are forgotten.
 
@@ -40,6 +42,20 @@ pub struct Wanted {
     pub version: u32,
     /// What to run, or why it cannot be understood; of version 0 it does not matter.
     pub workload: Result<Arc<Workload>, String>,
+    /// Whether it can start as far as that goes which it brings along.
+    pub supply: Supply,
+}
+
+/// How it is with what a workload brings along.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Supply {
+    /// All of it is here.
+    #[default]
+    Here,
+    /// It is on its way.
+    Coming,
+    /// It does not come, and this is why; it is tried again.
+    Missing(String),
 }
 
 /// A run as it is.
@@ -104,6 +120,15 @@ pub enum Action {
         /// So many quick restarts came before it in a row.
         row: u32,
     },
+    /// Make a new run of what an earlier one ran, and start it.
+    PutBack {
+        /// Which.
+        run: RunId,
+        /// The earlier one.
+        of: RunId,
+        /// So many quick restarts came before it in a row.
+        row: u32,
+    },
     /// Start one that was made.
     Start(RunId),
     /// Tell it to stop.
@@ -119,6 +144,7 @@ impl fmt::Display for Action {
         match self {
             Self::Create { run, row: 0 } => write!(f, "start {run}"),
             Self::Create { run, row } => write!(f, "start {run}, restart {row} in a row"),
+            Self::PutBack { run, of, .. } => write!(f, "start {run}, to put {of} back"),
             Self::Start(run) => write!(f, "start {run}, which was made before"),
             Self::Stop(run) => write!(f, "stop {run}"),
             Self::Kill(run) => write!(f, "kill {run}"),
@@ -179,6 +205,20 @@ impl Seen {
         matches!(self.phase, Phase::Ended { .. })
     }
 
+    /// It could not start, or ended badly and is not started again.
+    fn has_failed(&self, workload: &Workload) -> bool {
+        let failed = match &self.phase {
+            Phase::Planned | Phase::Running => false,
+            Phase::Ended { how, .. } => match how {
+                End::CannotStart(_) => true,
+                End::Exited(0) => false,
+                End::Exited(_) => matches!(self.next(workload), Next::Never),
+            },
+        };
+        // Of what was told to stop, the end says nothing.
+        failed && self.asked.is_none()
+    }
+
     /// What follows its end.
     fn next(&self, workload: &Workload) -> Next {
         let Phase::Ended { how, since, ran } = &self.phase else {
@@ -222,7 +262,10 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn wanted(&mut self, wanted: &Wanted) {
-        self.forget(None);
+        let workload = wanted.workload.as_ref().ok();
+        let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
+        let before = self.before().filter(|_| puts_back);
+        self.forget(None, before);
         if wanted.version == 0 {
             return self.stop_all_but(None);
         }
@@ -233,7 +276,13 @@ impl<'a> Planner<'a> {
         let mine = newest(self.runs);
         let up = mine.is_some_and(|mine| mine.phase == Phase::Running);
         let ready = mine.is_some_and(|mine| up && mine.ready);
-        let kept = match workload.start_first && !ready {
+        let is_here = wanted.supply == Supply::Here;
+        let has_failed = puts_back && mine.is_some_and(|mine| mine.has_failed(workload));
+        // An agent that has just begun does not know yet that it has failed.
+        let may_have = puts_back && mine.is_some_and(|mine| mine.busy && !mine.is_over() && !up);
+        let goes_back = has_failed && (before.is_some() || self.best_other().is_some());
+        let kept = match workload.start_first && !ready || !is_here && !up || goes_back || may_have
+        {
             true => self.best_other(),
             false => None,
         };
@@ -253,28 +302,25 @@ impl<'a> Planner<'a> {
                 .any(|stays| std::ptr::eq(stays, *run));
             run.is_over() || stays
         };
-        if self.runs.iter().all(|run| alone(&run)) {
-            self.start(wanted, workload, mine);
+        if !self.runs.iter().all(|run| alone(&run)) {
+            return;
+        }
+        match before {
+            _ if goes_back && kept.is_some() => {}
+            Some(before) if goes_back => self.put_back(before, workload),
+            _ if is_here => self.start(wanted, workload, mine),
+            _ => {}
         }
     }
 
     fn unwanted(&mut self) {
         self.stop_all_but(None);
-        self.forget(Some(ENDED_KEPT_FOR));
+        self.forget(Some(ENDED_KEPT_FOR), None);
     }
 
     /// Brings up what is wanted, now that nothing is in its way.
     fn start(&mut self, wanted: &Wanted, workload: &Workload, mine: Option<&Seen>) {
-        let same = self
-            .runs
-            .iter()
-            .filter(|run| run.generation == wanted.generation);
-        let attempt = same.map(|run| run.attempt).max().unwrap_or(0) + 1;
-        let run = RunId {
-            key: self.key.clone(),
-            generation: wanted.generation,
-            attempt,
-        };
+        let run = self.another(wanted.generation);
         match mine {
             None => self.act(Action::Create { run, row: 0 }),
             Some(mine) if mine.busy => {}
@@ -287,6 +333,46 @@ impl<'a> Planner<'a> {
                 (Phase::Ended { .. }, Next::Never) | (Phase::Running, _) => {}
             },
         }
+    }
+
+    /// Brings up again what ran before, now that nothing else will.
+    fn put_back(&mut self, before: &Seen, workload: &Workload) {
+        let same = self
+            .runs
+            .iter()
+            .filter(|run| run.generation == before.generation && !run.is_wanted);
+        let Some(last) = same.max_by_key(|run| run.attempt) else {
+            return;
+        };
+        match last.next(workload) {
+            _ if last.busy => {}
+            Next::Never => {}
+            Next::At { moment, .. } if self.now < moment => self.wake(moment),
+            Next::At { row, .. } => self.act(Action::PutBack {
+                run: self.another(last.generation),
+                of: self.id(last),
+                row,
+            }),
+        }
+    }
+
+    /// The next run of an assignment.
+    fn another(&self, generation: u64) -> RunId {
+        let same = self.runs.iter().filter(|run| run.generation == generation);
+        RunId {
+            key: self.key.clone(),
+            generation,
+            attempt: same.map(|run| run.attempt).max().unwrap_or(0) + 1,
+        }
+    }
+
+    /// Of what is not wanted and has ended because it was told to, the newest.
+    fn before(&self) -> Option<&'a Seen> {
+        let others = self
+            .runs
+            .iter()
+            .filter(|run| !run.is_wanted && run.is_over() && run.asked.is_some());
+        others.max_by_key(|run| (run.generation, run.attempt))
     }
 
     /// Of what is not wanted, the newest that lives and was not told to stop.
@@ -328,14 +414,17 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Forgets the oldest ends, but not the one that says what to do next.
-    fn forget(&mut self, after: Option<Duration>) {
+    /// Forgets the oldest ends, but not the one that says what to do next, nor the one that may be put back.
+    fn forget(&mut self, after: Option<Duration>, before: Option<&Seen>) {
         let last = newest(self.runs);
         let mut over: Vec<_> = self
             .runs
             .iter()
             .filter(|run| run.is_over() && !run.busy)
-            .filter(|run| !last.is_some_and(|last| std::ptr::eq(last, *run)))
+            .filter(|run| {
+                let spared = [last, before].into_iter().flatten();
+                !spared.into_iter().any(|spared| std::ptr::eq(spared, *run))
+            })
             .collect();
         over.sort_by_key(|run| std::cmp::Reverse((run.generation, run.attempt)));
         for (place, run) in over.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! How an execution stands, from the same facts that a plan is made of.
 
-use super::{End, Next, Phase, Seen, Wanted};
+use super::{End, Next, Phase, Seen, Supply, Wanted};
 
 /// How an execution stands, as a report says it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,7 +31,12 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
         Ok(workload) => workload,
         Err(why) => return Standing::CannotStart(why.clone()),
     };
-    let Some(run) = newest(runs) else {
+    let newest = newest(runs);
+    let up = newest.is_some_and(|run| run.phase == Phase::Running);
+    if let (Supply::Missing(why), false) = (&wanted.supply, up) {
+        return Standing::CannotStart(why.clone());
+    }
+    let Some(run) = newest else {
         return Standing::Unknown;
     };
     match &run.phase {

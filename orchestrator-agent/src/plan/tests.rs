@@ -8,6 +8,10 @@ use serde_json::json;
 use super::*;
 
 fn workload(start_first: bool) -> Arc<Workload> {
+    that(start_first, false)
+}
+
+fn that(start_first: bool, put_back: bool) -> Arc<Workload> {
     let switch = if start_first {
         "start_first"
     } else {
@@ -15,7 +19,7 @@ fn workload(start_first: bool) -> Arc<Workload> {
     };
     let document = json!({
         "driver": "exec", "config": { "stop_grace": "5s" }, "switch": switch,
-        "restart": { "backoff": "1s", "backoff_max": "4s" },
+        "restart": { "backoff": "1s", "backoff_max": "4s", "put_back": put_back },
     });
     Arc::new(Workload::read(&document).unwrap())
 }
@@ -30,6 +34,7 @@ enum Happens {
     Wants {
         slot: u32,
         start_first: bool,
+        put_back: bool,
         anew: bool,
     },
     WantsWhatCannotBe {
@@ -40,6 +45,10 @@ enum Happens {
     },
     Forgets {
         slot: u32,
+    },
+    Supplied {
+        slot: u32,
+        how: usize,
     },
     Exits {
         which: usize,
@@ -61,11 +70,12 @@ enum Happens {
 fn happens() -> impl Strategy<Value = Happens> {
     let slot = 0..2_u32;
     prop_oneof![
-        3 => (slot.clone(), any::<bool>(), prop::bool::weighted(0.1))
-            .prop_map(|(slot, start_first, anew)| Happens::Wants { slot, start_first, anew }),
+        3 => (slot.clone(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(slot, start_first, put_back, anew)| Happens::Wants { slot, start_first, put_back, anew }),
         1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
         1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
-        1 => slot.prop_map(|slot| Happens::Forgets { slot }),
+        1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
+        3 => (slot, 0..3_usize).prop_map(|(slot, how)| Happens::Supplied { slot, how }),
         3 => (0..8_usize, 0..2_i32).prop_map(|(which, code)| Happens::Exits { which, code }),
         3 => (0..8_usize).prop_map(|which| Happens::BecomesReady { which }),
         6 => (0..8_usize, prop::bool::weighted(0.8)).prop_map(|(which, well)| Happens::TaskEnds { which, well }),
@@ -125,6 +135,7 @@ impl World {
 
     fn check(&self, observed: &BTreeMap<Key, Vec<Seen>>, action: &Action) {
         let (Action::Create { run: id, .. }
+        | Action::PutBack { run: id, .. }
         | Action::Start(id)
         | Action::Stop(id)
         | Action::Kill(id)
@@ -139,11 +150,20 @@ impl World {
                 assert_eq!(run.is_some(), matches!(action, Action::Start(_)));
                 let wanted = wanted.expect("only what is wanted starts");
                 assert_eq!(wanted.generation, id.generation);
+                assert_eq!(wanted.supply, Supply::Here);
                 let alive = runs.iter().filter(|run| !run.is_over() && !is(run));
                 let most = usize::from(wanted.workload.as_ref().unwrap().start_first);
                 let alive: Vec<_> = alive.collect();
                 assert!(alive.len() <= most, "beside {alive:?}");
                 assert!(alive.iter().all(|run| !run.is_wanted), "a second start");
+            }
+            Action::PutBack { of, .. } => {
+                assert!(run.is_none());
+                assert!(runs.iter().all(Seen::is_over), "beside {runs:?}");
+                let wanted = wanted.unwrap().workload.as_ref().unwrap();
+                assert!(wanted.restart.put_back && newest(runs).unwrap().has_failed(wanted));
+                let of = |run: &&Seen| (run.generation, run.attempt) == (of.generation, of.attempt);
+                assert!(!runs.iter().find(of).unwrap().is_wanted);
             }
             Action::Stop(_) | Action::Kill(_) => {
                 let run = run.unwrap();
@@ -160,12 +180,15 @@ impl World {
                 if let Some(Wanted {
                     version: 1..,
                     workload,
+                    supply,
                     ..
                 }) = wanted
                 {
+                    let is_up = |run: &Seen| run.is_wanted && run.phase == Phase::Running;
                     let gap = workload
                         .as_ref()
-                        .is_ok_and(|workload| !workload.start_first);
+                        .is_ok_and(|workload| !workload.start_first)
+                        && (*supply == Supply::Here || runs.iter().any(is_up));
                     assert!(run.asked.is_some() || gap || others.clone().any(serves));
                 }
             }
@@ -180,8 +203,11 @@ impl World {
     fn act(&mut self, action: &Action) {
         let now = self.now;
         match action {
-            Action::Create { run, row } => {
-                let document = self.documents[&run.key];
+            Action::Create { run, row } | Action::PutBack { run, row, .. } => {
+                let document = match action {
+                    Action::PutBack { of, .. } => self.run(of).2,
+                    _ => self.documents[&run.key],
+                };
                 let seen = Seen {
                     generation: run.generation,
                     attempt: run.attempt,
@@ -238,6 +264,7 @@ impl World {
             generation,
             version,
             workload,
+            supply: Supply::Here,
         };
         self.desired.insert(key(slot), wanted);
     }
@@ -248,17 +275,28 @@ impl World {
             Happens::Wants {
                 slot,
                 start_first,
+                put_back,
                 anew,
             } => {
                 if anew {
                     // The job was deleted, and another of its name began.
                     self.generation = 0;
                 }
-                self.wants(slot, 1, Ok(workload(start_first)));
+                self.wants(slot, 1, Ok(that(start_first, put_back)));
             }
             Happens::WantsWhatCannotBe { slot } => self.wants(slot, 1, Err("no".to_owned())),
             Happens::WantsNothing { slot } => self.wants(slot, 0, Err("no".to_owned())),
             Happens::Forgets { slot } => drop(self.desired.remove(&key(slot))),
+            Happens::Supplied { slot, how } => {
+                let ways = [
+                    Supply::Here,
+                    Supply::Coming,
+                    Supply::Missing("none".to_owned()),
+                ];
+                if let Some(wanted) = self.desired.get_mut(&key(slot)) {
+                    wanted.supply = ways[how].clone();
+                }
+            }
             Happens::Exits { which, code } => {
                 if let Some(run) = self.nth(which, |run| run.0.phase == Phase::Running) {
                     end(&mut run.0, now, code);
@@ -313,6 +351,9 @@ impl World {
 
     /// Everything goes well from now on.
     fn settle(&mut self) {
+        for wanted in self.desired.values_mut() {
+            wanted.supply = Supply::Here;
+        }
         for _ in 0..200 {
             self.turn();
             while self
@@ -371,13 +412,18 @@ proptest! {
                     prop_assert!(alive.len() <= 1);
                     prop_assert_eq!(standing(wanted, &runs), Standing::CannotStart(why.clone()));
                 }
+                (_, Ok(workload)) if !alive.iter().any(|run| run.is_wanted) => {
+                    prop_assert_eq!(alive.len(), 1, "{:?}", runs);
+                    prop_assert!(workload.restart.put_back);
+                    prop_assert!(newest(&runs).unwrap().has_failed(workload));
+                }
                 (_, Ok(_)) => {
                     prop_assert_eq!(alive.len(), 1, "{:?}", runs);
                     prop_assert!(alive[0].is_wanted);
                     prop_assert!(matches!(standing(wanted, &runs), Standing::Up(_)));
                 }
             }
-            prop_assert!(runs.len() <= ENDED_KEPT + 2);
+            prop_assert!(runs.len() <= ENDED_KEPT + 3);
         }
         for (key, runs) in world.observed() {
             let is_over = runs.iter().all(Seen::is_over);

@@ -6,7 +6,7 @@
 //! | field | default | meaning |
 //! |---|---|---|
 //! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver |
-//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec) |
+//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec), [`docker`](crate::driver::docker), [`external`](crate::driver::external) |
 //! | `env` | | the workload's environment: nothing of the agent's is passed on but `PATH` |
 //! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
 //! | `checks` | | see below; that the process lives is always checked |
@@ -15,10 +15,11 @@
 //! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
+//! | `restart.put_back` | `false` | when it cannot start, or is given up, what ran before it runs again, until something else is wanted |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
 //! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; what is more than that, containers do not get |
-//! | `artifact` | | not yet: what needs one cannot start |
+//! | `artifact` | | a file or an archive that it brings along, see [`artifact`](crate::artifact) |
 //!
 //! A check:
 //!
@@ -39,19 +40,20 @@
 //!   "http_errors_total"}`: two counters, each a name, or `name{label="value"}`; of several series that match, the sum.
 //!   While it cannot be read, the interval has no result: nobody knows is not healthy.
 //!
-//! In `command`, `args`, `env`, `directory`, `path` these words are replaced, and other braces are left alone: `{NODE}`,
-//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`). The
-//! workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
+//! In `command`, `args`, `env`, `directory`, `path`, and a volume's `source` these words are replaced, and other braces are left alone: `{NODE}`,
+//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`),
+//! `{ARTIFACT}` (where it is). The workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
 
 mod read;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use self::read::known;
+use crate::artifact::Artifact;
 
 /// How to run something, and how to see its health.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +66,8 @@ pub struct Workload {
     pub batch: bool,
     /// From the signal to stop to the kill.
     pub stop_grace: Duration,
+    /// What it brings along.
+    pub artifact: Option<Artifact>,
     /// The environment, before words are replaced.
     pub env: BTreeMap<String, String>,
     /// What it listens on.
@@ -85,7 +89,7 @@ pub struct Workload {
 }
 
 /// A directory or a file of the node, or something the engine keeps, inside a container.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// An absolute path on the node, or a name.
@@ -98,7 +102,7 @@ pub struct Volume {
 }
 
 /// The most that a workload may use.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Memory.
@@ -210,6 +214,8 @@ pub struct Restart {
     pub backoff_max: Duration,
     /// What ran so long begins a new row.
     pub reset_after: Duration,
+    /// When it has failed, what ran before it runs again.
+    pub put_back: bool,
 }
 
 /// When something is started again.

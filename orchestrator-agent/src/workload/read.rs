@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     Check, ErrorRate, Policy, Port, PortRef, Probe, Resources, Restart, Volume, Workload, variable,
 };
+use crate::artifact::Artifact;
 use crate::health::prometheus::Selector;
 
 /// The most ports, and the most checks.
@@ -22,15 +23,13 @@ impl Workload {
     /// Reads a job document; else the sentence that says what is wrong with it.
     pub fn read(document: &Value) -> Result<Self, String> {
         let batch = document["job_type"] == "batch";
-        if !document["artifact"].is_null() {
-            return Err("artifact: this agent cannot do that".to_owned());
-        }
         let driver: String = need(document, "driver")?;
         let mut config: Map<String, Value> = need(document, "config")?;
         let stop_grace = match config.remove("stop_grace") {
             Some(value) => span(&value).map_err(|why| format!("config: stop_grace: {why}"))?,
             None => STOP_GRACE,
         };
+        let artifact: Option<Artifact> = part(document, "artifact")?;
         let ports: Vec<Port> = part(document, "ports")?.unwrap_or_default();
         check_ports(&ports)?;
         let volumes: Vec<Volume> = part(document, "volumes")?.unwrap_or_default();
@@ -84,6 +83,7 @@ impl Workload {
             config,
             batch,
             stop_grace,
+            artifact,
             env: environment(&document["env"]),
             ports,
             volumes,
@@ -106,6 +106,7 @@ impl Workload {
             config: config.unwrap_or_default(),
             batch: document["job_type"] == "batch",
             stop_grace: STOP_GRACE,
+            artifact: None,
             env: BTreeMap::new(),
             ports: Vec::new(),
             volumes: Vec::new(),
@@ -257,6 +258,8 @@ struct RestartDocument {
     backoff: Option<Span>,
     backoff_max: Option<Span>,
     reset_after: Option<Span>,
+    #[serde(default)]
+    put_back: bool,
 }
 
 impl RestartDocument {
@@ -271,6 +274,7 @@ impl RestartDocument {
             backoff: span_or(self.backoff, 1).max(INTERVAL_MIN),
             backoff_max: span_or(self.backoff_max, 60),
             reset_after: span_or(self.reset_after, 60),
+            put_back: self.put_back,
         }
     }
 }
@@ -379,7 +383,7 @@ mod tests {
             ),
             (
                 json!({ "artifact": { "url": "x" } }),
-                "artifact: this agent cannot",
+                "artifact: unknown field `url`",
             ),
             (
                 json!({ "config": { "stop_grace": 5 } }),

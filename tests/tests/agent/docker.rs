@@ -413,3 +413,40 @@ async fn a_check_runs_in_the_container() {
         () = most => {}
     }
 }
+
+#[tokio::test]
+async fn what_it_brings_along_is_a_volume_that_nobody_changes() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    engine.provide("1");
+    let server = Server::start().await;
+    let mut node = Node::with_docker(&server, "n1", &engine.socket());
+    node.start_here();
+    server.api.nodes(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("app.tar");
+    let tar = Command::new("tar")
+        .arg("--create")
+        .arg("--file")
+        .arg(&packed)
+        .arg("--directory")
+        .arg(static_service().parent().unwrap())
+        .arg("service")
+        .output()
+        .unwrap();
+    assert!(tar.status.success());
+    let mut job = contained("1", &[], rolling());
+    job["config"]["entrypoint"] = json!("{ARTIFACT}/service");
+    job["volumes"] = json!([{ "source": "{ARTIFACT}", "target": "/app" }]);
+    let hash = crate::artifacts::sha256(&std::fs::read(&packed).unwrap());
+    job["artifact"] = json!({ "source": packed, "sha256": hash });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    let id = &engine.running()[0];
+    let mounted = engine.told(&["inspect", "--format", "{{json .Mounts}}", id]);
+    assert!(mounted.contains(r#""Destination":"/app""#) && mounted.contains(r#""RW":false"#));
+    let env = engine.told(&["inspect", "--format", "{{json .Config.Env}}", id]);
+    assert!(env.contains("ORCHESTRATOR_ARTIFACT=/app"), "{env}");
+}

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use crate::api::{Api, canary, eventually, get, immediate, rolling, service};
+pub(crate) use crate::api::{Api, canary, eventually, get, health, immediate, rolling, service};
 
 /// A server on a store in a directory of its own.
 pub(crate) struct Server {

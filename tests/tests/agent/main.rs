@@ -1,7 +1,9 @@
 //! Whole rollouts with real parts: a server on a real file, agents, processes that they start, and what those answer.
 
 mod api;
+mod artifacts;
 mod docker;
+mod external;
 mod harness;
 mod identity;
 mod idle;

@@ -4,7 +4,7 @@ use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Node, Server, eventually, immediate, service};
+use crate::harness::{Node, Server, eventually, immediate, rolling, service};
 
 #[tokio::test]
 async fn leaving_leaves_workloads_and_draining_stops_them() {
@@ -151,4 +151,50 @@ async fn a_workload_may_be_another_user() {
         ["nobody", "nogroup", "1"],
         "it reads nothing of the agent's"
     );
+}
+
+#[tokio::test]
+async fn what_ran_before_is_put_back_where_that_is_said() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let job = |color: &str| {
+        let mut job = service(&[("COLOR", color)], rolling());
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job["restart"] = json!({ "put_back": true, "attempts": 1, "backoff": "100ms" });
+        job
+    };
+    let id = server.api.register(job("red")).await;
+    server.api.until_state(&id, "completed").await;
+    let first = node.answers(1).await;
+
+    let mut missing = job("green");
+    missing["config"] = json!({ "command": "/nowhere/program" });
+    let mut crashes = job("blue");
+    crashes["env"]["CRASH"] = json!("1");
+    for (bad, sentence) in [
+        (missing, "/nowhere/program: No such file"),
+        (crashes, "code 3"),
+    ] {
+        let id = server.api.register(bad).await;
+        server.api.until_state(&id, "failed").await;
+        let said = server
+            .api
+            .get(&format!("/v1/deployments/{id}/targets"))
+            .await;
+        assert!(said.to_string().contains(sentence), "{said}");
+        let pid = node.answers(1).await;
+        assert_ne!(pid, first, "it was stopped in between");
+        // The next agent leaves it so.
+        node.kill().await;
+        node.start_apart(&[]);
+        assert_eq!(node.answers(1).await, pid);
+        assert_eq!(node.processes(), [pid]);
+    }
+
+    let id = server.api.register(job("white")).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(4).await;
+    assert_eq!(node.processes(), [pid]);
 }

@@ -9,6 +9,9 @@ use crate::driver::exec::Words;
 use crate::runs::Run;
 use crate::workload::{Workload, variable};
 
+/// The word for where what it brings along is.
+const ARTIFACT: &str = "{ARTIFACT}";
+
 /// What a job says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +56,16 @@ enum Publish {
     Everywhere,
 }
 
+/// The run as the container sees it: what it brings along is where a volume puts it.
+fn inside(run: &Run) -> Run {
+    let volumes = &run.workload.volumes;
+    let volume = volumes.iter().find(|volume| volume.source == ARTIFACT);
+    Run {
+        artifact: volume.map(|volume| volume.target.clone().into()),
+        ..run.clone()
+    }
+}
+
 impl Config {
     pub(super) fn read(workload: &Workload) -> Result<Self, String> {
         let config = Value::Object(workload.config.clone());
@@ -91,9 +104,9 @@ impl Config {
         self.ports.get(name).copied().unwrap_or(outside)
     }
 
-    /// What it finds in its environment: the ports are those inside.
+    /// What it finds in its environment: ports and paths are those inside.
     pub(super) fn environment(&self, run: &Run) -> Vec<String> {
-        let mut env = run.environment();
+        let mut env = inside(run).environment();
         // The image has its own.
         if !run.workload.env.contains_key("PATH") {
             env.remove("PATH");
@@ -120,6 +133,7 @@ impl Config {
 
     /// The container that it becomes.
     pub(super) fn container(&self, run: &Run) -> Value {
+        let seen = inside(run);
         let address = match self.publish_on {
             Publish::Here => "127.0.0.1",
             Publish::Everywhere => "0.0.0.0",
@@ -133,11 +147,13 @@ impl Config {
             }
         }
         let expand = |words: &[String]| -> Vec<String> {
-            words.iter().map(|word| run.expand(word)).collect()
+            words.iter().map(|word| seen.expand(word)).collect()
         };
         let binds: Vec<String> = (run.workload.volumes.iter())
             .map(|volume| {
-                let how = if volume.read_only { "ro" } else { "rw" };
+                // What it brings along is of other runs, too.
+                let read_only = volume.read_only || volume.source.contains(ARTIFACT);
+                let how = if read_only { "ro" } else { "rw" };
                 format!("{}:{}:{how}", run.expand(&volume.source), volume.target)
             })
             .collect();
@@ -180,7 +196,7 @@ impl Config {
             container["User"] = json!(user);
         }
         if let Some(directory) = &self.directory {
-            container["WorkingDir"] = json!(run.expand(directory));
+            container["WorkingDir"] = json!(seen.expand(directory));
         }
         if let Some(signal) = &self.stop_signal {
             container["StopSignal"] = json!(signal);

@@ -30,6 +30,7 @@ fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, St
         generation: 1,
         version: 1,
         workload,
+        supply: Supply::Here,
     };
     let standing = standing(&wanted, std::slice::from_ref(&run));
     let desired = BTreeMap::from([(key(0), wanted)]);
@@ -84,4 +85,133 @@ fn ends_are_final_or_not() {
         after(json!({}), false, ended(1, 0, no, 0)),
         (Some(1), cannot)
     );
+}
+
+#[test]
+fn what_it_brings_along_is_waited_for() {
+    let none = || Supply::Missing("none".to_owned());
+    let cannot = || Standing::CannotStart("none".to_owned());
+    let mut other = ended(1, 0, End::Exited(0), 1);
+    (other.is_wanted, other.phase) = (false, Phase::Running);
+    let mine = Seen {
+        generation: 2,
+        is_wanted: true,
+        ..other.clone()
+    };
+    let stop = |run: &Seen| {
+        Action::Stop(RunId {
+            key: key(0),
+            generation: run.generation,
+            attempt: 1,
+        })
+    };
+    for (supply, runs, actions, stands) in [
+        (Supply::Coming, vec![], vec![], Standing::Unknown),
+        (none(), vec![other.clone()], vec![], cannot()),
+        (
+            Supply::Here,
+            vec![other.clone()],
+            vec![stop(&other)],
+            Standing::Unknown,
+        ),
+        // What runs does not need to be fetched any more.
+        (none(), vec![mine.clone()], vec![], Standing::Up(1)),
+        (
+            none(),
+            vec![other.clone(), mine],
+            vec![stop(&other)],
+            Standing::Up(1),
+        ),
+    ] {
+        let wanted = Wanted {
+            generation: 2,
+            version: 2,
+            workload: Ok(workload(false)),
+            supply,
+        };
+        assert_eq!(standing(&wanted, &runs), stands, "{wanted:?}");
+        let desired = BTreeMap::from([(key(0), wanted)]);
+        let observed = BTreeMap::from([(key(0), runs)]);
+        let plan = plan(&desired, &observed, Duration::ZERO);
+        assert_eq!(plan.actions, actions, "{desired:?}");
+    }
+}
+
+#[test]
+fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
+    let id = |generation, attempt| RunId {
+        key: key(0),
+        generation,
+        attempt,
+    };
+    let no = || End::CannotStart("no".to_owned());
+    let mut old = ended(1, 0, End::Exited(0), 9);
+    (old.is_wanted, old.asked) = (false, Some(Duration::ZERO));
+    let mine = |how| Seen {
+        generation: 2,
+        ..ended(1, 0, how, 0)
+    };
+    let back = |of, attempt, row| Action::PutBack {
+        run: id(1, attempt),
+        of: id(1, of),
+        row,
+    };
+    let create = Action::Create {
+        run: id(2, 2),
+        row: 1,
+    };
+    let again = |attempt, row, phase: Option<Phase>| Seen {
+        attempt,
+        row,
+        asked: None,
+        phase: phase.unwrap_or(Phase::Ended {
+            how: End::Exited(1),
+            since: Duration::ZERO,
+            ran: Duration::ZERO,
+        }),
+        ..old.clone()
+    };
+    let runs = Some(Phase::Running);
+    let looked_at = Seen {
+        phase: Phase::Planned,
+        busy: true,
+        ..mine(no())
+    };
+    for (put_back, observed, action) in [
+        (true, vec![old.clone(), mine(no())], Some(back(1, 2, 0))),
+        // It lives, and nothing else is tried.
+        (
+            true,
+            vec![old.clone(), again(2, 0, runs.clone()), mine(no())],
+            None,
+        ),
+        // Nor is it stopped by an agent that has just begun, and does not know how it is with the other.
+        (true, vec![old.clone(), again(2, 0, runs), looked_at], None),
+        // It ends by itself.
+        (
+            true,
+            vec![old.clone(), again(2, 0, None), mine(no())],
+            Some(back(2, 3, 1)),
+        ),
+        // What may yet come up is tried first, and where nothing was before it is all there is.
+        (
+            true,
+            vec![old.clone(), mine(End::Exited(1))],
+            Some(create.clone()),
+        ),
+        (true, vec![mine(no())], Some(create.clone())),
+        (false, vec![old.clone(), mine(no())], Some(create)),
+    ] {
+        let wanted = Wanted {
+            generation: 2,
+            version: 2,
+            workload: Ok(that(false, put_back)),
+            supply: Supply::Here,
+        };
+        let desired = BTreeMap::from([(key(0), wanted)]);
+        let seen = BTreeMap::from([(key(0), observed)]);
+        let plan = plan(&desired, &seen, Duration::from_secs(9));
+        let action: Vec<_> = action.into_iter().collect();
+        assert_eq!(plan.actions, action, "{seen:?}");
+    }
 }

@@ -1,0 +1,164 @@
+//! Sees to it that what workloads bring along is here, and that no more is kept than should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::execute::{Event, Events};
+use super::{Waits, Work};
+use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
+use crate::plan::{Moment, Phase, Supply};
+use crate::workload::Workload;
+
+/// A source that was away so often in a row is told of. Until then it is worth no failed deployment.
+const AWAY_TOLD_AFTER: u32 = 3;
+/// What is not what was promised will hardly be better soon, and costs as much again.
+const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// What is here, and what is on its way.
+#[derive(Debug)]
+pub(super) struct Supplies {
+    pub(super) cache: Cache,
+    authorities: Option<PathBuf>,
+    coming: BTreeMap<Artifact, Coming>,
+    /// It may be that something is needed no more.
+    pub(super) is_dirty: bool,
+}
+
+#[derive(Debug, Default)]
+struct Coming {
+    /// Fetches it.
+    task: Option<Waits>,
+    /// So often in a row it did not come.
+    row: u32,
+    /// Why, when there is a reason to tell of it.
+    why: Option<String>,
+    /// Not to be tried again before.
+    again: Moment,
+}
+
+impl Supplies {
+    pub(super) fn open(
+        dir: PathBuf,
+        bounds: Bounds,
+        authorities: Option<PathBuf>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            cache: Cache::open(dir, bounds)?,
+            authorities,
+            coming: BTreeMap::new(),
+            is_dirty: true,
+        })
+    }
+
+    /// How it is with one that is wanted. What is not here is on its way from now on.
+    fn of(&mut self, artifact: &Artifact, now: Moment, events: &Events) -> Supply {
+        if self.cache.find(artifact).is_some() {
+            return Supply::Here;
+        }
+        let coming = self.coming.entry(artifact.clone()).or_default();
+        if coming.task.is_none() && now >= coming.again {
+            let made = fetch(
+                artifact.clone(),
+                self.cache.bounds(),
+                self.authorities.clone(),
+                self.cache.place(),
+            );
+            let (artifact, events) = (artifact.clone(), events.clone());
+            let task = tokio::spawn(async move {
+                let made = made.await;
+                let _ = events.send(Event::Fetched(artifact, made));
+            });
+            coming.task = Some(Waits(task.abort_handle()));
+        }
+        match &coming.why {
+            None => Supply::Coming,
+            Some(why) => Supply::Missing(why.clone()),
+        }
+    }
+}
+
+impl Work {
+    /// Looks how it is with all that is wanted; answers when to look again.
+    pub(super) fn supply(&mut self, now: Moment) -> Option<Moment> {
+        let mut wanted = BTreeSet::new();
+        for execution in self.accepted.wanted.values_mut() {
+            let workload = execution.workload.as_ref().ok();
+            let artifact = workload.and_then(|workload| workload.artifact.as_ref());
+            execution.supply = match artifact.filter(|_| execution.version != 0) {
+                None => Supply::Here,
+                Some(artifact) => {
+                    wanted.insert(artifact.clone());
+                    self.supplies.of(artifact, now, &self.events)
+                }
+            };
+        }
+        let coming = &mut self.supplies.coming;
+        // What is wanted no more is abandoned.
+        coming.retain(|artifact, _| wanted.contains(artifact));
+        let waiting = coming.values().filter(|coming| coming.task.is_none());
+        let wake = waiting.map(|coming| coming.again).min();
+        if std::mem::take(&mut self.supplies.is_dirty) {
+            self.clean(&wanted);
+        }
+        wake
+    }
+
+    pub(super) fn fetched(&mut self, artifact: Artifact, fetched: Result<Made, Failed>) {
+        let added = fetched.and_then(|made| {
+            let added = self.supplies.cache.add(&artifact, made);
+            added.map_err(|why| Failed::Away(format!("artifact: it cannot be kept: {why}")))
+        });
+        let failed = match added {
+            Ok(()) => {
+                tracing::info!(artifact = artifact.id(), "an artifact is here");
+                self.supplies.coming.remove(&artifact);
+                self.supplies.is_dirty = true;
+                return;
+            }
+            Err(failed) => failed,
+        };
+        let now = self.now();
+        let restart = (self.workloads())
+            .find(|workload| workload.artifact.as_ref() == Some(&artifact))
+            .map(|workload| workload.restart);
+        let Some((coming, restart)) = self.supplies.coming.get_mut(&artifact).zip(restart) else {
+            return;
+        };
+        let why = failed.why().to_owned();
+        tracing::warn!(why, "an artifact does not come");
+        let wait = restart.wait(coming.row);
+        coming.row = coming.row.saturating_add(1);
+        coming.task = None;
+        match failed {
+            Failed::Away(_) => coming.again = now + wait,
+            Failed::Wrong(_) => coming.again = now + wait.max(WRONG_AGAIN_AFTER),
+        }
+        if coming.row >= AWAY_TOLD_AFTER || matches!(failed, Failed::Wrong(_)) {
+            coming.why = Some(why);
+        }
+    }
+
+    fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        let wanted = self.accepted.wanted.values();
+        wanted.filter_map(|wanted| wanted.workload.as_ref().ok())
+    }
+
+    /// Lets go of what nothing needs, as far as it goes beyond the bounds.
+    fn clean(&mut self, wanted: &BTreeSet<Artifact>) {
+        let cache = &mut self.supplies.cache;
+        let lives = self.lives.values();
+        let alive = lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }));
+        let mut needed: BTreeSet<PathBuf> =
+            alive.filter_map(|live| live.run.artifact.clone()).collect();
+        needed.extend(wanted.iter().filter_map(|artifact| cache.find(artifact)));
+        let gone = cache.clean(&needed);
+        if !gone.is_empty() {
+            tracing::info!(count = gone.len(), "artifacts are let go of");
+            // That may be many files.
+            tokio::task::spawn_blocking(move || drop(gone));
+        }
+    }
+}

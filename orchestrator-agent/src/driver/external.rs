@@ -1,0 +1,410 @@
+//! `driver: "external"`: a program of the node's operator, which runs whatever it likes.
+//!
+//! | `config` | default | meaning |
+//! |---|---|---|
+//! | `program` | required | one that the agent was told with `--external NAME=PROGRAM` |
+//! | `stop_grace` | `10s` | from `stop` to `stop` with `"how":"now"` |
+//! | the rest | | the program's; in all texts the words are replaced |
+//!
+//! The program is run for each thing that is to be done, with one argument. On its standard input is one line of JSON, which
+//! says which run it is about; an empty one means that the agent has just died, and nothing is to be done. An exit with 0 says
+//! that it was done; otherwise the end of its standard error says why not.
+//!
+//! | argument | what it does | answer on standard output | within |
+//! |---|---|---|---|
+//! | `start` | begins the run, unless it was begun before | | 5m |
+//! | `look` | says where the run is | `{"state":"absent"}` (not begun), `{"state":"running"}`, or `{"state":"ended","code":3,"ran_millis":1200}` | 10s |
+//! | `stop` | tells it to end, and does not wait for that; with `"how":"now"` it ends it | | 30s |
+//! | `run` | runs `"command"` where the run is, for a check | `{"code":0}` | the check's `timeout` |
+//! | `forget` | takes away what is left of a run that does not live | | 1m |
+//!
+//! The document:
+//!
+//! | field | |
+//! |---|---|
+//! | `run` | its name, which no other run on this machine has or had |
+//! | `state` | a directory for the program's own notes, which goes away with the run |
+//! | `directory` | where it may run: empty at first, and goes away with the run |
+//! | `output` | what is appended to this file is shown as the run's output; how long it gets is up to the program |
+//! | `node`, `namespace`, `job`, `version`, `slot`, `generation`, `attempt` | whose it is |
+//! | `config`, `env`, `ports`, `volumes`, `resources`, `stop_grace_millis` | as the job says; `ports` by name |
+//! | `artifact` | where what it brings along is, or null |
+//!
+//! **Everything may be asked again**: after the agent was killed, also while a program that it had run is still at it. So
+//! `start` does its work at most once. `mkdir "$state/begun"` succeeds once, whoever tries at the same time. A run that was
+//! begun and is not there has ended. `stop` and `forget` of what is not there are done.
+//!
+//! What the program leaves running is not its child's business: it gives it another standard output and error. One that takes
+//! too long is killed, with its process group. It finds nothing in its environment but `PATH` and the run's mark.
+//!
+//! `examples/publish.sh` is such a program: what it runs is no process, but a link to the files of a web site.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use super::exec::Group;
+use super::{Doing, Driver, Look, Stop};
+use crate::disk;
+use crate::net::within;
+use crate::runs::Run;
+use crate::shim::{BEGUN, ENDED, Ended, RUN};
+use crate::workload::Workload;
+
+/// Between two looks at a run that lives.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// What is left running may hold the program's outputs.
+const DRAIN_WITHIN: Duration = Duration::from_millis(250);
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Of standard error, the last so many.
+const REASON_BYTES_MAX: usize = 400;
+/// A check has a time of its own.
+const RUN_WITHIN: Duration = Duration::from_secs(600);
+
+/// Runs programs that run workloads.
+#[derive(Debug)]
+pub struct External {
+    programs: BTreeMap<String, PathBuf>,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    start: Duration,
+    look: Duration,
+    stop: Duration,
+    forget: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    start: Duration::from_secs(5 * 60),
+    look: Duration::from_secs(10),
+    stop: Duration::from_secs(30),
+    forget: Duration::from_secs(60),
+};
+
+/// What is answered to `look`.
+#[derive(Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum State {
+    Absent {},
+    Running {},
+    Ended {
+        #[serde(default)]
+        code: i32,
+        #[serde(default)]
+        ran_millis: u64,
+    },
+}
+
+/// What is answered to `run`.
+#[derive(Deserialize)]
+struct Code {
+    code: i64,
+}
+
+impl External {
+    /// With these programs, by name.
+    pub fn new(programs: &BTreeMap<String, PathBuf>) -> Self {
+        // Each runs in a directory of its own. A bare name is looked for in `PATH`.
+        let absolute = |path: &PathBuf| match path.parent() {
+            Some(parent) if parent != Path::new("") => std::path::absolute(path).ok(),
+            _ => None,
+        };
+        let programs = programs.iter().map(|(name, path)| {
+            let path = absolute(path).unwrap_or_else(|| path.clone());
+            (name.clone(), path)
+        });
+        Self {
+            programs: programs.collect(),
+            limits: LIMITS,
+        }
+    }
+
+    fn program(&self, workload: &Workload) -> Result<&Path, String> {
+        let name = match workload.config.get("program") {
+            Some(Value::String(name)) => name,
+            Some(_) => return Err("config: program: not a text".to_owned()),
+            None => return Err("config: program: missing".to_owned()),
+        };
+        let known = self.programs.get(name).map(PathBuf::as_path);
+        known.ok_or_else(|| {
+            format!(
+                "config: program: this agent has no {name:?}: it has to be told with --external {name}=PROGRAM"
+            )
+        })
+    }
+
+    /// Runs the program; what it answered.
+    async fn ask(
+        &self,
+        run: &Run,
+        verb: &str,
+        more: Value,
+        limit: Duration,
+    ) -> io::Result<Vec<u8>> {
+        let program = self.program(&run.workload).map_err(io::Error::other)?;
+        let failed = |why: io::Error| {
+            io::Error::new(why.kind(), format!("{} {verb}: {why}", program.display()))
+        };
+        let path = std::env::var("PATH").unwrap_or_default();
+        let child = Command::new(program)
+            .arg(verb)
+            .env_clear()
+            .env("PATH", path)
+            .env(RUN, &run.dir)
+            .current_dir(&run.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let mut group = Group(child);
+        let mut text = document(run, more).to_string();
+        text.push('\n');
+        match within(limit, converse(&mut group.0, text.as_bytes())).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(failed(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "it has not ended within {}",
+                    humantime::format_duration(limit)
+                ),
+            ))),
+        }
+    }
+
+    async fn begin(&self, run: &Run) -> io::Result<()> {
+        disk::directory(&run.dir.join("state"))?;
+        disk::note(&run.dir.join(BEGUN), b"")?;
+        let asked = self.ask(run, "start", json!({}), self.limits.start).await;
+        asked.map(drop)
+    }
+
+    async fn state(&self, run: &Run) -> io::Result<Look> {
+        let noted = run.dir.join(ENDED);
+        if let Some(ended) = disk::read_json::<Ended>(&noted)? {
+            return Ok(ended.into());
+        }
+        if !run.dir.join(BEGUN).exists() {
+            return Ok(Look::Absent);
+        }
+        let answer = self.ask(run, "look", json!({}), self.limits.look).await?;
+        let ended = match read(&answer, "look")? {
+            State::Absent {} => return Ok(Look::Absent),
+            State::Running {} => return Ok(Look::Running),
+            State::Ended { code, ran_millis } => {
+                Ended::with(code, Duration::from_millis(ran_millis))
+            }
+        };
+        disk::note_json(&noted, &ended)?;
+        Ok(ended.into())
+    }
+
+    async fn remove(&self, run: &Run) -> io::Result<()> {
+        if run.dir.join(BEGUN).exists() {
+            if self.state(run).await? == Look::Running {
+                return Err(io::Error::other("it lives"));
+            }
+            self.ask(run, "forget", json!({}), self.limits.forget)
+                .await?;
+        }
+        std::fs::remove_dir_all(&run.dir)
+    }
+}
+
+impl Driver for External {
+    fn check(&self, workload: &Workload) -> Result<(), String> {
+        self.program(workload).map(drop)
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Err(why) = self.begin(run).await else {
+                return Ok(());
+            };
+            let why = why.to_string();
+            match self.state(run).await {
+                // It lives after all.
+                Ok(Look::Running) => Ok(()),
+                Ok(Look::Absent | Look::Ended { .. }) => {
+                    let ended = Ended::cannot_start(why.clone());
+                    disk::note_json(&run.dir.join(ENDED), &ended).map_err(|why| why.to_string())?;
+                    Err(why)
+                }
+                // Nobody knows, and it is asked until somebody does.
+                Err(_) => Err(why),
+            }
+        })
+    }
+
+    fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {
+        Box::pin(self.state(run))
+    }
+
+    fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
+        let how = match how {
+            Stop::Gracefully => "gracefully",
+            Stop::Now => "now",
+        };
+        Box::pin(async move {
+            let asked = self.ask(run, "stop", json!({ "how": how }), self.limits.stop);
+            asked.await.map(drop)
+        })
+    }
+
+    fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
+        Box::pin(async move {
+            loop {
+                sleep(LOOK_AGAIN_AFTER).await;
+                match self.state(run).await {
+                    Ok(Look::Running) => {}
+                    Ok(Look::Absent | Look::Ended { .. }) => return,
+                    Err(why) => tracing::warn!(run = %run.id, %why, "a run cannot be looked at"),
+                }
+            }
+        })
+    }
+
+    fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
+        Box::pin(async move {
+            let more = json!({ "command": command });
+            let answer = self.ask(run, "run", more, RUN_WITHIN).await?;
+            read::<Code>(&answer, "run").map(|answer| answer.code)
+        })
+    }
+
+    fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
+        Box::pin(self.remove(run))
+    }
+}
+
+/// All that the program is told of a run.
+fn document(run: &Run, more: Value) -> Value {
+    let (id, workload) = (&run.id, &run.workload);
+    let mut config = workload.config.clone();
+    config.remove("program");
+    let mut volumes = workload.volumes.clone();
+    for volume in &mut volumes {
+        volume.source = run.expand(&volume.source);
+    }
+    let grace = u64::try_from(workload.stop_grace.as_millis()).unwrap_or(u64::MAX);
+    let mut document = json!({
+        "run": run.name(),
+        "state": run.dir.join("state"),
+        "directory": run.dir.join("work"),
+        "output": run.dir.join("stdout.log"),
+        "node": &*run.node,
+        "namespace": id.key.job.namespace(),
+        "job": id.key.job.name(),
+        "version": run.version,
+        "slot": id.key.slot,
+        "generation": id.generation,
+        "attempt": id.attempt,
+        "config": expand(run, Value::Object(config)),
+        "env": run.environment(),
+        "ports": run.ports,
+        "volumes": volumes,
+        "resources": workload.resources,
+        "artifact": run.artifact,
+        "stop_grace_millis": grace,
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        document[name] = value.clone();
+    }
+    document
+}
+
+fn expand(run: &Run, value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(run.expand(&text)),
+        Value::Array(all) => all.into_iter().map(|value| expand(run, value)).collect(),
+        Value::Object(all) => {
+            let all = all.into_iter();
+            let all: Map<_, _> = all.map(|(key, value)| (key, expand(run, value))).collect();
+            Value::Object(all)
+        }
+        other => other,
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a [u8], verb: &str) -> io::Result<T> {
+    serde_json::from_slice(answer).map_err(|why| {
+        let said = String::from_utf8_lossy(&answer[..answer.len().min(100)]);
+        io::Error::other(format!("{verb}: it answered {said:?}: {why}"))
+    })
+}
+
+/// Says the document to the program, and hears it to its end.
+async fn converse(child: &mut Child, document: &[u8]) -> io::Result<Vec<u8>> {
+    let mut input = child.stdin.take().expect("it is a pipe");
+    let output = child.stdout.take().expect("it is a pipe");
+    let error = child.stderr.take().expect("it is a pipe");
+    let (mut answer, mut reason) = (Vec::new(), Vec::new());
+    let status = {
+        let say = async {
+            // Who knows what to do need not listen.
+            let _ = input.write_all(document).await;
+            drop(input);
+            Ok(())
+        };
+        let hear =
+            async { tokio::try_join!(say, all(output, &mut answer), end(error, &mut reason)) };
+        let mut hear = std::pin::pin!(hear);
+        tokio::select! {
+            heard = &mut hear => {
+                heard?;
+                child.wait().await?
+            }
+            status = child.wait() => {
+                if let Ok(heard) = within(DRAIN_WITHIN, hear).await {
+                    heard?;
+                }
+                status?
+            }
+        }
+    };
+    if status.success() {
+        return Ok(answer);
+    }
+    let reason = String::from_utf8_lossy(&reason);
+    Err(io::Error::other(format!("{status}: {}", reason.trim())))
+}
+
+async fn all(output: impl AsyncRead + Unpin, answer: &mut Vec<u8>) -> io::Result<()> {
+    let mut output = output.take(ANSWER_BYTES_MAX as u64 + 1);
+    output.read_to_end(answer).await?;
+    match answer.len() > ANSWER_BYTES_MAX {
+        true => Err(io::Error::other(format!(
+            "it answered more than {ANSWER_BYTES_MAX} bytes"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The last bytes.
+async fn end(mut error: impl AsyncRead + Unpin, reason: &mut Vec<u8>) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    loop {
+        let read = error.read(&mut bytes).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        reason.extend_from_slice(&bytes[..read]);
+        let over = reason.len().saturating_sub(REASON_BYTES_MAX);
+        reason.drain(..over);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! A driver that is a program: the example, whose runs are no processes.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::artifacts::{packed, sha256};
+use crate::harness::{Node, Server, eventually, health};
+
+const PUBLISH: &str = concat!(
+    "publish=",
+    env!("CARGO_MANIFEST_DIR"),
+    "/../orchestrator-agent/examples/publish.sh"
+);
+
+/// A site that is an artifact, with these words on its first page.
+fn site(dir: &Path, words: &str, link: &Path) -> Value {
+    let files = dir.join("files");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("index.html"), words).unwrap();
+    let bytes = packed(&["."], &files);
+    let path = dir.join(format!("{words}.tgz"));
+    std::fs::write(&path, &bytes).unwrap();
+    json!({
+        "job_id": "web", "driver": "external", "switch": "start_first",
+        "config": { "program": "publish", "files": "{ARTIFACT}", "link": link },
+        "artifact": { "source": path, "sha256": sha256(&bytes) },
+        "checks": [{
+            "type": "command", "command": ["it is up"], "interval": "200ms", "start_period": "3s",
+        }],
+        "restart": { "backoff": "200ms", "backoff_max": "1s" },
+        "rollout": { "strategy": "rolling", "max_parallel": 1, "health_check": health() },
+    })
+}
+
+async fn shows(link: &Path, words: &str) {
+    eventually(&format!("the site says {words}"), async || {
+        let page = std::fs::read_to_string(link.join("index.html")).ok()?;
+        (page == words).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_site_goes_from_version_to_version_and_back() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--external", PUBLISH]);
+    server.api.nodes(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("www");
+    let id = server.api.register(site(dir.path(), "one", &link)).await;
+    server.api.until_state(&id, "completed").await;
+    shows(&link, "one").await;
+
+    // What it runs does not need the agent, and is found again.
+    let begun = std::fs::read_link(&link).unwrap();
+    for _ in 0..2 {
+        node.kill().await;
+        shows(&link, "one").await;
+        node.start_apart(&["--external", PUBLISH]);
+        node.until("it is found", |status| {
+            status["executions"][0]["standing"] == "up"
+        })
+        .await;
+        assert_eq!(std::fs::read_link(&link).unwrap(), begun);
+    }
+
+    // From here on there is a page at every moment.
+    let seen = link.join("index.html");
+    let asking = async {
+        loop {
+            std::fs::read_to_string(&seen).unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let story = async {
+        let id = server.api.register(site(dir.path(), "two", &link)).await;
+        server.api.until_state(&id, "completed").await;
+        shows(&link, "two").await;
+        let back = server
+            .api
+            .post("/v1/jobs/default/web/rollback", json!({}))
+            .await;
+        let back = back["deployment_id"].as_str().unwrap().to_owned();
+        server.api.until_state(&back, "completed").await;
+        shows(&link, "one").await;
+    };
+    tokio::select! {
+        () = asking => {}
+        () = story => {}
+    }
+
+    // The program's own words are the reason.
+    let mut wrong = site(dir.path(), "three", &link);
+    wrong["config"]["files"] = json!("/nowhere");
+    let id = server.api.register(wrong).await;
+    let failed = server.api.until_state(&id, "failed").await;
+    let said = server
+        .api
+        .get(&format!("/v1/deployments/{id}/targets"))
+        .await;
+    assert!(
+        said.to_string()
+            .contains("files and link: a directory and a path"),
+        "{said}"
+    );
+    let rollback = failed["rolled_back_by"].as_str().unwrap();
+    server.api.until_state(rollback, "completed").await;
+    shows(&link, "one").await;
+
+    // Somebody takes it away: it is brought back.
+    std::fs::remove_file(&link).unwrap();
+    shows(&link, "one").await;
+
+    let stop = server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
+    server.api.until_state(&stop, "completed").await;
+    assert!(!link.exists());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_at_any_moment_begins_each_once() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--external", PUBLISH]);
+    server.api.nodes(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("www");
+    for round in 0..10_u64 {
+        let words = format!("round-{round}");
+        let mut job = site(dir.path(), &words, &link);
+        job["rollout"] = json!({ "strategy": "immediate" });
+        server.api.register(job).await;
+        tokio::time::sleep(std::time::Duration::from_millis(round * 15)).await;
+        node.kill().await;
+        node.start_apart(&["--external", PUBLISH]);
+        shows(&link, &words).await;
+    }
+    let status = node
+        .until("the last is alone", |status| {
+            let runs = status["runs"].as_array().unwrap();
+            runs.iter().filter(|run| run["phase"] == "running").count() == 1
+        })
+        .await;
+    let attempts = status["runs"].as_array().unwrap().iter();
+    assert!(
+        attempts.clone().all(|run| run["attempt"] == 1),
+        "{status:#}\n{}",
+        node.log()
+    );
+}
