@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::harness::{Node, Server, canary, eventually, rolling, service};
+use crate::harness::{Node, Server, canary, eventually, known, rolling, service};
 
 const IMAGE: &str = "orchestrator-test-service";
 
@@ -157,11 +157,6 @@ impl Drop for Engine {
             .arg(self.path("exec"))
             .output();
     }
-}
-
-fn known(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
 /// The service, so that it needs nothing of the system that it runs on.

@@ -9,6 +9,7 @@ mod kills;
 mod link;
 mod logs;
 mod manners;
+mod netns;
 mod restarts;
 mod rollouts;
 mod wire;
