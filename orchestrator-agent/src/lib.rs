@@ -46,6 +46,7 @@
 //! Many agents may run in one process, each with a data directory and a name of its own.
 
 mod agent;
+mod cgroup;
 pub mod cli;
 pub mod client;
 mod disk;

@@ -232,7 +232,8 @@ impl Work {
                 live.waits = None;
                 self.logs.over(id);
                 if !matches!(live.phase, Phase::Ended { .. }) {
-                    tracing::info!(run = %id, ?how, "a run has ended");
+                    let remarks = live.run.remarks();
+                    tracing::info!(run = %id, ?how, ?remarks, "a run has ended");
                     live.phase = Phase::Ended {
                         how,
                         since: now,

@@ -6,6 +6,7 @@ mod harness;
 mod identity;
 mod idle;
 mod kills;
+mod limits;
 mod link;
 mod logs;
 mod manners;

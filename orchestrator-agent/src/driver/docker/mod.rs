@@ -37,10 +37,10 @@ use tokio::time::{Instant, sleep};
 use self::config::{Config, Pull};
 use self::engine::{Engine, Failed, escape};
 use self::output::Output;
-use super::{Doing, Driver, Look, Stop};
+use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
 use crate::net::within;
-use crate::runs::Run;
+use crate::runs::{Run, RunId};
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
 
@@ -71,28 +71,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// No two runs on this machine have the same, whatever their agents are called.
-fn name(run: &Run) -> String {
-    // FNV-1a: it has to be the same for every version of this program.
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let dir = run.dir.as_os_str().as_encoded_bytes();
-    let hash = dir.iter().fold(0xcbf2_9ce4_8422_2325, fold);
-    let key = &run.id.key;
-    let job: String = (key.job.name().chars())
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    format!(
-        "orchestrator-{job}-{}-{}-{}-{hash:016x}",
-        key.slot, run.id.generation, run.id.attempt,
-    )
-}
-
 impl Docker {
     /// With the engine that listens on this socket.
     pub fn new(socket: &Path) -> Self {
@@ -107,7 +85,7 @@ impl Docker {
     /// what was begun, so that waits.
     async fn launch(&self, run: &Run) -> Result<(), String> {
         let config = Config::read(&run.workload)?;
-        let name = name(run);
+        let name = run.name();
         let begun = run.dir.join(BEGUN);
         let since = Instant::now();
         loop {
@@ -184,7 +162,7 @@ impl Docker {
         if let Some(ended) = disk::read_json::<Ended>(&noted)? {
             return Ok(ended.into());
         }
-        let name = name(run);
+        let name = run.name();
         let found = self.engine.inspect(&name).await?;
         let ended = match found {
             None if run.dir.join(BEGUN).exists() => {
@@ -197,6 +175,9 @@ impl Docker {
                 None => return Ok(Look::Running),
                 Some((code, ran)) => {
                     self.drain(run, &name).await;
+                    if container.state.oom_killed {
+                        run.remark("killed: it needed more than its memory_bytes");
+                    }
                     Ended::with(code, ran)
                 }
             },
@@ -238,7 +219,7 @@ impl Docker {
     }
 
     async fn wait(&self, run: &Run) {
-        let name = name(run);
+        let name = run.name();
         let follow = async {
             loop {
                 if let Err(why) = self.take(run, &name, true).await {
@@ -270,7 +251,7 @@ impl Docker {
     }
 
     async fn signal(&self, run: &Run, how: Stop) -> io::Result<()> {
-        let name = name(run);
+        let name = run.name();
         let Some(container) = self.engine.inspect(&name).await? else {
             return Ok(());
         };
@@ -289,7 +270,7 @@ impl Docker {
     }
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
-        let name = name(run);
+        let name = run.name();
         let path = format!("/containers/{name}?v=1");
         match self.engine.ask("DELETE", &path, None).await {
             Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
@@ -298,6 +279,29 @@ impl Docker {
         lock(&self.outputs).remove(&run.dir);
         lock(&self.hanging).retain(|(dir, _), _| *dir != run.dir);
         std::fs::remove_dir_all(&run.dir)
+    }
+
+    async fn measure(&self, runs: &[Arc<Run>]) -> BTreeMap<RunId, Usage> {
+        let mut all = BTreeMap::new();
+        for run in runs {
+            let path = format!(
+                "/containers/{}/stats?stream=false&one-shot=true",
+                run.name()
+            );
+            let Ok(stats) = self.engine.ask("GET", &path, None).await else {
+                continue;
+            };
+            let usage = Usage {
+                memory_bytes: stats["memory_stats"]["usage"].as_u64().unwrap_or(0),
+                cpu: Duration::from_nanos(
+                    stats["cpu_stats"]["cpu_usage"]["total_usage"]
+                        .as_u64()
+                        .unwrap_or(0),
+                ),
+            };
+            all.insert(run.id.clone(), usage);
+        }
+        all
     }
 
     async fn check(&self, run: &Run, command: &[String]) -> io::Result<i64> {
@@ -312,7 +316,7 @@ impl Docker {
         let began = |id: &str| {
             lock(&self.hanging).insert(what.clone(), id.to_owned());
         };
-        let code = self.engine.run(&name(run), command, began).await?;
+        let code = self.engine.run(&run.name(), command, began).await?;
         lock(&self.hanging).remove(&what);
         code.ok_or_else(|| io::Error::other("nobody knows how it ended"))
     }
@@ -345,6 +349,10 @@ impl Driver for Docker {
 
     fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
         Box::pin(self.wait(run))
+    }
+
+    fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
+        Box::pin(self.measure(runs))
     }
 
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
