@@ -61,6 +61,7 @@ pub mod runs;
 mod settings;
 pub mod shim;
 mod status;
+mod systemd;
 pub mod wire;
 pub mod workload;
 

@@ -13,4 +13,5 @@ mod manners;
 mod netns;
 mod restarts;
 mod rollouts;
+mod systemd;
 mod wire;
