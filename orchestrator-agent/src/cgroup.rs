@@ -15,8 +15,8 @@
 //! What this node cannot hold a program to is remarked, and the program runs: it did so before there was a limit, and a fleet
 //! in which a few nodes have no such groups is not to lose them by a new version.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
@@ -265,11 +265,11 @@ impl Base {
         if self.version == Version::Two {
             for above in [&self.dir, all] {
                 let passed_on = above.join("cgroup.subtree_control");
-                fs::write(passed_on, format!("+{}", controller.name()))?;
+                put(&passed_on, &format!("+{}", controller.name()))?;
             }
         }
         for (at, (file, value)) in files.iter().enumerate() {
-            match fs::write(dir.join(file), value) {
+            match put(&dir.join(file), value) {
                 // A kernel that does not count swap has no file for it.
                 Err(why) if at > 0 && why.kind() == io::ErrorKind::NotFound => {}
                 written => written?,
@@ -292,7 +292,7 @@ impl Group {
     pub(crate) fn step_out(&self) -> io::Result<()> {
         join(&self.own)?;
         match self.processes {
-            Some(processes) => fs::write(self.dir.join("pids.max"), processes.to_string()),
+            Some(processes) => put(&self.dir.join("pids.max"), &processes.to_string()),
             None => Ok(()),
         }
     }
@@ -340,7 +340,13 @@ impl Group {
 
 fn join(dir: &Path) -> io::Result<()> {
     // Whoever writes it.
-    fs::write(dir.join(PROCESSES), "0")
+    put(&dir.join(PROCESSES), "0")
+}
+
+fn put(path: &Path, value: &str) -> io::Result<()> {
+    // Not made where it is not there: then it would be forbidden, and not missing.
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(value.as_bytes())
 }
 
 #[cfg(test)]
