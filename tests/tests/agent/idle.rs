@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Server, immediate, service};
+use crate::harness::{Node, Server, eventually, immediate, service};
 use crate::netns::site::Site;
 
 const FOR: Duration = Duration::from_secs(60);
 /// Longer than anything that an idle agent does from time to time.
-const WIRE_FOR: Duration = Duration::from_secs(300);
+const WIRE_FOR: Duration = Duration::from_secs(180);
 
 /// Resident memory in KiB, that of it which is its own, and processor time in hundredths of a second.
 fn cost(pid: i32) -> (u64, u64, u64) {
@@ -98,7 +98,13 @@ async fn idle_on_the_wire() {
     };
     let id = site.run(ten()).await;
     site.completed(&id).await;
-    all_healthy(&site.nodes[0]).await;
+    let node = &site.nodes[0];
+    all_healthy(node).await;
+    eventually("no deployment waits for it, and it knows", async || {
+        let known = std::fs::read_to_string(node.path("desired.json")).ok()?;
+        (!known.contains("\"target\"")).then_some(())
+    })
+    .await;
     let before = site.carried(0);
     tokio::time::sleep(WIRE_FOR).await;
     let bytes = site.carried(0) - before;

@@ -61,7 +61,7 @@ fn units_are_what_systemd_understands() {
             assert!(has("KillMode=process") && has("Delegate=yes") && has("Type=notify"));
         }
         // Where it will be, nothing is yet.
-        let text = text.replace("/usr/bin/orchestrator", env!("CARGO_BIN_EXE_orchestrator"));
+        let text = text.replace("/usr/bin/orchestrator", env!("CARGO_BIN_EXE_server"));
         std::fs::write(dir.path().join(unit), text).unwrap();
         if !known("systemd-analyze") {
             eprintln!("SKIPPED: nobody here can verify {unit}: there is no systemd-analyze");

@@ -206,7 +206,7 @@ impl Site {
 
     /// What an operator's command line answers, or why it fails.
     async fn ask(&self, words: &[&str], input: &str) -> Result<Value, String> {
-        let program = env!("CARGO_BIN_EXE_orchestrator");
+        let program = env!("CARGO_BIN_EXE_server");
         let mut command: tokio::process::Command = inside(&self.net.server(), program).into();
         let mut child = command
             .args(["--address", &format!("https://{}:4650", address(0, 1))])
@@ -378,7 +378,7 @@ impl Site {
 
 /// Makes a token while no server runs.
 fn token(dir: &TempDir, words: &[&str]) -> String {
-    let made = Command::new(env!("CARGO_BIN_EXE_orchestrator"))
+    let made = Command::new(env!("CARGO_BIN_EXE_server"))
         .args(["token", "create", "--data-dir"])
         .arg(dir.path().join("data"))
         .args(words)
@@ -393,7 +393,7 @@ fn server(net: &Net, dir: &TempDir) -> Child {
     let mut log = std::fs::OpenOptions::new();
     let log = log.create(true).append(true);
     let log = log.open(dir.path().join("server.log")).unwrap();
-    let program = env!("CARGO_BIN_EXE_orchestrator");
+    let program = env!("CARGO_BIN_EXE_server");
     let mut server: tokio::process::Command = inside(&net.server(), program).into();
     server
         .args(["server", "--listen", "0.0.0.0:4650", "--data-dir"])
