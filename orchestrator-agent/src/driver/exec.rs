@@ -10,7 +10,7 @@
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
-//! When the program ends, what is left of its process group is killed. Where it has a [control group](crate::cgroup), because
+//! When the program ends, what is left of its process group is killed. Where it has a control group, because
 //! the job has `resources`, so is all that is in that.
 
 use std::collections::BTreeMap;

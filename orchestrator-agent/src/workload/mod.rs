@@ -17,7 +17,7 @@
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
-//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; with the drivers `docker` and `exec`, the latter where the node has control groups: see `remarks` on the agent's status page |
+//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`: it gets no more. A node that cannot hold a program to it, for want of control groups, says so among the run's `remarks` on the status page |
 //! | `artifact` | | not yet: what needs one cannot start |
 //!
 //! A check:
