@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Agent, Leave, Settings, shim, status};
+use crate::{Agent, Leave, Settings, shim, status, systemd};
 
 const USAGE: &str = "\
 Runs on a node what the server wants there, and tells how it goes.
@@ -102,14 +102,19 @@ async fn work(settings: Settings, leave: Leave) -> Outcome {
     ];
     let agent = Agent::open(settings).await?;
     let stop = async {
+        systemd::tell("READY=1");
         let [term, int] = &mut ends;
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
+        systemd::tell("STOPPING=1");
         leave
     };
-    Ok(agent.run(stop).await?)
+    tokio::select! {
+        ended = agent.run(stop) => Ok(ended?),
+        never = systemd::live() => match never {},
+    }
 }
 
 async fn show(data_dir: &Path) -> Outcome {

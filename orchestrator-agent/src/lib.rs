@@ -49,6 +49,7 @@
 
 mod agent;
 pub mod artifact;
+mod cgroup;
 pub mod cli;
 pub mod client;
 mod disk;
@@ -63,6 +64,7 @@ pub mod runs;
 mod settings;
 pub mod shim;
 mod status;
+mod systemd;
 pub mod wire;
 pub mod workload;
 

@@ -5,6 +5,7 @@
 //!   run.json     what it is; written before anything is started, whole or not there
 //!   asked        that it was told to stop
 //!   told         that the server knows of this start
+//!   remarks      what an operator should know of it, one sentence a line
 //!   work/        where it runs, if it does not say otherwise
 //!   …            the driver's
 //! ```
@@ -24,6 +25,8 @@ use crate::disk;
 use crate::shim::RUN;
 use crate::wire::Job;
 use crate::workload::{self, PortRef, Workload};
+
+const REMARKS: &str = "remarks";
 
 /// Which execution.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -97,7 +100,7 @@ impl Run {
         }
     }
 
-    /// A name that no other run on this machine has, whatever their agents are called.
+    /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub fn name(&self) -> String {
         // FNV-1a: it has to be the same for every version of this program.
         let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -194,6 +197,19 @@ impl Run {
         disk::note_json(&self.dir.join("run.json"), &kept)
     }
 
+    /// Writes down what an operator should know of it. It is said once, however often it is found.
+    pub(crate) fn remark(&self, text: &str) {
+        if let Err(why) = remark(&self.dir, text) {
+            tracing::warn!(run = %self.id, text, %why, "a remark cannot be written");
+        }
+    }
+
+    /// What was remarked of it.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let all = std::fs::read_to_string(self.dir.join(REMARKS)).unwrap_or_default();
+        all.lines().map(str::to_owned).collect()
+    }
+
     /// Puts a mark on it that survives the agent.
     pub(crate) fn mark(&self, mark: Mark) -> io::Result<()> {
         disk::note(&self.dir.join(mark.name()), b"")
@@ -217,6 +233,21 @@ impl Mark {
             Self::Told => "told",
         }
     }
+}
+
+/// Writes down what an operator should know of the run in this directory.
+pub(crate) fn remark(dir: &Path, text: &str) -> io::Result<()> {
+    let path = dir.join(REMARKS);
+    let mut all = match std::fs::read_to_string(&path) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        all => all.unwrap_or_default(),
+    };
+    if all.lines().any(|line| line == text) {
+        return Ok(());
+    }
+    all += text;
+    all.push('\n');
+    disk::note(&path, all.as_bytes())
 }
 
 /// The directory of a run.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::artifact::Bounds;
+use crate::cgroup::Groups;
 
 /// Where a Docker Engine listens, if nothing is said.
 const DOCKER: &str = "/var/run/docker.sock";
@@ -93,6 +94,7 @@ pub(crate) fn facts() -> BTreeMap<String, String> {
         ("cores", cores.to_string()),
         ("host", system.nodename().to_string_lossy().into_owned()),
         ("kernel", system.release().to_string_lossy().into_owned()),
+        ("limits", Groups::find().fields()),
         ("memory_mib", memory.to_string()),
         ("os", std::env::consts::OS.to_owned()),
     ];

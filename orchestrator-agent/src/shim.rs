@@ -11,6 +11,7 @@
 //! process.json    the ids of the shim and of the workload's process, and when that was started
 //! ended.json      how it ended
 //! stdout.log …    its output, see `output`
+//! remarks         what an operator should know of it
 //! ```
 //!
 //! Of two shims for the same run one gets the lock, and the other ends at once: so a run is started at most once.
@@ -30,12 +31,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Group;
 use crate::disk;
 use crate::driver::Look;
 use crate::output::Writer;
 use crate::plan::End;
+use crate::runs;
 use crate::wire::Stream;
 
+pub(crate) const LAUNCH: &str = "launch.json";
 pub(crate) const LOCK: &str = "lock";
 /// A pipe that nobody writes to, and that is at its end when the shim is.
 pub(crate) const ALIVE: &str = "alive";
@@ -58,6 +62,12 @@ pub(crate) struct Launch {
     /// That is the run's, and is given to the user.
     pub(crate) own_directory: bool,
     pub(crate) user: Option<(u32, u32)>,
+    /// Where it is held to its limits.
+    #[serde(default)]
+    pub(crate) groups: Vec<Group>,
+    /// One of those, for who is told that it was not enough.
+    #[serde(default)]
+    pub(crate) memory_bytes_max: Option<u64>,
     pub(crate) log_bytes_max: u64,
     pub(crate) log_files_max: u32,
 }
@@ -145,7 +155,7 @@ fn run(dir: &Path) -> io::Result<()> {
     if dir.join(BEGUN).exists() || dir.join(ENDED).exists() {
         return Ok(());
     }
-    let Some(launch) = disk::read_json::<Launch>(&dir.join("launch.json"))? else {
+    let Some(launch) = disk::read_json::<Launch>(&dir.join(LAUNCH))? else {
         return Ok(());
     };
     let _alive = pipe(&dir.join(ALIVE))?;
@@ -180,11 +190,19 @@ fn run(dir: &Path) -> io::Result<()> {
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while let Err(Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid_of), ended) {}
     end_group(pid);
+    launch.groups.iter().for_each(Group::kill);
     let status = child.wait()?;
     let until = Instant::now() + DRAIN_WITHIN;
     for _ in 0..2 {
         // An error means that all was read, or that the time is over.
         let _ = drained.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
+    if status.signal() == Some(Signal::KILL.as_raw()) {
+        tell_of_memory(dir, &launch);
+    }
+    for group in &launch.groups {
+        // Where somebody is still on his way out, it is removed when the run is forgotten.
+        let _ = group.remove();
     }
     let signal = status.signal().map(|signal| 128 + signal);
     let ended = Ended {
@@ -193,6 +211,27 @@ fn run(dir: &Path) -> io::Result<()> {
         ran_millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     disk::note_json(&dir.join(ENDED), &ended)
+}
+
+/// If it was killed for want of memory, that is said where people look: nothing else tells them.
+fn tell_of_memory(dir: &Path, launch: &Launch) {
+    let killed = launch
+        .groups
+        .iter()
+        .any(|group| group.killed_for_memory() > 0);
+    let Some(bytes) = launch.memory_bytes_max.filter(|_| killed) else {
+        return;
+    };
+    let why = format!("killed: it needed more than its memory_bytes, {bytes}");
+    // Whoever cannot be told of it sees the signal.
+    let _ = runs::remark(dir, &why);
+    let log = Writer::reopen(
+        dir,
+        Stream::Stderr,
+        launch.log_bytes_max,
+        launch.log_files_max,
+    );
+    let _ = log.and_then(|mut log| log.write(format!("orchestrator: {why}\n").as_bytes()));
 }
 
 /// To the agent, if it still listens.
@@ -227,7 +266,14 @@ fn start(launch: &Launch) -> io::Result<Child> {
             std::os::unix::fs::chown(&launch.directory, Some(user), Some(group))?;
         }
     }
-    command.spawn()
+    // What cannot be held to its limits as they are is not started.
+    let stepped_in = launch.groups.iter().try_for_each(Group::step_in);
+    let child = stepped_in.and_then(|()| command.spawn());
+    for group in &launch.groups {
+        // Where that fails, the shim counts as one of the program's.
+        let _ = group.step_out();
+    }
+    child
 }
 
 fn end_group(pid: i32) {

@@ -263,7 +263,8 @@ impl Work {
                 self.logs.over(id);
                 self.supplies.is_dirty = true;
                 if !matches!(live.phase, Phase::Ended { .. }) {
-                    tracing::info!(run = %id, ?how, "a run has ended");
+                    let remarks = live.run.remarks();
+                    tracing::info!(run = %id, ?how, ?remarks, "a run has ended");
                     live.phase = Phase::Ended {
                         how,
                         since: now,

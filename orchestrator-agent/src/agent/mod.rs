@@ -215,10 +215,7 @@ impl Agent {
                 Some(event) = happened.recv() => work.happened(event),
                 Some((run, sight)) = seen.recv() => work.saw(&run, sight),
                 Some(run) = heard.recv() => work.is_told(&run),
-                Some(question) = asked.recv() => {
-                    // Who asked may be gone.
-                    let _ = question.send(work.status(&link));
-                }
+                Some(question) = asked.recv() => work.answer(question, &link),
                 () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
             }
         }

@@ -8,15 +8,20 @@ use serde_json::{Value, json};
 
 use super::Work;
 use crate::client::Link;
+use crate::net::within;
 use crate::outbox::Letter;
 use crate::plan::{self, Moment, Phase, Seen, Standing, Supply};
 use crate::runs::{Key, Mark, RunId};
+use crate::status::Question;
 use crate::wire::{Interval, Observation, Report};
 
 /// Where nothing else is said.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// The server keeps no more of a text.
 const DETAIL_BYTES_MAX: usize = 500;
+
+/// The status page waits no longer for whoever can tell what runs use.
+const MEASURED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What was said of an execution.
 #[derive(Debug)]
@@ -124,8 +129,41 @@ impl Work {
         }
     }
 
+    /// Answers how it goes, as soon as it was measured what runs use.
+    pub(super) fn answer(&self, question: Question, link: &Mutex<Link>) {
+        let mut status = self.status(link);
+        let ids: Vec<RunId> = self.lives.keys().cloned().collect();
+        let running = |name: &str| {
+            let lives = self.lives.values();
+            let lives = lives.filter(|live| live.phase == Phase::Running);
+            let runs = lives.map(|live| live.run.clone());
+            runs.filter(|run| run.workload.driver == name)
+                .collect::<Vec<_>>()
+        };
+        let drivers = self.drivers.iter();
+        let drivers: Vec<_> = drivers
+            .map(|(name, driver)| (driver.clone(), running(name)))
+            .collect();
+        tokio::spawn(async move {
+            let mut used = BTreeMap::new();
+            for (driver, runs) in drivers {
+                let measured = within(MEASURED_WITHIN, driver.usage(&runs)).await;
+                used.extend(measured.unwrap_or_default());
+            }
+            let runs = status["runs"].as_array_mut().into_iter().flatten();
+            for (run, id) in runs.zip(&ids) {
+                if let Some(usage) = used.get(id) {
+                    run["memory_bytes"] = usage.memory_bytes.into();
+                    run["cpu_seconds"] = usage.cpu.as_secs_f64().into();
+                }
+            }
+            // Who asked may be gone.
+            let _ = question.send(status);
+        });
+    }
+
     /// How it goes, for the status page.
-    pub(super) fn status(&self, link: &Mutex<Link>) -> Value {
+    fn status(&self, link: &Mutex<Link>) -> Value {
         let link = link.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = self.now();
         let observed = self.observed(now);
@@ -157,7 +195,7 @@ impl Work {
                 "job": id.key.job.to_string(), "slot": id.key.slot, "version": live.run.version,
                 "generation": id.generation, "attempt": id.attempt, "phase": phase,
                 "ready": live.phase == Phase::Running && live.seen(now).ready,
-                "ports": live.run.ports, "directory": live.run.dir,
+                "ports": live.run.ports, "directory": live.run.dir, "remarks": live.run.remarks(),
             })
         });
         let received = self.accepted.received.as_ref();

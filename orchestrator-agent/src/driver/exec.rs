@@ -10,7 +10,8 @@
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
-//! When the program ends, what is left of its process group is killed.
+//! When the program ends, what is left of its process group is killed. Where it has a control group, because
+//! the job has `resources`, so is all that is in that.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -26,11 +28,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
-use super::{Doing, Driver, Look, Stop};
+use super::{Doing, Driver, Look, Stop, Usage, usage};
+use crate::cgroup::{Group, Groups};
 use crate::disk;
 use crate::net::within;
 use crate::plan::End;
-use crate::runs::Run;
+use crate::runs::{Run, RunId};
 use crate::shim::{self, Ended, Launch, Process};
 use crate::workload::Workload;
 
@@ -39,6 +42,11 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether a shim lives that has not begun to say so.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 const ANSWER_BYTES_MAX: u64 = 4096;
+/// How often it is tried to remove a control group: who was killed takes a moment to be gone.
+const REMOVALS_MAX: usize = 40;
+const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Less, and the kernel kills it before it begins.
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// More than comes at once.
 pub(super) const LOG_BYTES_MIN: u64 = 16 << 10;
 pub(super) const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -47,6 +55,7 @@ pub(super) const LOG_BYTES_MAX: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Exec {
     shim: Vec<OsString>,
+    groups: Groups,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +123,18 @@ impl Config {
                 "volumes: a program sees all of the node: only containers need them".to_owned(),
             );
         }
+        let resources = workload.resources;
+        if resources
+            .memory_bytes
+            .is_some_and(|bytes| bytes < MEMORY_BYTES_MIN)
+        {
+            return Err(format!(
+                "resources: memory_bytes: at least {MEMORY_BYTES_MIN}"
+            ));
+        }
+        if resources.processes == Some(0) {
+            return Err("resources: processes: at least 1".to_owned());
+        }
         Ok(config)
     }
 
@@ -135,7 +156,7 @@ impl Config {
         })
     }
 
-    fn launch(&self, run: &Run) -> Result<Launch, String> {
+    fn launch(&self, run: &Run, groups: Vec<Group>) -> Result<Launch, String> {
         let mut words = self.command.as_slice().iter().map(|word| run.expand(word));
         let directory = match &self.directory {
             Some(directory) => PathBuf::from(run.expand(&directory.to_string_lossy())),
@@ -156,6 +177,8 @@ impl Config {
             own_directory: self.directory.is_none(),
             directory,
             user,
+            groups,
+            memory_bytes_max: run.workload.resources.memory_bytes,
             log_bytes_max: self
                 .log_bytes
                 .unwrap_or(1 << 20)
@@ -182,12 +205,21 @@ fn user(wanted: &str) -> Result<((u32, u32), String), String> {
 impl Exec {
     /// With the program, and its first arguments, that goes on as [`shim::main`] when it is given a run's directory.
     pub fn new(shim: Vec<OsString>) -> Self {
-        Self { shim }
+        Self {
+            shim,
+            groups: Groups::find(),
+        }
     }
 
     async fn launch(&self, run: &Run) -> Result<(), String> {
-        let launch = Config::read(&run.workload)?.launch(run)?;
-        disk::note_json(&run.dir.join("launch.json"), &launch)
+        let config = Config::read(&run.workload)?;
+        let (groups, remarks) = self.groups.make(&run.name(), run.workload.resources);
+        for remark in remarks {
+            tracing::warn!(run = %run.id, "{remark}");
+            run.remark(&remark);
+        }
+        let launch = config.launch(run, groups)?;
+        disk::note_json(&run.dir.join(shim::LAUNCH), &launch)
             .map_err(|why| format!("the run cannot be written: {why}"))?;
         let (program, args) = self.shim.split_first().expect("a shim is a program");
         let shim = Command::new(program)
@@ -299,7 +331,7 @@ impl Driver for Exec {
                 .process_group(0)
                 .kill_on_drop(true)
                 .spawn()?;
-            let mut group = Group(child);
+            let mut group = ProcessGroup(child);
             let status = group.0.wait().await?;
             Ok(status.code().unwrap_or(-1).into())
         })
@@ -311,15 +343,29 @@ impl Driver for Exec {
             let Some(_alone) = hold(&run.dir)? else {
                 return Err(io::Error::other("it lives"));
             };
+            for group in groups(&run.dir)? {
+                remove(&group).await?;
+            }
             std::fs::remove_dir_all(&run.dir)
+        })
+    }
+
+    fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
+        Box::pin(async {
+            let sessions = usage::of_sessions();
+            let its = |run: &Arc<Run>| {
+                let shim = process(&run.dir).ok()??.shim;
+                Some((run.id.clone(), *sessions.get(&shim)?))
+            };
+            runs.iter().filter_map(its).collect()
         })
     }
 }
 
 /// A program and what it started. If nobody waits for it any more, all of it ends.
-pub(super) struct Group(pub(super) tokio::process::Child);
+pub(super) struct ProcessGroup(pub(super) tokio::process::Child);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // It has an id for as long as it was not waited for.
         if let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
@@ -335,6 +381,22 @@ fn hold(dir: &Path) -> io::Result<Option<File>> {
 
 fn process(dir: &Path) -> io::Result<Option<Process>> {
     disk::read_json(&dir.join(shim::PROCESS))
+}
+
+fn groups(dir: &Path) -> io::Result<Vec<Group>> {
+    let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH))?;
+    Ok(launch.map(|launch| launch.groups).unwrap_or_default())
+}
+
+async fn remove(group: &Group) -> io::Result<()> {
+    let mut again = 0..REMOVALS_MAX;
+    loop {
+        group.kill();
+        match group.remove() {
+            Err(_) if again.next().is_some() => tokio::time::sleep(REMOVE_AGAIN_AFTER).await,
+            removed => return removed,
+        }
+    }
 }
 
 fn look(dir: &Path) -> io::Result<Look> {
@@ -354,6 +416,7 @@ fn look(dir: &Path) -> io::Result<Look> {
     }
     // The shim was killed. Whatever it started has nobody to write its end down, so it ends here.
     let killed = shim::kill_strays(dir);
+    groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
     let ended = Ended::unseen();
     disk::note_json(&dir.join(shim::ENDED), &ended)?;

@@ -51,7 +51,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use super::exec::Group;
+use super::exec::ProcessGroup;
 use super::{Doing, Driver, Look, Stop};
 use crate::disk;
 use crate::net::within;
@@ -169,7 +169,7 @@ impl External {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        let mut group = Group(child);
+        let mut group = ProcessGroup(child);
         let mut text = document(run, more).to_string();
         text.push('\n');
         match within(limit, converse(&mut group.0, text.as_bytes())).await {

@@ -3,15 +3,19 @@
 pub mod docker;
 pub mod exec;
 pub mod external;
+mod usage;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::usage::Usage;
 use crate::plan::End;
-use crate::runs::Run;
+use crate::runs::{Run, RunId};
 use crate::workload::Workload;
 
 /// Something that goes on for a while.
@@ -41,6 +45,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Runs a program where the run is, for a check; its exit code. What is not waited for any more ends, or is not begun
     /// a second time before it has.
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>>;
+
+    /// What those use of the node that live, as far as that can be told at once.
+    fn usage<'a>(&'a self, _runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
+        Box::pin(async { BTreeMap::new() })
+    }
 
     /// Takes away what is left of a run that does not live. One that was not begun will never be; one that lives
     /// after all is an error.

@@ -18,7 +18,7 @@
 //! | `restart.put_back` | `false` | when it cannot start, or is given up, what ran before it runs again, until something else is wanted |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
-//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`; what is more than that, containers do not get |
+//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`: it gets no more. A node that cannot hold a program to it, for want of control groups, says so among the run's `remarks` on the status page |
 //! | `artifact` | | a file or an archive that it brings along, see [`artifact`](crate::artifact) |
 //!
 //! A check:

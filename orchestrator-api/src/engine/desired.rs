@@ -1,6 +1,7 @@
 //! What a node should run, of all jobs, as its agent is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use orchestrator_core::{Assignment, Job, JobId};
 use serde::Serialize;
@@ -80,8 +81,17 @@ impl Desired {
         desired
     }
 
+    /// Becomes another one, if that is news; answers whether it was.
+    pub(super) fn follow(self: &mut Arc<Self>, other: Arc<Self>) -> bool {
+        let is_news = !self.wants_the_same(&other);
+        if is_news {
+            *self = other;
+        }
+        is_news
+    }
+
     /// Whether another one, of whatever revision, is no news to an agent that has this one.
-    pub(super) fn wants_the_same(&self, other: &Self) -> bool {
+    fn wants_the_same(&self, other: &Self) -> bool {
         let Self {
             node,
             revision: _,

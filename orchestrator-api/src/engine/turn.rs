@@ -67,6 +67,8 @@ struct Turn {
     told: usize,
     heard: BTreeSet<NodeName>,
     members_due: BTreeSet<JobId>,
+    /// They spoke of a deployment that does not wait for them.
+    mistaken: BTreeSet<NodeName>,
     /// Of which a snapshot is asked for.
     snapshots: BTreeSet<Machine>,
     /// To be answered when all is safe, or is not.
@@ -179,6 +181,7 @@ impl Loop {
             told: 0,
             heard: BTreeSet::new(),
             members_due: BTreeSet::new(),
+            mistaken: BTreeSet::new(),
             snapshots: BTreeSet::new(),
             waiting: Vec::new(),
             answered: Vec::new(),
@@ -306,11 +309,14 @@ impl Loop {
                     number: said.number,
                     what: said.what,
                 }),
+                Some(_) => {
+                    turn.mistaken.insert(node.clone());
+                }
                 None if said.what == (Observation::Exited { code: 0 }) => done.push(WorkDone {
                     slot: said.slot,
                     generation: said.generation,
                 }),
-                _ => {}
+                None => {}
             }
         }
         turn.heard.insert(node);
@@ -512,13 +518,7 @@ impl Loop {
                 let stream = self.streams.entry(node);
                 let stream = stream.or_insert_with(|| watch::Sender::new(now.clone()));
                 // Its revision stays where nothing else is new: whoever waits for a later one is not to be woken.
-                stream.send_if_modified(|then| {
-                    let other = !then.wants_the_same(&now);
-                    if other {
-                        *then = now;
-                    }
-                    other
-                });
+                stream.send_if_modified(|then| then.follow(now));
                 answer(reply, Ok(stream.subscribe()));
             }
             Ask::Command { .. }

@@ -6,11 +6,12 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use orchestrator_api::engine::{EngineError, Said, Settings};
+use orchestrator_api::engine::{EngineError, Execution, Said, Settings};
 use orchestrator_api::list::{Condition, Order, Query};
 use orchestrator_core::fleet::{self, FleetSettings};
 use orchestrator_core::{
-    Command, DeploymentKind, DeploymentState, Interval, Observation, Rejection, Request, Span,
+    Command, DeploymentId, DeploymentKind, DeploymentState, Interval, Observation, Rejection,
+    Request, Span,
 };
 use world::World;
 
@@ -358,39 +359,84 @@ async fn a_deployment_is_taken_back_once_and_only_while_it_is_the_last() {
     assert_eq!(world.runs("web").await, BTreeSet::from([2]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_answered_sees_what_he_said() {
-    let world = World::new().await;
-    let handle = world.handle();
+/// A node that says nothing by itself, and a job that is done when it has said once that it is well.
+async fn alone(world: &World) {
     let join = fleet::Input::Join {
         name: "n1".into(),
         labels: Default::default(),
         facts: Default::default(),
     };
-    handle.fleet(join, None).await.expect("it joins");
+    world.handle().fleet(join, None).await.expect("it joins");
+}
+
+async fn register_easy(world: &World, version: u32) -> DeploymentId {
+    let mut document = world.document("web", version, "immediate");
+    document["rollout"]["health_check"]["min_healthy_time"] = "0s".into();
+    world.register_document(&document).await
+}
+
+async fn says_that_it_is_well(world: &World, execution: &Execution, number: u32) {
+    let well = Interval {
+        checks: Some(true),
+        requests: None,
+    };
+    let said = Said {
+        job: world.id("web"),
+        slot: execution.slot,
+        generation: execution.generation,
+        target: execution.target,
+        number,
+        what: Observation::Interval(well),
+    };
+    let said = world.handle().report("n1".into(), vec![said]).await;
+    said.expect("it is taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_answered_sees_what_he_said() {
+    let world = World::new().await;
+    let handle = world.handle();
+    alone(&world).await;
     // What is answered too early is seen only sometimes.
     for version in 1..=100 {
-        let mut document = world.document("web", version, "immediate");
-        document["rollout"]["health_check"]["min_healthy_time"] = "0s".into();
-        let id = world.register_document(&document).await;
+        let id = register_easy(&world, version).await;
         let desired = handle.connect("n1".into()).await.expect("it joined");
         let execution = desired.borrow().executions[0].clone();
-        let well = Interval {
-            checks: Some(true),
-            requests: None,
-        };
-        let said = Said {
-            job: world.id("web"),
-            slot: execution.slot,
-            generation: execution.generation,
-            target: execution.target,
-            number: 1,
-            what: Observation::Interval(well),
-        };
-        let said = handle.report("n1".into(), vec![said]).await;
-        said.expect("it is taken");
+        says_that_it_is_well(&world, &execution, 1).await;
         let shown = handle.deployment(id).await.expect("it is read");
         let state = shown.expect("it is there").state;
         assert_eq!(state, DeploymentState::Completed, "version {version}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_of_a_deployment_that_is_over_is_told_so_once() {
+    let world = World::new().await;
+    alone(&world).await;
+    let id = register_easy(&world, 1).await;
+    let desired = world.handle().connect("n1".into()).await;
+    let mut desired = desired.expect("it joined");
+    let execution = desired.borrow_and_update().executions[0].clone();
+    says_that_it_is_well(&world, &execution, 1).await;
+    world.ends(id, DeploymentState::Completed).await;
+    assert!(
+        !desired.has_changed().expect("it listens"),
+        "not at the end"
+    );
+    says_that_it_is_well(&world, &execution, 2).await;
+    desired.changed().await.expect("it listens");
+    let told = desired.borrow_and_update().executions[0].clone();
+    let nobody = Execution {
+        target: None,
+        ..execution.clone()
+    };
+    assert_eq!(told, nobody);
+    // It was under way. Who asks after that is answered in a later turn.
+    says_that_it_is_well(&world, &execution, 3).await;
+    let _ = world
+        .handle()
+        .connect("n1".into())
+        .await
+        .expect("it joined");
+    assert!(!desired.has_changed().expect("it listens"));
 }

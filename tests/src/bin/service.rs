@@ -2,7 +2,7 @@
 //!
 //! `GET /` says who it is, `/health` that it is well, `/metrics` how many requests there were and how many failed. Its
 //! environment says how it is broken: `ERRORS=n` answers every nth request with 500, `SICK=1` is never well, `CRASH=1`
-//! ends at once. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
+//! ends at once, `HOG=1` takes memory without end. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
 //! `inside`, which it is where it is a container's `/service`, or `hang`. On standard output it says when it began.
 
 use std::env;
@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     if number("CRASH") > 0 {
         eprintln!("broken from the start");
         return ExitCode::from(3);
+    }
+    let mut memory = Vec::new();
+    while number("HOG") > 0 {
+        memory.push(vec![1_u8; 1 << 20]);
     }
     let address = env::var("BIND").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let Ok(listener) = TcpListener::bind((address, number("PORT") as u16)) else {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::harness::{Node, Server, canary, eventually, rolling, service};
+use crate::harness::{Node, Server, canary, eventually, known, rolling, service};
 
 const IMAGE: &str = "orchestrator-test-service";
 
@@ -159,11 +159,6 @@ impl Drop for Engine {
     }
 }
 
-fn known(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
-}
-
 /// The service, so that it needs nothing of the system that it runs on.
 fn static_service() -> &'static Path {
     static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
@@ -229,6 +224,11 @@ async fn containers_go_from_version_to_version_and_back() {
     server.api.until_state(&id, "completed").await;
     for node in &nodes {
         node.answers(1).await;
+        node.until("what it uses is shown", |status| {
+            let run = &status["runs"][0];
+            run["memory_bytes"].as_u64() > Some(0) && run["cpu_seconds"].as_f64() > Some(0.0)
+        })
+        .await;
     }
     let all = engine.containers();
     assert_eq!(all.len(), 3);
@@ -333,6 +333,26 @@ async fn a_container_outlives_its_agent_and_is_found_again() {
     })
     .await;
     node.answers(2).await;
+}
+
+#[tokio::test]
+async fn a_container_that_needs_more_memory_is_killed_and_that_is_said() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    engine.provide("1");
+    let server = Server::start().await;
+    let mut node = Node::with_docker(&server, "n1", &engine.socket());
+    node.start_here();
+    server.api.nodes(1).await;
+    let mut hog = contained("1", &[("HOG", "1")], rolling());
+    hog["resources"] = json!({ "memory_bytes": 32 << 20 });
+    server.api.register(hog).await;
+    node.until("it is said", |status| {
+        let remarks = &status["runs"][0]["remarks"];
+        *remarks == json!(["killed: it needed more than its memory_bytes"])
+    })
+    .await;
 }
 
 #[tokio::test]

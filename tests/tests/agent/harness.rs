@@ -86,6 +86,20 @@ impl Served {
     }
 }
 
+/// A program in a network namespace; nothing else is different there.
+pub(crate) fn inside(namespace: &str, program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}"));
+    command.arg(program);
+    command
+}
+
+/// Whether a program is there to be run.
+pub(crate) fn known(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+}
+
 /// A node: an agent, here or as a process, and what it runs. All of it ends with this.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -94,6 +108,8 @@ pub(crate) struct Node {
     agent: Running,
     /// Where its Docker Engine listens.
     docker: PathBuf,
+    /// The network namespace that it lives in, if not the test's.
+    namespace: Option<String>,
 }
 
 enum Running {
@@ -121,7 +137,15 @@ impl Node {
             dir: tempfile::tempdir().unwrap(),
             agent: Running::Nowhere,
             docker: PathBuf::from("/nowhere/docker.sock"),
+            namespace: None,
         }
+    }
+
+    /// A node in a network namespace, and no agent yet.
+    pub(crate) fn inside(namespace: String, url: &str, name: &str) -> Self {
+        let mut node = Self::at(url, name);
+        node.namespace = Some(namespace);
+        node
     }
 
     /// A node with this engine, and no agent yet.
@@ -161,7 +185,11 @@ impl Node {
             .unwrap();
         let program = std::env::var("AGENT");
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
-        let child = Command::new(program)
+        let mut command = match &self.namespace {
+            Some(namespace) => inside(namespace, &program).into(),
+            None => Command::new(program),
+        };
+        let child = command
             .args(["--server", &self.server, "--node", &self.name, "--data-dir"])
             .arg(self.dir.path())
             .arg("--docker")

@@ -181,6 +181,8 @@ impl Config {
                     "Config": { "max-size": self.log_bytes().to_string(), "max-file": "2" },
                 },
                 "Memory": resources.memory_bytes.unwrap_or(0),
+                // Of both together: nothing is left for swap.
+                "MemorySwap": resources.memory_bytes.unwrap_or(0),
                 "NanoCpus": resources.nano_cpus(),
                 "PidsLimit": resources.processes,
                 "NetworkMode": self.network.as_deref().unwrap_or("bridge"),

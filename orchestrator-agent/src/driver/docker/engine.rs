@@ -70,6 +70,8 @@ pub(super) struct Config {
 pub(super) struct State {
     status: String,
     exit_code: i32,
+    #[serde(rename = "OOMKilled", default)]
+    pub(super) oom_killed: bool,
     started_at: String,
     finished_at: String,
 }
@@ -314,6 +316,7 @@ mod tests {
         let state = |status: &str| State {
             status: status.to_owned(),
             exit_code: 3,
+            oom_killed: false,
             started_at: "2026-01-01T00:00:00.5Z".to_owned(),
             finished_at: "2026-01-01T00:00:02.000000000Z".to_owned(),
         };

@@ -37,10 +37,10 @@ use tokio::time::{Instant, sleep};
 use self::config::{Config, Pull};
 use self::engine::{Engine, Failed, escape};
 use self::output::Output;
-use super::{Doing, Driver, Look, Stop};
+use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
 use crate::net::within;
-use crate::runs::Run;
+use crate::runs::{Run, RunId};
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
 
@@ -175,6 +175,9 @@ impl Docker {
                 None => return Ok(Look::Running),
                 Some((code, ran)) => {
                     self.drain(run, &name).await;
+                    if container.state.oom_killed {
+                        run.remark("killed: it needed more than its memory_bytes");
+                    }
                     Ended::with(code, ran)
                 }
             },
@@ -278,6 +281,29 @@ impl Docker {
         std::fs::remove_dir_all(&run.dir)
     }
 
+    async fn measure(&self, runs: &[Arc<Run>]) -> BTreeMap<RunId, Usage> {
+        let mut all = BTreeMap::new();
+        for run in runs {
+            let path = format!(
+                "/containers/{}/stats?stream=false&one-shot=true",
+                run.name()
+            );
+            let Ok(stats) = self.engine.ask("GET", &path, None).await else {
+                continue;
+            };
+            let usage = Usage {
+                memory_bytes: stats["memory_stats"]["usage"].as_u64().unwrap_or(0),
+                cpu: Duration::from_nanos(
+                    stats["cpu_stats"]["cpu_usage"]["total_usage"]
+                        .as_u64()
+                        .unwrap_or(0),
+                ),
+            };
+            all.insert(run.id.clone(), usage);
+        }
+        all
+    }
+
     async fn check(&self, run: &Run, command: &[String]) -> io::Result<i64> {
         let what = (run.dir.clone(), command.to_vec());
         let before = lock(&self.hanging).get(&what).cloned();
@@ -323,6 +349,10 @@ impl Driver for Docker {
 
     fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
         Box::pin(self.wait(run))
+    }
+
+    fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
+        Box::pin(self.measure(runs))
     }
 
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {

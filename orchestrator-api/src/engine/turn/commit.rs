@@ -96,6 +96,9 @@ impl Loop {
             answer(reply, done);
         }
         self.send(&hear);
+        if lost.is_empty() {
+            self.set_right(&turn.mistaken);
+        }
         // What a job gives up with a node that is gone it does not tell of: it has no name for it any more.
         for entry in turn.fleet.iter().filter(|_| fleet_lost.is_none()) {
             if let fleet::Event::Removed { name } = &entry.event {
@@ -255,6 +258,17 @@ impl Loop {
         for node in nodes {
             if let Some(stream) = self.streams.get(node) {
                 stream.send_replace(Arc::new(self.desired(node)));
+            }
+        }
+    }
+
+    /// Tells nodes that a deployment does not wait for them any more. Not when it ends: all of its nodes would be told at
+    /// once what most of them need not know before their next report.
+    fn set_right(&self, nodes: &BTreeSet<NodeName>) {
+        for node in nodes {
+            if let Some(stream) = self.streams.get(node) {
+                let now = Arc::new(self.desired(node));
+                stream.send_if_modified(|then| then.follow(now));
             }
         }
     }
