@@ -31,14 +31,14 @@ impl Measured {
         self.tables.push(table);
     }
 
-    /// Writes `bench/report.md` and `bench/measured.json` where Cargo builds.
+    /// Writes `bench/report.md` and `bench/report.json` where Cargo builds.
     pub fn write(&self) -> io::Result<[PathBuf; 2]> {
         let program = std::env::current_exe()?;
         // It is in <target>/release/deps.
         let target = program.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
         let dir = target.join("bench");
         std::fs::create_dir_all(&dir)?;
-        let paths = ["report.md", "measured.json"].map(|name| dir.join(name));
+        let paths = ["report.md", "report.json"].map(|name| dir.join(name));
         let about = About::of_this_machine(self.quick);
         std::fs::write(&paths[0], self.markdown(&about))?;
         std::fs::write(&paths[1], format!("{:#}\n", self.json(&about)))?;

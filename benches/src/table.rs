@@ -159,9 +159,9 @@ pub fn read_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("{text} is no size: a number such as 100, 10k or 1m"))
 }
 
-/// Three digits that count: `1234`, `12.3`, `0.00123`.
+/// Three digits that count: `1234`, `12.3`, `0.00123`; of what is whole, all of them.
 fn digits(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
+    if value.fract() == 0.0 || !value.is_finite() {
         return value.to_string();
     }
     let before_point = value.abs().log10().floor() as i32 + 1;
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(
-            [1234.5, 12.34, 0.00123].map(digits),
-            ["1234", "12.3", "0.00123"]
+            [1234.5, 12.34, 0.00123, 10.0].map(digits),
+            ["1234", "12.3", "0.00123", "10"]
         );
         assert_eq!(
             [1000, 10_000, 1_000_000, 1500].map(size),

@@ -28,11 +28,14 @@ pub(super) enum Command {
     Status(Which),
     /// Watches a deployment to its end; the exit code says how it ended
     #[command(
-        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json"
+        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json\n  orchestrator deployment watch web --until promotion && ./smoke-test && orchestrator deployment promote web"
     )]
     Watch {
         #[command(flatten)]
         which: Which,
+        /// When to stop watching
+        #[arg(long, value_name = "WHAT", value_enum, default_value_t = watch::Until::End)]
+        until: watch::Until,
         /// Watch for so long at the most: 10m; then the exit code is 5
         #[arg(long, value_name = "TIME", value_parser = typed::time)]
         timeout: Option<orchestrator_core::Span>,
@@ -213,9 +216,13 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
             let answer = client.get(&format!("/v1/deployments/{id}")).await?;
             out.answer(answer, status_text)?;
         }
-        Command::Watch { which, timeout } => {
+        Command::Watch {
+            which,
+            until,
+            timeout,
+        } => {
             let id = which.id(client).await?;
-            return watch::watch(id, timeout, client, out).await;
+            return watch::watch(id, until, timeout, client, out).await;
         }
         Command::Promote(which) => which.say("promote", json!({}), client, out).await?,
         Command::Pause(which) => which.say("pause", json!({}), client, out).await?,
@@ -239,7 +246,7 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
             }
             if !follow.detach {
                 let id = answer.deployment.id;
-                return watch::watch(id, follow.timeout, client, out).await;
+                return watch::watch(id, watch::Until::End, follow.timeout, client, out).await;
             }
         }
         Command::Explain(which) => {

@@ -213,7 +213,9 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
         out.say(&format!("{namespace}/{job_id}: {what}\n"))?;
     }
     match answer.deployment_id {
-        Some(id) if !follow.detach => watch::watch(id, follow.timeout, client, out).await,
+        Some(id) if !follow.detach => {
+            watch::watch(id, watch::Until::End, follow.timeout, client, out).await
+        }
         _ => Ok(0),
     }
 }

@@ -25,6 +25,15 @@ pub(super) struct Follow {
     pub(super) timeout: Option<Span>,
 }
 
+/// What ends the watching.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum Until {
+    /// The deployment's end
+    End,
+    /// Its canaries are healthy, and wait for a person or a script; or its end
+    Promotion,
+}
+
 const COMPLETED: u8 = 0;
 const FAILED: u8 = 2;
 const ROLLED_BACK: u8 = 3;
@@ -43,23 +52,24 @@ const TICK: Duration = Duration::from_secs(1);
 /// Of larger deployments only the whole is shown, not each wave.
 const TARGETS_MAX: u32 = 10_000;
 
-/// Watches it until its end, the time that is given to it, or an interrupt, and gives the exit code.
+/// Watches it until then, the end of the time that is given to it, or an interrupt, and gives the exit code.
 pub(super) async fn watch(
     id: String,
+    until: Until,
     timeout: Option<Span>,
     client: &Client,
     out: &Out,
 ) -> Result<u8, Error> {
-    let until = timeout.map(|span| Instant::now() + Duration::from_millis(span.as_millis()));
+    let deadline = timeout.map(|span| Instant::now() + Duration::from_millis(span.as_millis()));
     let again = format!("orchestrator deployment watch {id}");
     let timed_out = async {
-        match until {
-            Some(until) => sleep_until(until).await,
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        ended = watch_to_its_end(id, client, out) => ended,
+        ended = watch_until(until, id, client, out) => ended,
         () = timed_out => {
             eprintln!("It is still under way. Watch it again: {again}");
             Ok(TIMEOUT)
@@ -74,9 +84,14 @@ pub(super) async fn watch(
 
 /// Watches it as long as it takes, and gives the exit code.
 pub(super) async fn watch_to_its_end(id: String, client: &Client, out: &Out) -> Result<u8, Error> {
+    watch_until(Until::End, id, client, out).await
+}
+
+async fn watch_until(until: Until, id: String, client: &Client, out: &Out) -> Result<u8, Error> {
     let mut watching = Watching {
         client,
         out,
+        until,
         screen: Screen::new(out),
         seen: None,
     };
@@ -86,6 +101,7 @@ pub(super) async fn watch_to_its_end(id: String, client: &Client, out: &Out) -> 
 struct Watching<'a> {
     client: &'a Client,
     out: &'a Out,
+    until: Until,
     screen: Screen,
     /// What was shown last: which deployment, and its revision.
     seen: Option<(String, u64)>,
@@ -96,6 +112,10 @@ impl Watching<'_> {
         let mut taken_back = false;
         loop {
             let shown = self.next(&id).await?;
+            let waits = shown.status.waiting_on.as_deref() == Some("promotion");
+            if waits && self.until == Until::Promotion {
+                return Ok(COMPLETED);
+            }
             let ended = match (shown.status.state, shown.rolled_back_by) {
                 (State::Pending | State::InProgress | State::Paused, _) => continue,
                 // What was done stays done, whatever came later.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::harness::{Server, as_told};
 use crate::run::{Person, Session};
-use crate::stories::{WEB, person};
+use crate::stories::{WEB, canary, person};
 
 fn with_fate(fate: &str) -> String {
     WEB.replace("[config]\n", &format!("[config]\nfate = \"{fate}\"\n"))
@@ -61,6 +61,29 @@ async fn the_exit_code_says_how_it_ended() {
     assert_eq!(code(watching).await, Some(4));
     session.types("deployment watch silent").await;
     session.is("outcomes");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_waits_for_its_turn_to_promote() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let person = person(&server);
+    person.writes("web.toml", &canary());
+    person.types("job run web.toml --detach").await;
+    let waits = "deployment watch web --until promotion";
+    let ran = person.types(waits).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let said = ran.stdout.lines().last().unwrap_or_default();
+    assert!(said.ends_with("waiting for promotion"), "{ran:?}");
+    let ran = person.types("deployment promote web").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(person.types("deployment watch web").await.code, 0);
+    // What never gets that far has ended as it has ended.
+    let bad = canary().replace("[config]\n", "[config]\nfate = \"bad\"\n");
+    person.writes("web.toml", &bad);
+    person.types("job run web.toml --detach").await;
+    assert_eq!(person.types(waits).await.code, 3);
     server.stop().await;
 }
 
