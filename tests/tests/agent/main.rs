@@ -3,6 +3,7 @@
 mod api;
 mod artifacts;
 mod docker;
+mod examples;
 mod external;
 mod harness;
 mod identity;

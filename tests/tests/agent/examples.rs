@@ -1,0 +1,113 @@
+//! The examples, as whoever reads them would try them.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use crate::harness::{Node, Server, known};
+
+#[path = "../../../orchestrator-agent/examples/several_agents.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
+mod several_agents;
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+/// Somebody at a shell, who has `orchestrator` in the `PATH`.
+struct Person {
+    dir: TempDir,
+    server: String,
+}
+
+impl Person {
+    fn of(server: &Server) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("orchestrator");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_server"), program).unwrap();
+        let server = server.url();
+        Self { dir, server }
+    }
+
+    async fn runs(&self, line: &str) -> Output {
+        let path = std::env::var("PATH").unwrap_or_default();
+        Command::new("sh")
+            .args(["-c", line])
+            .current_dir(examples().parent().unwrap())
+            .env("PATH", format!("{}:{path}", self.dir.path().display()))
+            .env("ORCHESTRATOR_ADDRESS", &self.server)
+            .output()
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_script_promotes_what_is_good_and_takes_back_what_is_not() {
+    if !known("python3") {
+        println!("SKIPPED: the example's service is python3, which is not here");
+        return;
+    }
+    let server = Server::start().await;
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let mut node = Node::new(&server, name);
+        node.start_apart(&[]);
+        nodes.push(node);
+    }
+    server.api.nodes(nodes.len()).await;
+    let person = Person::of(&server);
+    let first = "examples/canary.sh examples/web.toml true";
+    // The second time there is nothing to do.
+    for _ in 0..2 {
+        let ran = person.runs(first).await;
+        assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+        let text = String::from_utf8(ran.stdout).unwrap();
+        assert!(
+            text.ends_with("completed: 3 of 3 nodes updated\n"),
+            "{text}"
+        );
+    }
+    let next =
+        "sed 's/RELEASE = \"1\"/RELEASE = \"2\"/' examples/web.toml | examples/canary.sh - false";
+    let ran = person.runs(next).await;
+    assert_eq!(ran.status.code(), Some(3), "{ran:?}");
+    let ran = person.runs("orchestrator deployment explain web").await;
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("the smoke test failed"), "{said}");
+}
+
+#[tokio::test]
+async fn every_job_file_is_one_that_a_server_takes() {
+    let server = Server::start().await;
+    let person = Person::of(&server);
+    let mut files = 0;
+    for entry in std::fs::read_dir(examples()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ends| ends == "toml") {
+            let line = format!("orchestrator job plan '{}'", path.display());
+            let ran = person.runs(&line).await;
+            assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+            files += 1;
+        }
+    }
+    assert_eq!(files, 3);
+}
+
+#[tokio::test]
+async fn agents_live_in_a_program_of_ones_own() {
+    let server = Server::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let (leave, told) = watch::channel(false);
+    let url = server.url();
+    let agents = several_agents::run(&url, &["n1", "n2", "n3"], data.path(), told);
+    let leaving = async {
+        server.api.nodes(3).await;
+        leave.send_replace(true);
+    };
+    let (ran, ()) = tokio::join!(agents, leaving);
+    ran.unwrap();
+}
