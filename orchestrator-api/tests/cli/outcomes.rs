@@ -82,8 +82,13 @@ async fn a_script_waits_for_its_turn_to_promote() {
     // What never gets that far has ended as it has ended.
     let bad = canary().replace("[config]\n", "[config]\nfate = \"bad\"\n");
     person.writes("web.toml", &bad);
-    person.types("job run web.toml --detach").await;
-    assert_eq!(person.types(waits).await.code, 3);
+    let run = person
+        .types("job run web.toml --detach --output json")
+        .await;
+    // By its id: by now the last deployment of the job may be the rollback.
+    let id = run.json()["deployment_id"].as_str().unwrap().to_owned();
+    let waits = format!("deployment watch {id} --until promotion");
+    assert_eq!(person.types(&waits).await.code, 3);
     server.stop().await;
 }
 
