@@ -487,7 +487,9 @@ impl State {
 
     /// All that may be wanted again.
     pub(crate) fn spare_now(&self) -> BTreeSet<(u32, u32)> {
-        let spare = self.surplus.iter().filter(|&&slot| self.is_spare(slot));
+        let known = |slot: &&u32| (**slot as usize) < self.slots.len();
+        let surplus = self.surplus.iter().filter(known);
+        let spare = surplus.filter(|&&slot| self.is_spare(slot));
         spare
             .map(|&slot| (self.slots[slot as usize].told, slot))
             .collect()

@@ -12,7 +12,7 @@ use crate::id::DeploymentId;
 use crate::input::{Command, KEY_BYTES_MAX, Request};
 use crate::rollout::{Rollout, TargetState};
 use crate::spec::{JobSpec, Placement, REPLICAS_MAX};
-use crate::state::State;
+use crate::state::{Slot, Stage, State};
 
 pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
     let fits = |key: &&String| (1..=KEY_BYTES_MAX).contains(&key.len());
@@ -241,11 +241,17 @@ fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
     if replicas < now {
         let own = |&slot: &u32| state.slots[slot as usize].live && !state.surplus.contains(&slot);
         let mut slots: Vec<u32> = (0..state.slots.len() as u32).filter(own).collect();
-        // First what runs nowhere, then what may not run, then the youngest.
+        // First what runs nowhere, then what may not run, then what does not run what it should or was not seen well
+        // there, then the youngest.
+        let is_good = |slot: u32| {
+            let Slot { told, stage, .. } = state.slots[slot as usize];
+            state.active().is_some() || told == state.current && stage != Stage::Unproven
+        };
         slots.sort_by_key(|&slot| {
             (
                 !state.unplaced.contains(&slot),
                 state.is_ready(slot),
+                is_good(slot),
                 std::cmp::Reverse(slot),
             )
         });

@@ -137,6 +137,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         lay_out_again(state, *to, effects);
     }
     // What they are to run until their turn comes may be something else now.
+    state.strays.clear();
     for slot in 0..state.slots.len() as u32 {
         stray(state, slot);
     }
@@ -318,14 +319,11 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         }
     }
     state.settled = match (head.kind, head.state) {
-        // It changes nothing about what is to run where, and so leaves those where they are that run something else.
-        (DeploymentKind::Restart, DeploymentState::Completed) => {
-            state.settled || !state.leaves_any()
-        }
+        // One that completed has left nobody anywhere: it is not begun while executions are left on something else.
+        (_, DeploymentState::Completed) => true,
         (DeploymentKind::Restart, _) => state.settled,
         // It is meant for those too that it did not reach.
         (DeploymentKind::Stop, DeploymentState::Failed) => true,
-        (_, DeploymentState::Completed) => true,
         (DeploymentKind::Rollback | DeploymentKind::Stop, _) => false,
         // What began no wave has left everybody where they were.
         _ => state.settled && head.wave == 0,

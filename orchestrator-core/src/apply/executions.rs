@@ -33,7 +33,7 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
                 if state.members.presence(node).matches() {
                     adopt(state, node);
                 }
-                let stays = one_of(state, node);
+                let stays = one_of(state, version, node);
                 let slots = state.members.slots(node);
                 let others: Vec<u32> = slots.filter(|&slot| Some(slot) != stays).collect();
                 state.surplus.extend(others);
@@ -83,7 +83,7 @@ pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<E
 pub(crate) fn stay(state: &State, version: u32) -> BTreeSet<u32> {
     match state.versions.get(&version).map(|v| v.spec.placement) {
         Some(Placement::Every) => (0..state.members.len())
-            .filter_map(|node| one_of(state, node))
+            .filter_map(|node| one_of(state, version, node))
             .collect(),
         Some(Placement::Replicas { count, distinct }) => {
             so_many_of(state, version, count, distinct)
@@ -92,14 +92,16 @@ pub(crate) fn stay(state: &State, version: u32) -> BTreeSet<u32> {
     }
 }
 
-/// One for each node that matches, and no second one.
-fn one_of(state: &State, node: u32) -> Option<u32> {
+/// One for each node that matches, and no second one: rather one that is wanted, and of those one that runs the version,
+/// or anything at all.
+fn one_of(state: &State, version: u32, node: u32) -> Option<u32> {
     if !state.members.presence(node).matches() {
         return None;
     }
-    let mut slots = state.members.slots(node);
-    let wanted = slots.find(|slot| !state.surplus.contains(slot));
-    wanted.or_else(|| state.members.slots(node).next())
+    state.members.slots(node).min_by_key(|slot| {
+        let told = state.slots[*slot as usize].told;
+        (state.surplus.contains(slot), told != version, told == 0)
+    })
 }
 
 /// First those that can run, then those that cannot now, and last those that run nowhere; and of them first those
@@ -193,6 +195,9 @@ pub(super) fn want(state: &mut State, slot: u32) {
     state.review_spare(slot);
     set_gone(state, slot, false);
     join(state, slot);
+    // It was to stop.
+    state.strays.remove(&slot);
+    stray(state, slot);
 }
 
 /// Notes an execution that no wave reaches and that should be told something else, or stop.

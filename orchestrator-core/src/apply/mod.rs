@@ -10,10 +10,10 @@ use self::deployment::{
     begin, dispatched, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy, well,
 };
 pub(crate) use self::executions::stay;
-use self::executions::{at_work, lay_out, placed, retire, scaled, tell};
-use self::nodes::{joined, node_changed, replace};
+use self::executions::{lay_out, placed, retire, scaled, tell};
+use self::nodes::{Changed, joined, node_changed, replace};
 use crate::effect::Effect;
-use crate::event::{DeploymentState, Entry, Event, Presence};
+use crate::event::{DeploymentState, Entry, Event};
 use crate::packed::U48;
 use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::runs::Runs;
@@ -46,17 +46,14 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Registered { version, spec } => registered(state, *version, spec),
         Event::NodesJoined { nodes } => joined(state, nodes),
         Event::NodesChanged { status, nodes } => {
-            let runs = |node: &u32| {
-                let mut slots = state.members.slots(*node);
-                slots.any(|s| at_work(state, s))
-            };
-            // Executions of a replicated job stay until they have another node.
-            let stop = *status == Presence::Draining && state.replicas.is_none();
-            let left: Runs = nodes.iter().filter(|node| stop && runs(node)).collect();
+            let mut left = Runs::default();
             // One by one, as they were said: what takes the place of one may be on the next.
             for node in nodes.iter() {
-                let missing = node_changed(state, node, *status);
+                let Changed { missing, stopped } = node_changed(state, node, *status);
                 replace(state, missing);
+                if stopped {
+                    left.push(node);
+                }
             }
             withdraw(left, effects);
         }

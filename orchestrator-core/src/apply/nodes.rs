@@ -1,6 +1,6 @@
 //! Nodes: what becomes of the executions there when a node comes, goes, or falls silent.
 
-use super::executions::{add_slot, adopt, retire, set_gone, stray, tell, want};
+use super::executions::{add_slot, adopt, at_work, retire, set_gone, stray, tell, want};
 use super::rollout;
 use crate::event::{Member, Presence};
 use crate::rollout::{Rollout, TargetState};
@@ -25,8 +25,16 @@ pub(super) fn joined(state: &mut State, nodes: &[Member]) {
     }
 }
 
-/// Answers how many executions of a replicated job it has cost.
-pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u32 {
+/// What came of a node's change.
+#[derive(Default)]
+pub(super) struct Changed {
+    /// So many executions of a replicated job it has cost.
+    pub(super) missing: u32,
+    /// The node is there, and something that ran on it is to run no more.
+    pub(super) stopped: bool,
+}
+
+pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Changed {
     state.members.set_presence(node, status);
     let replicated = state.replicas.is_some();
     if status.matches() && state.version_max > 0 {
@@ -36,14 +44,20 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
             adopt(state, node);
         }
     }
-    let mut missing = 0;
+    let mut changed = Changed::default();
     for slot in state.members.slots(node).collect::<Vec<_>>() {
         match status {
             Presence::Ready => back(state, slot),
             Presence::Disconnected | Presence::Down => lost(state, slot, status),
+            // Nothing waits for what is left over to go somewhere else.
+            Presence::Draining if replicated && state.surplus.contains(&slot) => {
+                changed.stopped |= retire(state, slot).is_some();
+            }
+            // Those that are wanted stay until they have another node.
             Presence::Draining if replicated => back_from_silence(state, slot),
             Presence::Draining => {
                 leave(state, slot);
+                changed.stopped |= at_work(state, slot);
                 let Slot { told, stage, .. } = state.slots[slot as usize];
                 if stage != Stage::Done {
                     tell(state, slot, 0);
@@ -57,7 +71,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
                 leave(state, slot);
                 set_gone(state, slot, true);
                 if state.surplus.insert(slot) && replicated {
-                    missing += 1;
+                    changed.missing += 1;
                 }
             }
             // It keeps its part in the deployment, and its zone, until it has another node.
@@ -71,7 +85,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
                 retire(state, slot);
             }
         }
-        if !status.is_ready() {
+        if !status.is_ready() && state.slots[slot as usize].live {
             state.strays.remove(&slot);
             stray(state, slot);
         }
@@ -79,7 +93,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> u3
     }
     review_leaving(state, node);
     state.members.forget(node);
-    missing
+    changed
 }
 
 /// So many executions of a replicated job are on nodes that match no longer: others take their place, first
