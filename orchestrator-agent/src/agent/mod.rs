@@ -250,6 +250,8 @@ struct Work {
 struct Live {
     run: Arc<Run>,
     is_wanted: bool,
+    /// It was not there before this agent.
+    is_fresh: bool,
     phase: Phase,
     busy: bool,
     asked: Option<Moment>,
@@ -278,6 +280,7 @@ impl Live {
     fn new(run: Arc<Run>, phase: Phase, now: Moment) -> Self {
         Self {
             is_wanted: false,
+            is_fresh: true,
             asked: None,
             killed: None,
             busy: false,
@@ -369,6 +372,7 @@ impl Work {
         for run in runs::find(&self.runs_dir)? {
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
+            live.is_fresh = false;
             live.tally = Tally::new(&run.workload, false);
             live.is_told = run.has(runs::Mark::Told);
             live.asked = run.has(runs::Mark::Asked).then_some(now);
