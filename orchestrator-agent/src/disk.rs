@@ -57,6 +57,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
+/// What some bytes amount to, the same for every version of this program (FNV-1a). A single byte that is another changes it.
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
+    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
+}
+
 /// Makes a directory, and those that it is in. Others may pass through, to what they are given, and see nothing.
 pub(crate) fn directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()

@@ -28,7 +28,7 @@
 //! **What a workload brings along**, an [artifact], is fetched before what ran so far is stopped, and the last few are kept.
 //!
 //! **Reports are a level, too.** At each interval of an execution that a deployment waits for, its state is said again.
-//! The [outbox] keeps what could not be sent, within a bound, and sums up what goes beyond it.
+//! The [outbox] keeps what could not be sent, within a bound and on disk, and sums up what goes beyond it.
 //!
 //! **What workloads write** stays in files with a bound, and is shipped from there as far as link and server take it; what
 //! is behind too far is left out, and counted.

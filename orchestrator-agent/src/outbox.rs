@@ -4,12 +4,22 @@
 //! result become one, with the counts of both, so that no request is forgotten; and where there are no such two, the
 //! oldest is dropped. Both are counted, and shown by the status page. An assignment that is over takes its reports with
 //! it: the server would leave them out.
+//!
+//! While the server is away they are kept on disk, too, within twice that bound. After a restart the state of each
+//! execution is said anew in any case; what the disk adds is how it was meanwhile: its bad intervals, and its counts.
 
-use std::collections::{BTreeMap, VecDeque};
+mod kept;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use self::kept::Kept;
+pub(crate) use self::kept::keep;
 use crate::runs::{Key, RunId};
 use crate::wire::{Interval, Observation, Report};
 
@@ -17,7 +27,7 @@ use crate::wire::{Interval, Observation, Report};
 pub const PER_EXECUTION_MAX: usize = 64;
 
 /// A report, and what it is a report of.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Letter {
     /// It.
     pub report: Report,
@@ -30,7 +40,7 @@ pub struct Letter {
 pub struct Counts {
     /// They wait.
     pub waiting: usize,
-    /// The server has them.
+    /// The server has them, since this agent began.
     pub sent: u64,
     /// They were summed up with others.
     pub summed_up: u64,
@@ -61,39 +71,80 @@ struct Inner {
     lists: BTreeMap<Key, VecDeque<Letter>>,
     under_way: Vec<Letter>,
     counts: Counts,
+    kept: Option<Kept>,
+    /// Some waited when it was looked last, and none was sent since.
+    waited: bool,
 }
 
 impl Outbox {
+    /// With what waited for a former agent. Where that was kept it is kept again.
+    pub fn open(dir: &Path) -> Self {
+        let (kept, letters, counts) = Kept::open(dir.join("outbox"));
+        let mut inner = Inner {
+            counts,
+            ..Inner::default()
+        };
+        for letter in letters {
+            inner.put(letter);
+        }
+        inner.kept = Some(kept);
+        Self {
+            inner: Mutex::new(inner),
+            filled: Notify::new(),
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a report in.
     pub fn push(&self, letter: Letter) {
-        let key = key(&letter);
-        let generation = letter.report.generation;
         let mut inner = self.inner();
-        let Inner { lists, counts, .. } = &mut *inner;
-        let list = lists.entry(key).or_default();
-        list.retain(|known| known.report.generation == generation);
-        list.push_back(letter);
-        if list.len() > PER_EXECUTION_MAX {
-            match thin(list) {
-                true => counts.summed_up += 1,
-                false => counts.dropped += 1,
-            }
+        if let Some(kept) = &mut inner.kept {
+            kept.add(&letter);
         }
+        inner.put(letter);
         drop(inner);
         self.filled.notify_one();
     }
 
     /// Keeps only what is of such an assignment.
     pub fn retain(&self, is_wanted: impl Fn(&Key, u64) -> bool) {
-        let lists = &mut self.inner().lists;
-        for (key, list) in lists.iter_mut() {
+        let mut inner = self.inner();
+        let before = inner.waiting();
+        for (key, list) in &mut inner.lists {
             list.retain(|letter| is_wanted(key, letter.report.generation));
         }
-        lists.retain(|_, list| !list.is_empty());
+        inner.lists.retain(|_, list| !list.is_empty());
+        if inner.waiting() < before {
+            inner.went();
+        }
+    }
+
+    /// The starts that are told of as soon as there is a server.
+    pub fn starts(&self) -> BTreeSet<RunId> {
+        let inner = self.inner();
+        inner
+            .letters()
+            .filter_map(|letter| letter.start.clone())
+            .collect()
+    }
+
+    /// Writes what has waited since the last time; answers how many bytes. What gets through is never on disk.
+    fn keep(&self) -> io::Result<usize> {
+        let mut inner = self.inner();
+        let waits = inner.waiting() > 0;
+        let waited = std::mem::replace(&mut inner.waited, waits);
+        match waits && !waited {
+            true => Ok(0),
+            false => inner.write(),
+        }
+    }
+
+    /// Writes all that waits, for the next agent.
+    pub fn leave(&self) -> io::Result<()> {
+        self.inner().write().map(drop)
     }
 
     /// Ready when there is something to send.
@@ -132,9 +183,11 @@ impl Outbox {
             lists,
             under_way,
             counts,
+            ..
         } = &mut *inner;
         let letters = std::mem::take(under_way);
-        match fate {
+        let is_known = fate != Fate::Unsure && !letters.is_empty();
+        let starts = match fate {
             Fate::Sent => {
                 counts.sent += letters.len() as u64;
                 letters
@@ -157,17 +210,61 @@ impl Outbox {
                 }
                 Vec::new()
             }
+        };
+        if is_known {
+            inner.went();
         }
+        starts
     }
 
     /// What has become of all of them.
     pub fn counts(&self) -> Counts {
         let inner = self.inner();
-        let waiting = inner.lists.values().map(VecDeque::len).sum::<usize>();
         Counts {
-            waiting: waiting + inner.under_way.len(),
+            waiting: inner.waiting(),
             ..inner.counts
         }
+    }
+}
+
+impl Inner {
+    fn put(&mut self, letter: Letter) {
+        let generation = letter.report.generation;
+        let list = self.lists.entry(key(&letter)).or_default();
+        list.retain(|known| known.report.generation == generation);
+        list.push_back(letter);
+        if list.len() > PER_EXECUTION_MAX {
+            match thin(list) {
+                true => self.counts.summed_up += 1,
+                false => self.counts.dropped += 1,
+            }
+        }
+    }
+
+    /// All that wait, those of each execution in the order in which they were made.
+    fn letters(&self) -> impl Iterator<Item = &Letter> {
+        self.under_way.iter().chain(self.lists.values().flatten())
+    }
+
+    fn waiting(&self) -> usize {
+        self.under_way.len() + self.lists.values().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// Some wait no more.
+    fn went(&mut self) {
+        self.waited = false;
+        if let Some(kept) = &mut self.kept {
+            kept.anew();
+        }
+    }
+
+    fn write(&mut self) -> io::Result<usize> {
+        let Some(mut kept) = self.kept.take() else {
+            return Ok(0);
+        };
+        let written = kept.write(self.counts, self.letters());
+        self.kept = Some(kept);
+        written
     }
 }
 
@@ -219,7 +316,7 @@ fn sum(one: Interval, other: Interval) -> Interval {
 mod tests {
     use super::*;
 
-    fn letter(number: u32, observation: Observation) -> Letter {
+    pub(super) fn letter(number: u32, observation: Observation) -> Letter {
         let report = Report {
             job: "default/web".to_owned().try_into().unwrap(),
             slot: 0,
@@ -234,7 +331,7 @@ mod tests {
         }
     }
 
-    fn counted(checks: bool, requests: u32) -> Observation {
+    pub(super) fn counted(checks: bool, requests: u32) -> Observation {
         Observation::Interval(Interval {
             checks: Some(checks),
             requests: Some(requests),

@@ -102,10 +102,7 @@ impl Run {
 
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub fn name(&self) -> String {
-        // FNV-1a: it has to be the same for every version of this program.
-        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        let dir = self.dir.as_os_str().as_encoded_bytes();
-        let hash = dir.iter().fold(0xcbf2_9ce4_8422_2325, fold);
+        let hash = disk::sum(self.dir.as_os_str().as_encoded_bytes());
         let key = &self.id.key;
         let job: String = (key.job.name().chars())
             .map(|letter| {

@@ -248,7 +248,7 @@ impl Work {
                 if live.phase != Phase::Running {
                     live.phase = Phase::Running;
                     live.since = now;
-                    live.watch = Some(Watch::start(&run, &driver, &self.sights));
+                    live.watch = Some(Watch::start(&run, live.is_fresh, &driver, &self.sights));
                 }
                 let events = self.events.clone();
                 let waits = tokio::spawn(async move {

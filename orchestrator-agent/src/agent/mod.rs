@@ -34,7 +34,7 @@ use crate::health::watch::Watch;
 use crate::health::{Sight, Tally};
 use crate::logs::Logs;
 use crate::net::{Address, AddressError};
-use crate::outbox::Outbox;
+use crate::outbox::{self, Outbox};
 use crate::plan::{self, Moment, Phase, Plan, Seen};
 use crate::runs::{self, Key, Run, RunId};
 use crate::settings::{Settings, facts};
@@ -135,7 +135,7 @@ impl Agent {
             path: self.dir.display().to_string(),
             source,
         };
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::open(&self.dir));
         let logs = Arc::new(Logs::default());
         let client = Client {
             address: self.address.clone(),
@@ -181,7 +181,7 @@ impl Agent {
             )
             .map_err(failed)?,
             draining: false,
-            outbox,
+            outbox: outbox.clone(),
             logs,
             events,
             sights,
@@ -191,6 +191,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(client.run(news));
         let (questions, mut asked) = mpsc::channel(1);
+        tasks.spawn(async move { match outbox::keep(outbox).await {} });
         tasks.spawn(status::serve(self.dir.join("agent.sock"), questions));
         let mut stop = pin!(stop);
         loop {
@@ -218,6 +219,9 @@ impl Agent {
                 Some(question) = asked.recv() => work.answer(question, &link),
                 () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
             }
+        }
+        if let Err(why) = work.outbox.leave() {
+            tracing::warn!(%why, "reports that wait cannot be kept");
         }
         Ok(())
     }
@@ -250,6 +254,8 @@ struct Work {
 struct Live {
     run: Arc<Run>,
     is_wanted: bool,
+    /// It was not there before this agent.
+    is_fresh: bool,
     phase: Phase,
     busy: bool,
     asked: Option<Moment>,
@@ -260,7 +266,7 @@ struct Live {
     watch: Option<Watch>,
     /// Waits for its end.
     waits: Option<Waits>,
-    /// The server knows that it was started.
+    /// The server knows that it was started, or hears it before anything else of this run.
     is_told: bool,
 }
 
@@ -278,6 +284,7 @@ impl Live {
     fn new(run: Arc<Run>, phase: Phase, now: Moment) -> Self {
         Self {
             is_wanted: false,
+            is_fresh: true,
             asked: None,
             killed: None,
             busy: false,
@@ -366,11 +373,13 @@ impl Work {
     /// What is there from before.
     fn find(&mut self) -> io::Result<()> {
         let now = self.now();
+        let starts = self.outbox.starts();
         for run in runs::find(&self.runs_dir)? {
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
+            live.is_fresh = false;
             live.tally = Tally::new(&run.workload, false);
-            live.is_told = run.has(runs::Mark::Told);
+            live.is_told = run.has(runs::Mark::Told) || starts.contains(&run.id);
             live.asked = run.has(runs::Mark::Asked).then_some(now);
             self.lives.insert(run.id.clone(), live);
             self.logs.add(&run);

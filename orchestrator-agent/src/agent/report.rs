@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Work;
 use crate::client::Link;
 use crate::net::within;
-use crate::outbox::Letter;
+use crate::outbox::{Letter, PER_EXECUTION_MAX};
 use crate::plan::{self, Moment, Phase, Seen, Standing, Supply};
 use crate::runs::{Key, Mark, RunId};
 use crate::status::Question;
@@ -208,7 +208,7 @@ impl Work {
             "refused_revision": self.accepted.refused, "draining": self.draining,
             "executions": executions.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>(),
             "reports": {
-                "waiting": reports.waiting, "sent": reports.sent,
+                "waiting": reports.waiting, "waiting_max_of_each": PER_EXECUTION_MAX, "sent": reports.sent,
                 "summed_up": reports.summed_up, "dropped": reports.dropped,
             },
             "artifacts": { "here": artifacts, "bytes": artifact_bytes },

@@ -1,6 +1,7 @@
 //! How well a run is: results of checks and counts of requests, added up to intervals. The adding up is pure; the looking is
 //! in [`watch`].
 
+pub mod lines;
 pub mod prometheus;
 pub mod watch;
 
@@ -24,6 +25,13 @@ pub enum Sight {
     },
     /// The counters of requests and of failures, if they could be read.
     Counted(Option<(u64, u64)>),
+    /// So many more lines are requests, and so many failures.
+    Lines {
+        /// Requests.
+        requests: u64,
+        /// Failures.
+        failed: u64,
+    },
 }
 
 /// The health of one run.
@@ -49,6 +57,7 @@ struct State {
 enum Counting {
     Nothing,
     Checks,
+    Lines,
     Counters {
         /// What was read last; `None` = nothing yet of a run that was found.
         last: Option<(u64, u64)>,
@@ -63,6 +72,7 @@ impl Tally {
         let counting = match &workload.error_rate {
             None => Counting::Nothing,
             Some(ErrorRate::Checks {}) => Counting::Checks,
+            Some(ErrorRate::Logs { .. }) => Counting::Lines,
             Some(ErrorRate::Prometheus { .. }) => Counting::Counters {
                 last: is_fresh.then_some((0, 0)),
                 known: false,
@@ -111,6 +121,10 @@ impl Tally {
                 }
                 *last = Some((requests, failed));
             }
+            Sight::Lines { requests, failed } => {
+                self.requests = self.requests.saturating_add(requests);
+                self.failed = self.failed.saturating_add(failed);
+            }
         }
     }
 
@@ -131,7 +145,8 @@ impl Tally {
         let (requests, failed) = (bounded(&mut self.requests), bounded(&mut self.failed));
         let counted = match &mut self.counting {
             Counting::Nothing => false,
-            Counting::Checks => true,
+            // What has written nothing had no request.
+            Counting::Checks | Counting::Lines => true,
             Counting::Counters { known, .. } => std::mem::take(known),
         };
         Interval {
@@ -259,6 +274,17 @@ mod tests {
         );
         checked(&mut tally, 0, &[false, true, true, false, true], 0);
         assert_eq!(tally.roll(), said(Some(true), Some((4, 1))));
+        assert_eq!(tally.roll(), said(Some(true), Some((0, 0))));
+    }
+
+    #[test]
+    fn lines_are_counted_and_silence_is_no_request() {
+        let lines = json!({ "from": "logs", "requests": "GET", "failed": "GET .* 5" });
+        let mut tally = tally(json!({ "error_rate": lines }));
+        for (requests, failed) in [(10, 1), (5, 1)] {
+            tally.take(Sight::Lines { requests, failed }, Duration::ZERO);
+        }
+        assert_eq!(tally.roll(), said(Some(true), Some((15, 2))));
         assert_eq!(tally.roll(), said(Some(true), Some((0, 0))));
     }
 

@@ -1,4 +1,5 @@
-//! Looks after a run: one task for each of its checks, and one for its counters.
+//! Looks after a run: one task for each of its checks, and one for its counters
+//! or its lines.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Sight;
+use super::lines::{Lines, Patterns};
 use super::prometheus::Selector;
 use crate::driver::Driver;
 use crate::net::{Address, within};
@@ -24,6 +26,13 @@ const SOON: Duration = Duration::from_millis(100);
 /// Between two looks at what comes up.
 const STARTING: Duration = Duration::from_millis(500);
 
+/// Between two looks at what was written.
+const LINES_EVERY: Duration = Duration::from_millis(500);
+/// A look is followed by a rest so many times as long: it takes no more than a fifth of a core, whatever is written and looked for.
+const LINES_REST: u32 = 4;
+const IN_PART: &str =
+    "it writes faster than its lines can be counted: the error rate is that of a part of them";
+
 /// Looks after a run for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -31,9 +40,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Sends what it sees.
+    /// Sends what it sees; of the output of a run that was found, only what comes from now on.
     pub(crate) fn start(
         run: &Arc<Run>,
+        is_fresh: bool,
         driver: &Arc<dyn Driver>,
         sights: &mpsc::Sender<(RunId, Sight)>,
     ) -> Self {
@@ -48,8 +58,17 @@ impl Watch {
                 ));
             }
         }
-        if let Some(ErrorRate::Prometheus { .. }) = run.workload.error_rate {
-            tasks.spawn(count(run.clone(), sights.clone()));
+        match &run.workload.error_rate {
+            Some(ErrorRate::Prometheus { .. }) => {
+                tasks.spawn(count(run.clone(), sights.clone()));
+            }
+            Some(ErrorRate::Logs { requests, failed }) => {
+                if let Ok(patterns) = Patterns::read(requests, failed) {
+                    let lines = Lines::new(&run.dir, patterns, is_fresh);
+                    tasks.spawn(count_lines(run.clone(), lines, sights.clone()));
+                }
+            }
+            Some(ErrorRate::Checks {}) | None => {}
         }
         Self { _tasks: tasks }
     }
@@ -156,6 +175,33 @@ async fn count(run: Arc<Run>, sights: mpsc::Sender<(RunId, Sight)>) {
             return;
         }
         sleep(pause).await;
+    }
+}
+
+async fn count_lines(run: Arc<Run>, mut lines: Lines, sights: mpsc::Sender<(RunId, Sight)>) {
+    let pause = LINES_EVERY.min(run.workload.interval / 2);
+    loop {
+        let began = Instant::now();
+        // Some MiB may have to be searched.
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = lines.look();
+            (lines, found)
+        });
+        let Ok((back, found)) = looked.await else {
+            return;
+        };
+        lines = back;
+        let took = began.elapsed();
+        if found.is_in_part {
+            run.remark(IN_PART);
+        }
+        let (requests, failed) = (found.requests, found.failed);
+        let sight = Sight::Lines { requests, failed };
+        let is_new = (requests, failed) != (0, 0);
+        if is_new && sights.send((run.id.clone(), sight)).await.is_err() {
+            return;
+        }
+        sleep(pause.max(took * LINES_REST)).await;
     }
 }
 

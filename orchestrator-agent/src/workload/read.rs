@@ -11,6 +11,7 @@ use super::{
     Check, ErrorRate, Policy, Port, PortRef, Probe, Resources, Restart, Volume, Workload, variable,
 };
 use crate::artifact::Artifact;
+use crate::health::lines::Patterns;
 use crate::health::prometheus::Selector;
 
 /// The most ports, and the most checks.
@@ -51,16 +52,8 @@ impl Workload {
         });
         let checks = checks.collect::<Result<Vec<_>, _>>()?;
         let error_rate: Option<ErrorRate> = part(document, "error_rate")?;
-        if let Some(ErrorRate::Prometheus {
-            port,
-            path: _,
-            requests,
-            failed,
-        }) = &error_rate
-        {
-            let counters = Selector::read(requests).and_then(|_| Selector::read(failed));
-            let checked = counters.and_then(|_| known(port.as_ref(), &ports));
-            checked.map_err(|why| format!("error_rate: {why}"))?;
+        if let Some(error_rate) = &error_rate {
+            check_error_rate(error_rate, &ports).map_err(|why| format!("error_rate: {why}"))?;
         }
         let start_first = document["switch"] == "start_first";
         if let Some(fixed) = ports.iter().find(|port| port.port.is_some())
@@ -143,6 +136,23 @@ fn check_ports(ports: &[Port]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn check_error_rate(error_rate: &ErrorRate, ports: &[Port]) -> Result<(), String> {
+    match error_rate {
+        ErrorRate::Checks {} => Ok(()),
+        ErrorRate::Prometheus {
+            port,
+            path: _,
+            requests,
+            failed,
+        } => {
+            Selector::read(requests)?;
+            Selector::read(failed)?;
+            known(port.as_ref(), ports).map(drop)
+        }
+        ErrorRate::Logs { requests, failed } => Patterns::read(requests, failed).map(drop),
+    }
 }
 
 fn check_volumes(volumes: &[Volume]) -> Result<(), String> {
@@ -378,8 +388,16 @@ mod tests {
                 "restart: unknown field `tries`",
             ),
             (
-                json!({ "error_rate": { "from": "logs" } }),
-                "error_rate: unknown variant `logs`",
+                json!({ "error_rate": { "from": "mail" } }),
+                "error_rate: unknown variant `mail`",
+            ),
+            (
+                json!({ "error_rate": { "from": "logs", "requests": "GET" } }),
+                "error_rate: missing field `failed`",
+            ),
+            (
+                json!({ "error_rate": { "from": "logs", "requests": "GET", "failed": "5[0-9" } }),
+                "error_rate: failed: \"5[0-9\" is no pattern",
             ),
             (
                 json!({ "artifact": { "url": "x" } }),

@@ -2,7 +2,8 @@
 //!
 //! `GET /` says who it is, `/health` that it is well, `/metrics` how many requests there were and how many failed. Its
 //! environment says how it is broken: `ERRORS=n` answers every nth request with 500, `SICK=1` is never well, `CRASH=1`
-//! ends at once, `HOG=1` takes memory without end. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
+//! ends at once, `HOG=1` takes memory without end. `ACCESS=1` writes a
+//! line for each request to standard output. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
 //! `inside`, which it is where it is a container's `/service`, or `hang`. On standard output it says when it began.
 
 use std::env;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     }
     println!("version {version} began");
     let (errors, sick) = (number("ERRORS"), number("SICK") > 0);
+    let logs = number("ACCESS") > 0;
     let (mut requests, mut failed) = (0_u64, 0_u64);
     for stream in listener.incoming().flatten() {
         let Some(path) = asked(&stream) else {
@@ -74,6 +76,12 @@ fn main() -> ExitCode {
                 }
             }
         };
+        if logs {
+            println!(
+                "127.0.0.1 - - \"GET {path} HTTP/1.1\" {status} {}",
+                body.len()
+            );
+        }
         answer(stream, status, &body);
     }
     ExitCode::SUCCESS

@@ -52,6 +52,109 @@ async fn workloads_go_on_without_a_server_and_the_fleet_converges_after() {
     }
 }
 
+#[tokio::test]
+async fn what_happened_while_server_and_agent_were_away_is_told() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    // It is well for as long as this file is not there.
+    let sick = node.path("sick");
+    let job = |color: &str, more: serde_json::Value| {
+        let mut job = service(&[("COLOR", color)], rolling());
+        job["checks"] = json!([{
+            "type": "command", "command": ["test", "!", "-e", &sick], "interval": "100ms",
+        }]);
+        let health = &mut job["rollout"]["health_check"];
+        health
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        job
+    };
+    let first = server.api.register(job("green", json!({}))).await;
+    server.api.until_state(&first, "completed").await;
+    // It is observed for longer than this test takes.
+    let long = json!({ "min_healthy_time": "5m", "deadline": "10m" });
+    let second = server.api.register(job("red", long)).await;
+    node.answers(2).await;
+    node.until("it is told", |status| status["reports"]["waiting"] == 0)
+        .await;
+
+    server.away().await;
+    std::fs::write(&sick, "").unwrap();
+    let bad = "\"checks\":false";
+    eventually("bad intervals are on the disk", async || {
+        let kept = std::fs::read_to_string(node.path("outbox")).ok()?;
+        (kept.matches(bad).count() >= 2).then_some(())
+    })
+    .await;
+    node.kill().await;
+    // By the time that anybody asks, it is well again.
+    std::fs::remove_file(&sick).unwrap();
+    node.start_apart(&[]);
+    node.until("they wait", |status| {
+        status["reports"]["waiting"].as_u64() >= Some(2)
+    })
+    .await;
+
+    server.back().await;
+    server.api.until_state(&second, "failed").await;
+    node.answers(1).await;
+    // What was told is not on the disk any more.
+    eventually("nothing is kept", async || {
+        let kept = std::fs::read_to_string(node.path("outbox")).unwrap();
+        (!kept.contains("report")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_told() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let end = node.path("end");
+    let mut job = service(&[], rolling());
+    job["job_type"] = json!("batch");
+    job["checks"] = json!([]);
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.05; done; exit 7",
+        end.display()
+    );
+    job["config"] = json!({ "command": ["sh", "-c", script] });
+    job["restart"] = json!({ "policy": "never" });
+    let id = server.api.register(job).await;
+    node.until("it runs", |status| {
+        status["executions"][0]["standing"] == "up"
+    })
+    .await;
+    server.away().await;
+    node.kill().await;
+    std::fs::write(&end, "").unwrap();
+    eventually("it has ended", async || {
+        node.processes().is_empty().then_some(())
+    })
+    .await;
+    // An agent that sees the end, and tells nobody before it is killed, too.
+    node.start_apart(&[]);
+    eventually("its end is on the disk", async || {
+        let kept = std::fs::read_to_string(node.path("outbox")).ok()?;
+        kept.contains("\"exited\"").then_some(())
+    })
+    .await;
+    node.kill().await;
+    server.back().await;
+    node.start_apart(&[]);
+    server.api.until_state(&id, "failed").await;
+    let said = server
+        .api
+        .get(&format!("/v1/deployments/{id}/targets"))
+        .await;
+    assert!(said.to_string().contains("code 7"), "{said}");
+}
+
 /// A proxy that lets no stream through: it closes each as soon as it begins.
 async fn proxy(server: std::net::SocketAddr, streams: Arc<AtomicUsize>) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

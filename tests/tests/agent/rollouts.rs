@@ -68,18 +68,31 @@ async fn a_fleet_goes_from_version_to_version() {
 }
 
 #[tokio::test]
-async fn errors_of_requests_take_a_version_back() {
+async fn errors_that_the_workload_counts_take_a_version_back() {
+    errors_take_back(json!({
+        "from": "prometheus", "requests": "requests_total", "failed": "failed_total",
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn errors_in_the_access_log_take_a_version_back() {
+    // What the checks ask for is in the log, too.
+    errors_take_back(json!({
+        "from": "logs", "requests": "\"GET / [^\"]*\" [1-5][0-9][0-9] ",
+        "failed": "\"GET / [^\"]*\" 5[0-9][0-9] ",
+    }))
+    .await;
+}
+
+/// By this error rate; at most a tenth of the requests may fail.
+async fn errors_take_back(counted: Value) {
     let server = Server::start().await;
     let nodes = fleet(&server, 1).await;
-    let counted = json!({
-        "error_rate": { "from": "prometheus", "requests": "requests_total", "failed": "failed_total" },
-    });
     let job = |errors: &str| {
-        let mut more = rolling();
-        more.as_object_mut()
-            .unwrap()
-            .extend(counted.as_object().unwrap().clone());
-        service(&[("ERRORS", errors)], more)
+        let mut job = service(&[("ERRORS", errors), ("ACCESS", "1")], rolling());
+        job["error_rate"] = counted.clone();
+        job
     };
     let asking = async {
         loop {
@@ -94,7 +107,7 @@ async fn errors_of_requests_take_a_version_back() {
         }
     };
     let story = async {
-        let first = server.api.register(job("0")).await;
+        let first = server.api.register(job("50")).await;
         server.api.until_state(&first, "completed").await;
         // Its checks pass all the time.
         let second = server.api.register(job("2")).await;
