@@ -118,6 +118,20 @@ impl Api {
         self.until_state(id, "completed").await;
     }
 
+    /// Takes a job back by hand; ready when that has completed.
+    pub(crate) async fn taken_back(&self, job: &str) {
+        let path = format!("/v1/jobs/default/{job}/rollback");
+        let answer = self.post(&path, json!({})).await;
+        let id = answer["deployment_id"].as_str().unwrap();
+        self.until_state(id, "completed").await;
+    }
+
+    /// The targets of a deployment, as text to be searched.
+    pub(crate) async fn targets(&self, id: &str) -> String {
+        let path = format!("/v1/deployments/{id}/targets");
+        self.get(&path).await.to_string()
+    }
+
     /// Ready when so many nodes have joined.
     pub(crate) async fn nodes(&self, count: usize) {
         let what = format!("{count} nodes are there");

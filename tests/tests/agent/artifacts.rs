@@ -206,12 +206,7 @@ async fn the_way_back_needs_no_network() {
     );
 
     drop(files);
-    let back = server
-        .api
-        .post("/v1/jobs/default/web/rollback", json!({}))
-        .await;
-    let back = back["deployment_id"].as_str().unwrap().to_owned();
-    server.api.until_state(&back, "completed").await;
+    server.api.taken_back("web").await;
     for node in &nodes {
         node.answers(1).await;
     }
@@ -275,11 +270,8 @@ async fn what_is_not_what_it_says_is_taken_back_and_what_ran_goes_on() {
             assert!(said.contains(sentence), "{path}: {said}");
             assert!(said.contains(&format!("{number}.tgz")), "{path}: {said}");
         }
-        let said = server
-            .api
-            .get(&format!("/v1/deployments/{id}/targets"))
-            .await;
-        assert!(!said.to_string().contains("secret"), "{said}");
+        let said = server.api.targets(&id).await;
+        assert!(!said.contains("secret"), "{said}");
     }
     assert_eq!(here(&node).len(), 1, "{:?}", here(&node));
     assert!(!node.path("outside").exists() && !node.path("artifacts/outside").exists());
@@ -313,11 +305,8 @@ async fn a_source_that_is_away_is_tried_again() {
         .register(brought(&none, &other, "{ARTIFACT}", rolling()))
         .await;
     let failed = server.api.until_state(&id, "failed").await;
-    let said = server
-        .api
-        .get(&format!("/v1/deployments/{id}/targets"))
-        .await;
-    assert!(said.to_string().contains("the answer is 404"), "{said}");
+    let said = server.api.targets(&id).await;
+    assert!(said.contains("the answer is 404"), "{said}");
     let rollback = failed["rolled_back_by"].as_str().unwrap();
     server.api.until_state(rollback, "completed").await;
     let asked = files.asked("service-none");
@@ -332,11 +321,8 @@ async fn a_source_that_is_away_is_tried_again() {
     job["rollout"]["on_failure"] = json!("fail");
     let id = server.api.register(job).await;
     server.api.until_state(&id, "failed").await;
-    let said = server
-        .api
-        .get(&format!("/v1/deployments/{id}/targets"))
-        .await;
-    assert!(said.to_string().contains("No such file"), "{said}");
+    let said = server.api.targets(&id).await;
+    assert!(said.contains("No such file"), "{said}");
     std::fs::write(&path, late).unwrap();
     node.answers(3).await;
     assert_eq!(files.asked("service-none"), asked);
@@ -431,11 +417,8 @@ async fn what_has_no_end_is_not_followed_to_it() {
         let job = brought(&url, &hash, "{ARTIFACT}", immediate());
         let id = server.api.register(job).await;
         server.api.until_state(&id, "failed").await;
-        let said = server
-            .api
-            .get(&format!("/v1/deployments/{id}/targets"))
-            .await;
-        assert!(said.to_string().contains(sentence), "{said}");
+        let said = server.api.targets(&id).await;
+        assert!(said.contains(sentence), "{said}");
     }
     assert_eq!(files.asked("around"), 6);
     eventually("nothing is left", async || {

@@ -78,12 +78,7 @@ async fn a_site_goes_from_version_to_version_and_back() {
         let id = server.api.register(site(dir.path(), "two", &link)).await;
         server.api.until_state(&id, "completed").await;
         shows(&link, "two").await;
-        let back = server
-            .api
-            .post("/v1/jobs/default/web/rollback", json!({}))
-            .await;
-        let back = back["deployment_id"].as_str().unwrap().to_owned();
-        server.api.until_state(&back, "completed").await;
+        server.api.taken_back("web").await;
         shows(&link, "one").await;
     };
     tokio::select! {
@@ -96,13 +91,9 @@ async fn a_site_goes_from_version_to_version_and_back() {
     wrong["config"]["files"] = json!("/nowhere");
     let id = server.api.register(wrong).await;
     let failed = server.api.until_state(&id, "failed").await;
-    let said = server
-        .api
-        .get(&format!("/v1/deployments/{id}/targets"))
-        .await;
+    let said = server.api.targets(&id).await;
     assert!(
-        said.to_string()
-            .contains("files and link: a directory and a path"),
+        said.contains("files and link: a directory and a path"),
         "{said}"
     );
     let rollback = failed["rolled_back_by"].as_str().unwrap();

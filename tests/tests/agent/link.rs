@@ -148,11 +148,8 @@ async fn an_end_that_nobody_saw_is_told() {
     server.back().await;
     node.start_apart(&[]);
     server.api.until_state(&id, "failed").await;
-    let said = server
-        .api
-        .get(&format!("/v1/deployments/{id}/targets"))
-        .await;
-    assert!(said.to_string().contains("code 7"), "{said}");
+    let said = server.api.targets(&id).await;
+    assert!(said.contains("code 7"), "{said}");
 }
 
 /// A proxy that lets no stream through: it closes each as soon as it begins.

@@ -179,11 +179,8 @@ async fn what_ran_before_is_put_back_where_that_is_said() {
     ] {
         let id = server.api.register(bad).await;
         server.api.until_state(&id, "failed").await;
-        let said = server
-            .api
-            .get(&format!("/v1/deployments/{id}/targets"))
-            .await;
-        assert!(said.to_string().contains(sentence), "{said}");
+        let said = server.api.targets(&id).await;
+        assert!(said.contains(sentence), "{said}");
         let pid = node.answers(1).await;
         assert_ne!(pid, first, "it was stopped in between");
         // The next agent leaves it so.
