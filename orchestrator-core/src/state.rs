@@ -53,7 +53,8 @@ pub(crate) struct State {
     pub(crate) slots: Vec<Slot>,
     /// Slots that are none of the newest version's: they stop when its deployment completes.
     pub(crate) surplus: BTreeSet<u32>,
-    /// Of a replicated job those of them that may be wanted again, as their nodes match: what they run, and they.
+    /// Of a replicated job those of them that may be wanted again where they are, as their nodes are ready and have room
+    /// for them: what they run, and they.
     #[serde(skip)]
     pub(crate) spare: BTreeSet<(u32, u32)>,
     /// Slots of no use until the next deployment makes them free.
@@ -497,7 +498,22 @@ impl State {
 
     fn is_spare(&self, slot: u32) -> bool {
         let replicated = self.replicas.is_some() && self.surplus.contains(&slot);
-        replicated && self.presence(slot).matches()
+        replicated && self.is_ready(slot) && self.has_place(self.slots[slot as usize].node)
+    }
+
+    /// Whether one execution more may be wanted on a node.
+    pub(crate) fn has_place(&self, node: u32) -> bool {
+        let mut slots = self.members.slots(node);
+        !self.distinct() || slots.all(|slot| self.surplus.contains(&slot))
+    }
+
+    /// Notes which executions on a node may be wanted again, now that others there are, or are no longer.
+    pub(crate) fn review_others(&mut self, node: u32) {
+        if self.replicas.is_some() && self.distinct() && node != NONE {
+            for slot in self.members.slots(node).collect::<Vec<_>>() {
+                self.review_spare(slot);
+            }
+        }
     }
 
     /// What a slot runs that no wave has reached: where it ran something before, its node is none that is new.

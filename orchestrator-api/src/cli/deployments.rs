@@ -28,7 +28,7 @@ pub(super) enum Command {
     Status(Which),
     /// Watches a deployment to its end; the exit code says how it ended
     #[command(
-        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json\n  orchestrator deployment watch web --until promotion && ./smoke-test && orchestrator deployment promote web"
+        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json\n  orchestrator deployment watch web --until promotion --timeout 10m"
     )]
     Watch {
         #[command(flatten)]

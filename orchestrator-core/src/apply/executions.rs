@@ -193,6 +193,7 @@ pub(super) fn adopt(state: &mut State, node: u32) {
 pub(super) fn want(state: &mut State, slot: u32) {
     state.surplus.remove(&slot);
     state.review_spare(slot);
+    state.review_others(state.slots[slot as usize].node);
     set_gone(state, slot, false);
     join(state, slot);
     // It was to stop.
@@ -225,6 +226,7 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
     if placed {
         state.members.detach(node, slot);
         review_leaving(state, node);
+        state.review_others(node);
     }
     if state.is_named(slot) {
         // It keeps its node, so that its target has a name as long as it is looked at.
@@ -332,10 +334,12 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 left.push(before);
             }
             review_leaving(state, before);
+            state.review_others(before);
         } else if before != NONE {
             state.members.release_name(before);
         }
         state.members.attach(node, slot);
+        state.review_others(node);
         if !done && (ran, version) != (0, 0) {
             tell(state, slot, version);
         }

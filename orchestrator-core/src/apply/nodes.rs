@@ -92,6 +92,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Ch
         state.review_spare(slot);
     }
     review_leaving(state, node);
+    state.review_others(node);
     state.members.forget(node);
     changed
 }
@@ -102,24 +103,15 @@ pub(super) fn replace(state: &mut State, missing: u32) {
     for _ in 0..missing {
         let base = state.base();
         let right = state.spare.range((base, 0)..=(base, u32::MAX));
-        let mut spare = right.chain(&state.spare).map(|&(_, slot)| slot);
-        let node_of = |slot: u32| state.slots[slot as usize].node;
-        let Some(slot) = spare.find(|&slot| has_place(state, node_of(slot))) else {
+        let spare = right.chain(&state.spare).next();
+        let Some(&(_, slot)) = spare else {
             add_slot(state, NONE);
             continue;
         };
         want(state, slot);
-        if state.is_ready(slot) {
-            back(state, slot);
-        }
+        back(state, slot);
         review_leaving(state, state.slots[slot as usize].node);
     }
-}
-
-/// Whether one execution more may be wanted on a node.
-fn has_place(state: &State, node: u32) -> bool {
-    let mut slots = state.members.slots(node);
-    !state.distinct() || slots.all(|slot| state.surplus.contains(&slot))
 }
 
 /// A node matches (again): executions there are wanted rather than those that wait for a node, and run nothing.
@@ -131,7 +123,7 @@ fn adopt_for_unplaced(state: &mut State, node: u32) {
         let Some(waiting) = waiting.filter(|&s| state.slots[s as usize].told == 0) else {
             return;
         };
-        if !has_place(state, node) {
+        if !state.has_place(node) {
             return;
         }
         retire(state, waiting);
