@@ -26,17 +26,13 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
         if placed_anew {
             return start(state, now);
         }
-        return retire_surplus(state)
+        // Before it is known which nodes match nothing starts, nor is anything left over; what is to stop stops.
+        let known = !state.members_due || state.current == 0;
+        let settle = |rule: fn(&State) -> Option<Event>| known.then(|| rule(state)).flatten();
+        return settle(retire_surplus)
             .or_else(|| find_places(state, now))
             .or_else(|| start(state, now))
-            .or_else(|| {
-                // Before it is known which nodes match nothing starts; what is to stop stops.
-                let starts = state.current != 0;
-                if state.members_due && starts {
-                    return None;
-                }
-                converge(state)
-            })
+            .or_else(|| settle(converge))
             .or_else(|| forget_version(state));
     };
     supersede(state, rollout)
@@ -262,11 +258,14 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
     }
 }
 
-/// Whether any node can take an execution more. What is being stopped goes nowhere.
+/// Whether any node can take an execution more. What is being stopped goes nowhere, nor does what was stopped.
 pub(crate) fn has_room(state: &State) -> bool {
     let (ready, empty) = state.members.ready();
     let free = if state.distinct() { empty } else { ready };
-    free > 0 && (state.current != 0 || state.is_forward())
+    let runs = state
+        .active()
+        .map_or(!state.left_on.is_empty(), Rollout::is_forward);
+    free > 0 && (state.current != 0 || runs)
 }
 
 fn promote(rollout: &Rollout) -> Option<Event> {
@@ -396,7 +395,7 @@ fn converge(state: &State) -> Option<Event> {
 }
 
 fn retire_surplus(state: &State) -> Option<Event> {
-    if state.want.is_some() || state.members_due {
+    if state.want.is_some() {
         return None;
     }
     let strays = state.strays.iter().copied();

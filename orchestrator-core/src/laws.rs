@@ -422,7 +422,7 @@ fn settled(state: &State) -> Law {
                 format!("slot {number} is there, and was to start again"),
             );
         }
-        if state.is_left_over(number) && !state.members_due {
+        if state.is_left_over(number) {
             return broken(15, format!("slot {number} is left over, and was to stop"));
         }
         let left = slot.told == 0 || state.left_on.contains(&slot.told);

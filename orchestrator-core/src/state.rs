@@ -349,11 +349,6 @@ impl State {
         })
     }
 
-    /// Whether a version that is not proven is on its way.
-    pub(crate) fn is_forward(&self) -> bool {
-        self.active().is_some_and(Rollout::is_forward)
-    }
-
     /// Whether anything happens when only time passes.
     pub(crate) fn waits_for_time(&self) -> bool {
         self.active().is_some() || self.leaving.first_due().is_some()
@@ -469,9 +464,11 @@ impl State {
     /// later one is in place. Where that never came to be, if its node matches no longer.
     pub(crate) fn is_left_over(&self, slot: u32) -> bool {
         let left = || {
-            let told = self.slots[slot as usize].told;
+            let Slot { told, stage, .. } = self.slots[slot as usize];
             let left = self.presence(slot) == Presence::Unmatched;
-            self.settled || left && self.same_selector(told, self.layout)
+            // What is current and done on a node is not to be done there again when it matches again.
+            let known = stage == Stage::Done && told == self.current && self.replicas.is_none();
+            !(left && known) && (self.settled || left && self.same_selector(told, self.layout))
         };
         self.active().is_none() && self.surplus.contains(&slot) && left()
     }

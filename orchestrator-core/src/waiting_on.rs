@@ -138,7 +138,14 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
     );
     match (head.state, rollout) {
         (DeploymentState::Completed, _) => {
+            let done = match head.total {
+                0 => "nothing had to start".to_owned(),
+                _ => done,
+            };
             let mut text = match head.kind {
+                DeploymentKind::Stop if head.total == 0 => {
+                    "stopped: nothing was running".to_owned()
+                }
                 DeploymentKind::Stop => format!(
                     "stopped on {} of {} {}",
                     head.tally.updated,

@@ -12,7 +12,7 @@ use crate::id::DeploymentId;
 use crate::input::{Command, KEY_BYTES_MAX, Request};
 use crate::rollout::{Rollout, TargetState};
 use crate::spec::{JobSpec, Placement, REPLICAS_MAX};
-use crate::state::{Slot, Stage, State};
+use crate::state::{Slot, Stage, State, Version};
 
 pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Rejection> {
     let fits = |key: &&String| (1..=KEY_BYTES_MAX).contains(&key.len());
@@ -63,7 +63,19 @@ pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Reje
             Some(_) if *replicas > REPLICAS_MAX => {
                 return Err(Rejection::TooManyReplicas(*replicas));
             }
-            Some(now) => scale(state, now, *replicas).into_iter().collect(),
+            Some(now) => {
+                // Also of versions that may be gone back to: a person has said how many there are to be.
+                let other = |v: &Version| match v.spec.placement {
+                    Placement::Replicas { count, .. } => count != *replicas,
+                    Placement::Every => false,
+                };
+                let mut facts = Vec::new();
+                if now != *replicas || state.versions.values().any(other) {
+                    facts.push(scale(state, now, *replicas));
+                }
+                facts.extend(superfluous(state, facts.first()));
+                facts
+            }
         },
         Command::Promote(id) => vec![promote(state, *id)?],
         Command::Pause(id) => match active(state, *id)?.head.state {
@@ -172,14 +184,10 @@ fn register(
         .filter(|v| same_but_replicas(&v.spec, spec));
     if there.is_some() {
         if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas) {
-            // Which of them go is known once it is known where they may run.
-            let mut listed = Cow::Borrowed(state);
-            if now != count && !facts.is_empty() {
-                for fact in &facts {
-                    apply::facts(listed.to_mut(), fact, &mut Vec::new());
-                }
+            if now != count {
+                // Which of them go is known once it is known where they may run.
+                facts.push(scale(&after(state, &facts), now, count));
             }
-            facts.extend(scale(&listed, now, count));
         }
         return Ok(facts);
     }
@@ -233,10 +241,25 @@ fn same_but_replicas(a: &JobSpec, b: &JobSpec) -> bool {
         && *workload == b.workload
 }
 
-fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
-    if now == replicas {
+/// The state with these facts taken in.
+fn after<'a>(state: &'a State, facts: impl IntoIterator<Item = &'a Event>) -> Cow<'a, State> {
+    let mut after = Cow::Borrowed(state);
+    for fact in facts {
+        apply::facts(after.to_mut(), fact, &mut Vec::new());
+    }
+    after
+}
+
+/// Executions that a deployment which did not complete has left out, and that a scaling has no use for.
+fn superfluous(state: &State, scaled: Option<&Event>) -> Option<Event> {
+    if state.surplus.is_empty() || state.active().is_some() || state.want.is_some() {
         return None;
     }
+    let slots: Vec<u32> = after(state, scaled).surplus.iter().copied().collect();
+    (!slots.is_empty()).then_some(Event::Retired { slots })
+}
+
+fn scale(state: &State, now: u32, replicas: u32) -> Event {
     let mut retired = Vec::new();
     if replicas < now {
         let own = |&slot: &u32| state.slots[slot as usize].live && !state.surplus.contains(&slot);
@@ -266,7 +289,7 @@ fn scale(state: &State, now: u32, replicas: u32) -> Option<Event> {
         retired = canaries.into_iter().take(spare).collect();
         retired.extend(others.into_iter().take(less));
     }
-    Some(Event::Scaled { replicas, retired })
+    Event::Scaled { replicas, retired }
 }
 
 fn restart(state: &State) -> Result<Event, Rejection> {

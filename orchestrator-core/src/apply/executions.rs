@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::nodes::{back, leave, review_leaving};
+use super::nodes::{back, leave, replace, review_leaving};
 use super::rollout;
 use super::withdraw;
 use crate::effect::Effect;
@@ -308,9 +308,7 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
         let wanted = &mut rollout(state).head.canaries_wanted;
         *wanted = wanted.saturating_sub(canaries).max(1);
     }
-    for _ in have..replicas {
-        add_slot(state, NONE);
-    }
+    replace(state, replicas.saturating_sub(have));
 }
 
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {

@@ -67,19 +67,19 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Ch
                     }
                 }
             }
+            // It keeps its part in the deployment, and its zone, until it has another node.
+            Presence::Gone | Presence::Unmatched if replicated && unbound(state, slot, status) => {
+                lost(state, slot, status);
+                state.members.detach(node, slot);
+                state.members.keep_name(node);
+                state.unplaced.insert(slot);
+            }
             Presence::Unmatched => {
                 leave(state, slot);
                 set_gone(state, slot, true);
                 if state.surplus.insert(slot) && replicated {
                     changed.missing += 1;
                 }
-            }
-            // It keeps its part in the deployment, and its zone, until it has another node.
-            Presence::Gone if replicated && !state.surplus.contains(&slot) => {
-                lost(state, slot, status);
-                state.members.detach(node, slot);
-                state.members.keep_name(node);
-                state.unplaced.insert(slot);
             }
             Presence::Gone => {
                 retire(state, slot);
@@ -95,6 +95,13 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Ch
     state.review_others(node);
     state.members.forget(node);
     changed
+}
+
+/// Whether an execution of a replicated job is there still though its node is not: what is done does not have to be
+/// done again elsewhere.
+fn unbound(state: &State, slot: u32, status: Presence) -> bool {
+    let done = state.slots[slot as usize].is_done();
+    !state.surplus.contains(&slot) && (status == Presence::Gone || done)
 }
 
 /// So many executions of a replicated job are on nodes that match no longer: others take their place, first
