@@ -135,6 +135,7 @@
 
 mod admit;
 mod apply;
+mod chains;
 mod decide;
 mod draw;
 mod effect;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::chains::Chains;
 use crate::event::Presence;
 use crate::names::Names;
 use crate::placement::{Place, Places, anew};
@@ -16,8 +17,9 @@ pub(crate) struct Members {
     zones: Names,
     /// Only where some node has a load.
     loads: Vec<u32>,
-    /// For a slot, the next one on its node; only where some node ever had two.
-    next: Vec<u32>,
+    /// Which slots are on one node; only where some node ever had two.
+    #[serde(rename = "next")]
+    chains: Chains,
     /// Ready nodes.
     ready: u32,
     /// Ready nodes that hold no slot.
@@ -135,7 +137,7 @@ impl Members {
     pub(crate) fn slots(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let follow = |slot: u32| if slot == NONE { None } else { Some(slot) };
         std::iter::successors(follow(self.nodes[node as usize].first_slot), move |&slot| {
-            follow(self.next.get(slot as usize).copied().unwrap_or(NONE))
+            follow(self.chains.after(slot))
         })
     }
 
@@ -198,32 +200,18 @@ impl Members {
 
     fn link(&mut self, node: u32, slot: u32) {
         let first = std::mem::replace(&mut self.nodes[node as usize].first_slot, slot);
-        if first != NONE || (slot as usize) < self.next.len() {
-            if self.next.len() <= slot as usize {
-                self.next.resize(slot as usize + 1, NONE);
-            }
-            self.next[slot as usize] = first;
-        }
+        self.chains.prepend(slot, first);
         if let Some(places) = &mut self.places {
             places.set_executions(node, places.executions(node) + 1);
         }
     }
 
     fn unlink(&mut self, node: u32, slot: u32) {
-        let after = self.next.get(slot as usize).copied().unwrap_or(NONE);
-        if self.nodes[node as usize].first_slot == slot {
-            self.nodes[node as usize].first_slot = after;
-        } else {
-            let before = self
-                .slots(node)
-                .find(|&s| self.next.get(s as usize) == Some(&slot));
-            if let Some(before) = before {
-                self.next[before as usize] = after;
-            }
+        let first = &mut self.nodes[node as usize].first_slot;
+        if *first == slot {
+            *first = self.chains.after(slot);
         }
-        if let Some(next) = self.next.get_mut(slot as usize) {
-            *next = NONE;
-        }
+        self.chains.remove(slot);
         if let Some(places) = &mut self.places {
             places.set_executions(node, places.executions(node) - 1);
         }

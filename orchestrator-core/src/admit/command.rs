@@ -183,11 +183,11 @@ fn register(
         .get(&goal)
         .filter(|v| same_but_replicas(&v.spec, spec));
     if there.is_some() {
-        if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas) {
-            if now != count {
-                // Which of them go is known once it is known where they may run.
-                facts.push(scale(&after(state, &facts), now, count));
-            }
+        if let (Placement::Replicas { count, .. }, Some(now)) = (spec.placement, state.replicas)
+            && now != count
+        {
+            // Which of them go is known once it is known where they may run.
+            facts.push(scale(&after(state, &facts), now, count));
         }
         return Ok(facts);
     }

@@ -219,13 +219,15 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
     tell(state, slot, 0);
     let node = state.slots[slot as usize].node;
     state.slots[slot as usize].live = false;
-    state.surplus.remove(&slot);
+    let wanted = !state.surplus.remove(&slot);
     state.review_spare(slot);
     let placed = !state.unplaced.remove(&slot) && node != NONE;
     state.strays.remove(&slot);
     if placed {
         state.members.detach(node, slot);
-        review_leaving(state, node);
+        if wanted {
+            review_leaving(state, node);
+        }
         state.review_others(node);
     }
     if state.is_named(slot) {

@@ -140,20 +140,17 @@ fn adopt_for_unplaced(state: &mut State, node: u32) {
 
 /// Whether a node is to be left follows from how it is and what it holds; a wait that has begun goes on.
 pub(super) fn review_leaving(state: &mut State, node: u32) {
-    let holds = state
-        .members
-        .slots(node)
-        .any(|s| !state.surplus.contains(&s));
     let presence = state.members.presence(node);
     let now = state.moment.elapsed;
-    let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
-    if state.replicas.is_none() || !holds {
+    let away = presence.is_lost() || presence == Presence::Draining;
+    let mut slots = state.members.slots(node);
+    let left = away && slots.any(|s| !state.surplus.contains(&s));
+    if state.replicas.is_none() || !left {
         state.leaving.remove(node);
     } else if presence == Presence::Draining {
         state.leaving.insert(node, now);
-    } else if !presence.is_lost() {
-        state.leaving.remove(node);
     } else if !state.leaving.contains(node) {
+        let lost_after = state.spec().map_or(0, |s| s.lost_after.as_millis());
         state.leaving.insert(node, now + lost_after);
     }
 }
