@@ -141,7 +141,7 @@ pub enum Rejection {
     #[error("there is no older stable version to go back to")]
     NoStableVersion,
     /// Every node runs it already.
-    #[error("every node was last told to run version {0}: there is nothing to take back")]
+    #[error("every node is at, or on its way to, version {0}: there is nothing to take back")]
     NothingToRollBack(u32),
     /// Entries are missing.
     #[error("a part of a step was taken in, {0} of its entries are missing: catch up first")]

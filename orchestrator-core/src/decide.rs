@@ -47,7 +47,8 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
             if state.members_due && rollout.head.kind != DeploymentKind::Stop {
                 return None;
             }
-            find_places(state, now)
+            none_wanted(state, rollout)
+                .or_else(|| find_places(state, now))
                 .or_else(|| promote(rollout))
                 .or_else(|| next_wave(state, rollout))
                 .or_else(|| finish(state, rollout))
@@ -94,7 +95,7 @@ fn expire(rollout: &Rollout, now: Moment) -> Option<Event> {
 
 /// An updated target that turned bad and did not turn good again in time.
 fn expire_suspect(rollout: &Rollout, now: Moment) -> Option<Event> {
-    let &(due, target) = rollout.suspects.first()?;
+    let (due, target) = rollout.suspects.first()?;
     let lost = rollout.targets[target as usize].is_lost();
     (due <= rollout.deadline_clock(now.elapsed)).then(|| Event::Failed {
         targets: [target].into_iter().collect(),
@@ -215,10 +216,10 @@ fn place_unplaced(state: &State) -> Option<Event> {
 
 /// Executions on nodes that are drained, or lost for too long.
 fn leave_nodes(state: &State, now: Moment) -> Option<Event> {
-    if state.leaving.first_due()? > now.elapsed || !has_room(state) {
+    if state.leaving.first()?.0 > now.elapsed || !has_room(state) {
         return None;
     }
-    let nodes = state.leaving.due(now.elapsed);
+    let nodes = state.leaving.by(now.elapsed);
     let slots = nodes
         .flat_map(|node| state.members.slots(node))
         .filter(|s| !state.surplus.contains(s));
@@ -354,12 +355,11 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
         // With nobody there it waits for a ready node; with everybody failed there is none to wait for,
         // and those that left for good come back as others.
         let may_come = head.tally.skipped > head.tally.gone;
-        // A job that is to have no executions has nobody to wait for either.
-        let nobody = !rollout.is_forward() || state.replicas == Some(0);
-        if head.tally.failed == 0 && !may_come && nobody {
+        if head.tally.failed == 0 && !may_come && !rollout.is_forward() {
             return Some(completed);
         }
-        let hopeless = head.tally.failed > 0 && !may_come;
+        // What is scaled to nothing has shown nothing, and does when it is scaled up again.
+        let hopeless = head.tally.failed > 0 && !may_come && state.replicas != Some(0);
         let cause = Cause::NothingUpdated {
             failed: head.tally.failed,
         };
@@ -401,6 +401,14 @@ fn retire_surplus(state: &State) -> Option<Event> {
     let strays = state.strays.iter().copied();
     let slots: Vec<u32> = strays.filter(|&slot| state.is_left_over(slot)).collect();
     (!slots.is_empty()).then_some(Event::Retired { slots })
+}
+
+/// A version on its way that is to run nowhere: it leaves out all there are.
+fn none_wanted(state: &State, rollout: &Rollout) -> Option<Event> {
+    let none = rollout.is_forward() && state.replicas == Some(0) && !state.surplus.is_empty();
+    none.then(|| Event::Retired {
+        slots: state.surplus.iter().copied().collect(),
+    })
 }
 
 fn forget_version(state: &State) -> Option<Event> {
@@ -545,7 +553,7 @@ fn rollout_spec(state: &State, kind: DeploymentKind, from: u32, to: u32) -> Roll
 
 /// When `decide` may have something new to say though nothing is put in, in the job's time.
 pub(crate) fn next_due(state: &State) -> Option<u64> {
-    let leaving = state.leaving.first_due();
+    let leaving = state.leaving.first().map(|(due, _)| due);
     let leaving = leaving.filter(|_| has_room(state) && !state.members_due);
     let Some(rollout) = state.active() else {
         return leaving;
@@ -556,7 +564,7 @@ pub(crate) fn next_due(state: &State) -> Option<u64> {
     let deadlines = rollout
         .due_first()
         .into_iter()
-        .chain(rollout.suspects.first().map(|&(due, _)| due));
+        .chain(rollout.suspects.first().map(|(due, _)| due));
     let deadline = deadlines.min().map(|due| due + rollout.held);
     debug_assert!(rollout.deadline_millis() > 0);
     deadline.into_iter().chain(leaving).min()

@@ -260,7 +260,7 @@ impl World {
             ]);
         }
         for node in 0..state.members.len() {
-            let wait = state.leaving.due_of(node);
+            let wait = state.leaving.of(node);
             key.push(wait.map_or(u64::MAX, |due| due.saturating_sub(now)));
         }
         let Some(rollout) = &state.rollout else {
@@ -280,7 +280,7 @@ impl World {
             u64::from(head.wave > 0),
         ]);
         let threshold = head.spec.gate().map_or(0, |gate| gate.failure_threshold);
-        for target in &rollout.targets {
+        for (number, target) in (0..).zip(&rollout.targets) {
             let since = u64::from(target.since);
             let left = match target.state() {
                 _ if head.state.is_final() => 0,
@@ -289,20 +289,10 @@ impl World {
                     now.saturating_sub(since).min(TICK.as_millis())
                         + u64::from(since == crate::rollout::STOPPED) * HALF_HOUR.as_millis()
                 }
-                TargetState::Updated if target.is_suspect() => {
-                    clock.saturating_sub(since).min(30_000)
-                }
                 _ => 0,
             };
-            let due = match target.dispatch {
-                d if d > 0
-                    && !head.state.is_final()
-                    && (target.state().is_in_flight() || target.is_unproven()) =>
-                {
-                    rollout.dispatches[d as usize - 1].due.saturating_sub(clock)
-                }
-                _ => 0,
-            };
+            let due = rollout.due_of(number).filter(|_| !head.state.is_final());
+            let due = due.map_or(0, |due| due.saturating_sub(clock));
             key.extend([
                 u64::from(target.slot),
                 target.state() as u64,
@@ -344,6 +334,7 @@ impl World {
             match world.job.waiting_on().expect("it is not final") {
                 WaitingOn::Resume => world.step(Command::Resume(record.id).into()),
                 WaitingOn::Promotion => world.step(Command::Promote(record.id).into()),
+                WaitingOn::Executions => world.step(Command::Scale { replicas: 1 }.into()),
                 WaitingOn::Members => panic!("no selector has changed: {:?}", self.path),
                 WaitingOn::ReadyNode => panic!("every node is ready: {:?}", self.path),
                 WaitingOn::Health { .. } => {

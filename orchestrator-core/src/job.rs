@@ -12,7 +12,7 @@ use crate::id::{DeploymentId, JobId};
 use crate::input::{Input, NodeChange, Request};
 use crate::narrator::{Sentence, Words};
 use crate::put_aside::PutAside;
-use crate::replay::{BrokenLog, TIME_MAX, of, take_in};
+use crate::replay::{BrokenLog, STEP_MAX, TIME_MAX, of, take_in};
 use crate::rollout::{Target, TargetState};
 use crate::spec::JobSpec;
 use crate::state::{Moment, Slot, State};
@@ -604,6 +604,7 @@ impl<'a> Log<'a> {
         let Moment { wall, elapsed } = state.moment;
         let set_back = now.as_millis() + JITTER_MILLIS < wall.as_millis();
         let passed = now.as_millis().saturating_sub(wall.as_millis());
+        let passed = passed.min(STEP_MAX);
         // The very first entry has nothing that time could have passed since.
         let elapsed = if state.seq == 0 {
             0

@@ -3,10 +3,10 @@
 //! Nothing here trusts a count, a queue or a rule of the machine: everything is counted again.
 
 use crate::apply::apply;
-use crate::event::{DeploymentKind, DeploymentState, Entry, Event};
+use crate::event::{DeploymentKind, DeploymentState, Entry, Event, Presence};
 use crate::job::Job;
 use crate::placement::{Places, anew};
-use crate::rollout::{Rollout, Tally, TargetState};
+use crate::rollout::{Rollout, Tally, Target, TargetState};
 use crate::state::{NONE, State};
 use crate::waiting_on::{WaitingOn, waiting_on};
 
@@ -260,10 +260,10 @@ fn counts(rollout: &Rollout) -> Law {
             format!("{flagged} canaries, {} listed", rollout.canaries.len()),
         );
     }
-    let suspects = (0..)
-        .zip(&rollout.targets)
-        .filter_map(|(n, _)| Some((rollout.suspect_due(n)?, n)));
-    if rollout.suspects != suspects.collect() {
+    let suspect = |&(n, t): &(u32, &Target)| t.is_unproven() && rollout.suspects.contains(n);
+    let suspects = (0..).zip(&rollout.targets).filter(suspect).count();
+    let unproven = rollout.targets.iter().filter(|t| t.is_unproven()).count();
+    if suspects != unproven || suspects != rollout.suspects.len() {
         return broken(5, "the suspects are others than those that are kept");
     }
     let queued: std::collections::BTreeSet<u32> = rollout.queue.iter().collect();
@@ -313,7 +313,7 @@ fn told_counts(state: &State) -> Law {
             .members
             .slots(node)
             .any(|s| !state.surplus.contains(&s));
-        let away = presence.is_lost() || presence == crate::event::Presence::Draining;
+        let away = matches!(presence, Presence::Down | Presence::Draining);
         if state.leaving.contains(node) != (state.replicas.is_some() && holds && away) {
             let what = format!("node {node} is {presence:?} and its leave-taking is kept wrongly");
             return broken(5, what);

@@ -80,7 +80,7 @@
 //!
 //! The driver does: it hands `now` to every step. It need not be monotone. The job keeps a time of its own
 //! that only grows: a clock set back costs at most the correction, a clock set forward is time that
-//! passed. [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
+//! passed, up to a year for each step. [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
 //! twice does no harm.
 //!
 //! Deadlines run only while somebody listens. A job that was rebuilt, from a log or a snapshot, takes the time from its
@@ -119,11 +119,16 @@
 //! As long as a deployment goes on, agents report every [`Interval`](Observation::Interval) of its targets,
 //! also of those that are updated already: what turns bad fails ([`Job::watched`] says who that is). The
 //! first good one starts the continuous-health clock, a bad one stops it, and the first good one that comes at least
-//! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline.
+//! `min_healthy_time` later makes the target updated. Silence proves nothing; it ends at the deadline. An updated
+//! target that turns bad has one deadline more to show the same again.
 //!
 //! A batch job is run until it was reported to have ended with 0 (with [`Input::Done`] where no deployment waits for
 //! it), and not again after that: an execution whose
-//! node goes away before the report arrives is run once more, so its work should bear that.
+//! node goes away before the report arrives is run once more, so its work should bear that. A rollback runs the work
+//! of the version that it goes back to once more, on the nodes that the failed one has touched.
+//!
+//! A new version of a job that is to have no executions has shown nothing: its deployment waits until the job is
+//! scaled up, and then goes by its own strategy.
 //!
 //! # What can be left out
 //!
@@ -138,6 +143,7 @@ mod apply;
 mod chains;
 mod decide;
 mod draw;
+mod dues;
 mod effect;
 mod event;
 mod explain;

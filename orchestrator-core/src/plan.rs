@@ -142,7 +142,7 @@ impl Job {
             .iter()
             .flat_map(|&d| rollout.dispatches[d as usize].targets.iter());
         let in_flight = open.filter(|&t| rollout.targets[t as usize].state().is_in_flight());
-        let suspects = rollout.suspects.iter().map(|&(_, target)| target);
+        let suspects = rollout.suspects.iter();
         let heard: Vec<_> = in_flight
             .chain(suspects)
             .map(|t| (t, rollout.targets[t as usize].reported))

@@ -114,6 +114,9 @@ fn gap(expected: u64, found: u64) -> String {
 /// The most that a job's time can come to, whatever clocks do: 8,900 years, one short of the mark of a stopped clock.
 pub(crate) const TIME_MAX: u64 = (1 << 48) - 2;
 
+/// The most that passes between two steps, a year: a clock that says more has gone mad, and is not to use time up.
+pub(crate) const STEP_MAX: u64 = 365 * 24 * 3600 * 1000;
+
 /// Each entry of a step says how many follow.
 fn fits_in_step(state: &State, entry: &Entry) -> bool {
     state.step_left == 0 || entry.more == state.step_left - 1
@@ -181,17 +184,20 @@ fn fits_in_state(state: &State, entry: &Entry) -> bool {
         | Event::Unhealthy { heard: told, .. }
         | Event::Restarted { heard: told }
         | Event::Updated { heard: told } => active && heard(told),
-        Event::Promoted { .. } | Event::Resumed | Event::Ended { .. } => active,
-        Event::Paused { failure } => {
+        Event::Promoted { .. } | Event::Resumed | Event::Paused { failure: None } => active,
+        Event::Ended { cause, .. }
+        | Event::Paused {
+            failure: Some(cause),
+        } => {
             active
-                && match failure {
-                    Some(Cause::CanaryFailed { target: t }) => target(*t),
+                && match cause {
+                    Cause::CanaryFailed { target: t } => target(*t),
                     _ => true,
                 }
         }
         Event::RolledBackBy { .. } => state.rollout.is_some(),
         Event::Converged { version: v, slots } => version(*v) && slots.iter().all(|s| slot(&s)),
-        Event::Absent { millis } => *millis <= entry.elapsed,
+        Event::Absent { millis } => *millis <= entry.elapsed.saturating_sub(state.moment.elapsed),
         Event::Forgot { version } => {
             let told = state.versions.get(version).map_or(0, |v| v.told);
             told == 0 && *version != state.layout && *version != state.current

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dues::Dues;
 use crate::event::{Aftermath, Answered, DeploymentKind, DeploymentState, Presence, Want, is_zero};
 use crate::id::{DeploymentId, JobId};
 use crate::members::Members;
@@ -68,7 +69,7 @@ pub(crate) struct State {
     /// Slots of a replicated job that run on no node: they wait for one, and remember the last.
     pub(crate) unplaced: BTreeSet<u32>,
     /// Nodes of a replicated job to be left, with the job's time from which on.
-    pub(crate) leaving: Leaving,
+    pub(crate) leaving: Dues,
     /// Slots on ready nodes that were told something else than they should run.
     pub(crate) strays: BTreeSet<u32>,
     /// The active deployment, or the last one.
@@ -175,56 +176,6 @@ impl Slot {
     }
 }
 
-/// Nodes to be left, and from when on.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Leaving {
-    by_due: BTreeSet<(u64, u32)>,
-    by_node: BTreeMap<u32, u64>,
-}
-
-impl Leaving {
-    pub(crate) fn insert(&mut self, node: u32, due: u64) {
-        self.remove(node);
-        self.by_node.insert(node, due);
-        self.by_due.insert((due, node));
-    }
-
-    pub(crate) fn remove(&mut self, node: u32) {
-        if let Some(due) = self.by_node.remove(&node) {
-            self.by_due.remove(&(due, node));
-        }
-    }
-
-    /// Every wait takes so much longer.
-    pub(crate) fn hold(&mut self, millis: u64) {
-        for due in self.by_node.values_mut() {
-            *due += millis;
-        }
-        self.by_due = self
-            .by_node
-            .iter()
-            .map(|(&node, &due)| (due, node))
-            .collect();
-    }
-
-    pub(crate) fn contains(&self, node: u32) -> bool {
-        self.by_node.contains_key(&node)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn due_of(&self, node: u32) -> Option<u64> {
-        self.by_node.get(&node).copied()
-    }
-
-    pub(crate) fn first_due(&self) -> Option<u64> {
-        self.by_due.first().map(|&(due, _)| due)
-    }
-
-    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = u32> + '_ {
-        self.by_due.range(..=(now, u32::MAX)).map(|&(_, node)| node)
-    }
-}
-
 impl State {
     pub(crate) fn new(id: JobId, seed: u64) -> Self {
         Self {
@@ -250,7 +201,7 @@ impl State {
             free: BTreeSet::new(),
             replicas: None,
             unplaced: BTreeSet::new(),
-            leaving: Leaving::default(),
+            leaving: Dues::default(),
             strays: BTreeSet::new(),
             rollout: None,
             history: VecDeque::new(),
@@ -351,7 +302,7 @@ impl State {
 
     /// Whether anything happens when only time passes.
     pub(crate) fn waits_for_time(&self) -> bool {
-        self.active().is_some() || self.leaving.first_due().is_some()
+        self.active().is_some() || !self.leaving.is_empty()
     }
 
     /// Whether a node that comes now becomes a target of the active deployment.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::decide::{has_room, too_many_failed};
+use crate::decide::too_many_failed;
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
 use crate::job::Job;
 use crate::rollout::{Head, Rollout};
@@ -27,6 +27,8 @@ pub enum WaitingOn {
     Resume,
     /// A node that can be given work, or is heard of again.
     ReadyNode,
+    /// Someone who scales the job up: it is to have no executions, and those of a new version are to be watched.
+    Executions,
     /// The driver, which is to say [which nodes match](crate::Job::members_due).
     Members,
 }
@@ -49,7 +51,7 @@ impl fmt::Display for Sign {
         f.write_str(match self {
             Self::Healthy => "become healthy",
             Self::Started => "start",
-            Self::Done => "do their work",
+            Self::Done => "finish",
             Self::Stopped => "stop",
         })
     }
@@ -77,6 +79,7 @@ impl fmt::Display for WaitingOn {
             Self::Promotion => f.write_str("promotion"),
             Self::Resume => f.write_str("resume"),
             Self::ReadyNode => f.write_str("a ready node"),
+            Self::Executions => f.write_str("executions: the job is scaled to 0"),
             Self::Members => f.write_str("the list of the nodes that match"),
         }
     }
@@ -112,11 +115,12 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
     }
     // Updated targets that turned bad have a deadline again; silent ones only come back.
     match rollout.suspects.first() {
-        Some(&(due, _)) => WaitingOn::Health {
+        Some((due, _)) => WaitingOn::Health {
             targets: rollout.suspects.len() as u32,
             sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
+        None if rollout.is_forward() && state.replicas == Some(0) => WaitingOn::Executions,
         None => WaitingOn::ReadyNode,
     }
 }
@@ -221,6 +225,7 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 )
             }
             WaitingOn::Resume => format!("paused: {done}"),
+            WaitingOn::Executions => "waiting for executions: the job is scaled to 0".to_owned(),
             WaitingOn::Members => {
                 format!("{done}, waiting for the list of the nodes that match")
             }
@@ -231,13 +236,13 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                     head.tally.canaries
                 )
             }
-            WaitingOn::ReadyNode if has_room(state) || head.tally.skipped > 0 || head.total > 0 => {
-                format!(
-                    "waiting for a ready node: {done}, {} away",
-                    head.tally.skipped - head.tally.gone + head.tally.pending
-                )
+            WaitingOn::ReadyNode => {
+                match head.tally.skipped - head.tally.gone + head.tally.pending {
+                    0 if head.total == 0 => "waiting for a ready node: none matches yet".to_owned(),
+                    0 => format!("waiting for a ready node: {done}, none matches any more"),
+                    away => format!("waiting for a ready node: {done}, {away} away"),
+                }
             }
-            WaitingOn::ReadyNode => "waiting for a ready node: none matches yet".to_owned(),
         },
     }
 }
@@ -263,11 +268,11 @@ pub(crate) fn cause(cause: &Cause, canary: Option<&str>) -> String {
             "{failed} of {total} {} failed, more than the {allowed_percent} % that max_failed_nodes_percent allows",
             nodes(*total)
         ),
+        Cause::NothingUpdated { failed: 1 } => {
+            "its only node failed: nothing speaks for this version".to_owned()
+        }
         Cause::NothingUpdated { failed } => {
-            format!(
-                "all {failed} {} failed: nothing speaks for this version",
-                nodes(*failed)
-            )
+            format!("all {failed} nodes failed: nothing speaks for this version")
         }
         Cause::Superseded { kind, to } => match kind {
             DeploymentKind::Create | DeploymentKind::Update => {

@@ -314,6 +314,23 @@ fn time_may_do_what_it_likes() {
 }
 
 #[test]
+fn a_clock_gone_mad_does_not_use_time_up() {
+    let mut story = under_way();
+    let sane = story.now;
+    for _ in 0..3 {
+        for now in [orchestrator_core::Time::MAX, sane] {
+            story.now = now;
+            story.step(Input::Tick).expect("time is never refused");
+        }
+    }
+    story
+        .play(
+            "deploy v9 rolling deadline=5m\npass 5m\nexpect type rollback\nexpect previous failed",
+        )
+        .unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
 fn an_answer_says_whether_anything_changed() {
     let mut story = under_way();
     let mut answer = |words: &str| {

@@ -95,6 +95,32 @@ fn a_job_does_not_grow_with_the_nodes_that_came_and_went() {
     }
 }
 
+/// The same while a deployment waits for a person, who may be long in coming.
+#[test]
+fn a_deployment_does_not_grow_with_the_nodes_that_came_and_went() {
+    for placement in ["", "replicas=12"] {
+        let mut story = Story::new();
+        let first = format!(
+            "nodes n1..n10\ndeploy v1 {placement}\neveryone started\ndeploy v2 canary 1 {placement}\nwave stays healthy 30s"
+        );
+        play(&mut story, &first);
+        let before = story.job.snapshot().len();
+        for node in 100..400 {
+            play(&mut story, &format!("s{node} joins\ns{node} gone"));
+            if !placement.is_empty() {
+                play(&mut story, "scale 14\nscale 12");
+            }
+        }
+        let after = story.job.snapshot().len();
+        assert!(
+            after < before + before / 4,
+            "{placement}: {before}, {after}"
+        );
+        play(&mut story, "expect waiting for promotion\npromote");
+        play(&mut story, "everyone stays healthy 30s\nexpect completed");
+    }
+}
+
 /// The same where each node that leaves holds an execution, which has to move.
 #[test]
 fn a_job_does_not_grow_with_the_nodes_that_its_executions_left() {

@@ -145,7 +145,6 @@ fn good(
                 Ok(Event::Healthy { heard })
             }
         }
-        TargetState::Updated if target.streak > 0 => Ok(Event::Healthy { heard }),
         _ => Err(Ignored::NothingNew),
     }
 }

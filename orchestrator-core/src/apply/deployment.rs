@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::executions::{lay_out_again, stray, tell, unproven};
 use super::nodes::uncanary;
 use super::rollout;
+use crate::dues::Dues;
 use crate::effect::Effect;
 use crate::event::{
     Aftermath, Bad, Cause, DeploymentKind, DeploymentState, Heard, Reason, Started, Want,
@@ -112,8 +113,9 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         queue: Queue::new(order.len() as u32),
         dispatches: Vec::new(),
         open: VecDeque::new(),
-        suspects: BTreeSet::new(),
+        suspects: Dues::default(),
         canaries: BTreeSet::new(),
+        vacant: BTreeSet::new(),
         failures: BTreeMap::new(),
         held: 0,
         paused_at: None,
@@ -235,7 +237,6 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
     let rollout = rollout(state);
     let clock = rollout.deadline_clock(elapsed);
     for &(target, number) in heard {
-        let before = rollout.targets[target as usize].is_suspect();
         rollout.change(target, wall, |t| {
             t.reported = number;
             // A bad rate is not forgotten for what else is bad.
@@ -249,8 +250,9 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
                 t.set_state(TargetState::Updating);
             }
         });
-        if !before && rollout.targets[target as usize].is_suspect() {
-            rollout.suspect(target, clock, wall);
+        let row = &rollout.targets[target as usize];
+        if row.state() == TargetState::Updated && !row.is_unproven() {
+            rollout.suspect(target, clock + rollout.deadline_millis(), wall);
         }
     }
 }

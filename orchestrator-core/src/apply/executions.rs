@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::nodes::{back, leave, replace, review_leaving};
+use super::nodes::{back, drained, leave, replace, review_leaving};
 use super::rollout;
 use super::withdraw;
 use crate::effect::Effect;
 use crate::event::{DeploymentKind, Presence};
 use crate::packed::U48;
-use crate::rollout::TargetState;
+use crate::rollout::{Target, TargetState};
 use crate::room;
 use crate::runs::Runs;
 use crate::spec::{JobSpec, Placement};
@@ -17,7 +17,12 @@ use crate::state::{Moment, NONE, Slot, Stage, State};
 
 /// Puts a version's placement in force: executions too many are surplus, and those that are missing come
 /// to be.
-pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
+pub(super) fn lay_out(
+    state: &mut State,
+    version: u32,
+    placement: Placement,
+    effects: &mut Vec<Effect>,
+) {
     state.layout = version;
     match placement {
         Placement::Every => {
@@ -60,9 +65,22 @@ pub(super) fn lay_out(state: &mut State, version: u32, placement: Placement) {
             }
         }
     }
+    let mut left = Runs::default();
     for node in 0..state.members.len() {
+        if state.members.presence(node) == Presence::Draining {
+            let slots: Vec<u32> = state.members.slots(node).collect();
+            if slots
+                .into_iter()
+                .filter(|&slot| drained(state, slot))
+                .count()
+                > 0
+            {
+                left.push(node);
+            }
+        }
         review_leaving(state, node);
     }
+    withdraw(left, effects);
     state.spare = state.spare_now();
 }
 
@@ -76,7 +94,7 @@ pub(super) fn lay_out_again(state: &mut State, version: u32, effects: &mut Vec<E
         state.members_due = true;
         effects.push(Effect::MembersNeeded);
     }
-    lay_out(state, version, spec.placement);
+    lay_out(state, version, spec.placement, effects);
 }
 
 /// The executions that stay where a version's placement is in force: those that it has no use for are left out.
@@ -169,10 +187,32 @@ fn join(state: &mut State, slot: u32) {
         .active()
         .is_none_or(|r| !r.is_forward() && r.head.to == told);
     if state.takes_joiners() && state.target_of(slot).is_none() && !there {
+        let at = state.moment.wall;
         let rollout = rollout(state);
-        let target = rollout.push_target(slot);
+        let vacant = rollout.vacant.pop_first();
+        let left = vacant.map(|target| rollout.targets[target as usize].slot);
+        let target = match vacant {
+            Some(target) => {
+                rollout.change(target, at, |t| *t = Target::new(slot));
+                target
+            }
+            None => rollout.push_target(slot),
+        };
         rollout.queue.push(target);
         state.slots[slot as usize].target = target;
+        if let Some(left) = left {
+            forget(state, left);
+        }
+    }
+}
+
+/// No target speaks of an execution any more that was taken away.
+fn forget(state: &mut State, slot: u32) {
+    state.retired.remove(&slot);
+    state.free.insert(slot);
+    let node = std::mem::replace(&mut state.slots[slot as usize].node, NONE);
+    if node != NONE {
+        state.members.release_name(node);
     }
 }
 
@@ -229,6 +269,9 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
             review_leaving(state, node);
         }
         state.review_others(node);
+    }
+    if let Some(target) = state.target_of(slot) {
+        rollout(state).vacate(target);
     }
     if state.is_named(slot) {
         // It keeps its node, so that its target has a name as long as it is looked at.
@@ -376,17 +419,22 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         let number = rollout.dispatches.len() as u32 + 1;
         let wave = rollout.head.wave;
         let gated = rollout.head.spec.gate().is_some();
-        rollout.dispatch(seq, due.unwrap_or(clock + deadline), wave, again.clone());
+        let due = due.unwrap_or(clock + deadline);
+        rollout.dispatch(seq, due, wave, again.clone());
         for target in again.iter() {
+            let proven = rollout.targets[target as usize].state() == TargetState::Updated;
+            if proven && gated {
+                rollout.suspects.insert(target, due);
+            }
             rollout.change(target, wall, |t| {
                 t.dispatch = number;
                 t.reported = 0;
+                t.streak = 0;
                 t.set_lost(false);
-                if t.state() == TargetState::Updated && gated {
+                if proven && gated {
                     t.set_unproven();
                 } else {
                     t.set_state(TargetState::Updating);
-                    t.streak = 0;
                 }
             });
         }

@@ -43,7 +43,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
     let at = state.moment.wall;
     let elapsed = state.moment.elapsed;
     match event {
-        Event::Registered { version, spec } => registered(state, *version, spec),
+        Event::Registered { version, spec } => registered(state, *version, spec, effects),
         Event::NodesJoined { nodes } => joined(state, nodes),
         Event::NodesChanged { status, nodes } => {
             let mut left = Runs::default();
@@ -162,6 +162,10 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
                 if rollout.paused_at.is_none() {
                     rollout.held += millis;
                 }
+                // Nor was anybody seen well meanwhile.
+                for target in &mut rollout.targets {
+                    target.hold_clock(*millis);
+                }
             }
             state.leaving.hold(*millis);
         }
@@ -177,7 +181,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
     }
 }
 
-fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
+fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>, effects: &mut Vec<Effect>) {
     let new = Version {
         spec: spec.clone(),
         registered: state.moment.wall,
@@ -187,7 +191,7 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>) {
     };
     state.versions.insert(version, new);
     state.version_max = version;
-    lay_out(state, version, spec.placement);
+    lay_out(state, version, spec.placement, effects);
 }
 
 /// Nodes that run less than before, if there are any.

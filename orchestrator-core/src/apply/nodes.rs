@@ -49,24 +49,7 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Ch
         match status {
             Presence::Ready => back(state, slot),
             Presence::Disconnected | Presence::Down => lost(state, slot, status),
-            // Nothing waits for what is left over to go somewhere else.
-            Presence::Draining if replicated && state.surplus.contains(&slot) => {
-                changed.stopped |= retire(state, slot).is_some();
-            }
-            // Those that are wanted stay until they have another node.
-            Presence::Draining if replicated => back_from_silence(state, slot),
-            Presence::Draining => {
-                leave(state, slot);
-                changed.stopped |= at_work(state, slot);
-                let Slot { told, stage, .. } = state.slots[slot as usize];
-                if stage != Stage::Done {
-                    tell(state, slot, 0);
-                    let ran = told != 0 && told == state.current;
-                    if ran || told == 0 && stage == Stage::Drained {
-                        state.slots[slot as usize].stage = Stage::Drained;
-                    }
-                }
-            }
+            Presence::Draining => changed.stopped |= drained(state, slot),
             // It keeps its part in the deployment, and its zone, until it has another node.
             Presence::Gone | Presence::Unmatched if replicated && unbound(state, slot, status) => {
                 lost(state, slot, status);
@@ -95,6 +78,29 @@ pub(super) fn node_changed(state: &mut State, node: u32, status: Presence) -> Ch
     state.review_others(node);
     state.members.forget(node);
     changed
+}
+
+/// An execution is on a node that gives up its work. Whether it stops there.
+pub(super) fn drained(state: &mut State, slot: u32) -> bool {
+    if state.replicas.is_some() {
+        // Those that are wanted stay until they have another node. Nothing waits for the others to go elsewhere.
+        if state.surplus.contains(&slot) {
+            return retire(state, slot).is_some();
+        }
+        back_from_silence(state, slot);
+        return false;
+    }
+    leave(state, slot);
+    let stops = at_work(state, slot);
+    let Slot { told, stage, .. } = state.slots[slot as usize];
+    if stage != Stage::Done {
+        tell(state, slot, 0);
+        let ran = told != 0 && told == state.current;
+        if ran || told == 0 && stage == Stage::Drained {
+            state.slots[slot as usize].stage = Stage::Drained;
+        }
+    }
+    stops
 }
 
 /// Whether an execution of a replicated job is there still though its node is not: what is done does not have to be
@@ -142,7 +148,7 @@ fn adopt_for_unplaced(state: &mut State, node: u32) {
 pub(super) fn review_leaving(state: &mut State, node: u32) {
     let presence = state.members.presence(node);
     let now = state.moment.elapsed;
-    let away = presence.is_lost() || presence == Presence::Draining;
+    let away = matches!(presence, Presence::Down | Presence::Draining);
     let mut slots = state.members.slots(node);
     let left = away && slots.any(|s| !state.surplus.contains(&s));
     if state.replicas.is_none() || !left {

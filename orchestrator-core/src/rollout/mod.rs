@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dues::Dues;
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState, Reason};
 use crate::id::DeploymentId;
-use crate::packed::U48;
 use crate::room;
 use crate::runs::Runs;
 use crate::spec::{JobType, RolloutSpec};
@@ -32,9 +32,13 @@ pub(crate) struct Rollout {
     pub(crate) dispatches: Vec<Dispatch>,
     /// Dispatches with targets in flight, the earliest deadline first.
     pub(crate) open: VecDeque<u32>,
-    /// Updated targets that turned bad, with the deadline for turning good again.
-    pub(crate) suspects: BTreeSet<(u64, u32)>,
+    /// Updated targets that are unproven, with the deadline for showing that they are well.
+    pub(crate) suspects: Dues,
     pub(crate) canaries: BTreeSet<u32>,
+    /// Targets that came late and whose executions are no more: those that come next take their place, so that who
+    /// comes and goes makes it no larger.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) vacant: BTreeSet<u32>,
     pub(crate) failures: BTreeMap<u32, Failure>,
     /// Milliseconds of the job's time by which deadlines have moved on so far.
     pub(crate) held: u64,
@@ -182,9 +186,6 @@ impl Queue {
 impl Rollout {
     /// The only way to change a target: counts, open dispatches and progress follow.
     pub(crate) fn change(&mut self, target: u32, at: Time, change: impl FnOnce(&mut Target)) {
-        if let Some(due) = self.suspect_due(target) {
-            self.suspects.remove(&(due, target));
-        }
         let slot = &mut self.targets[target as usize];
         let tally = &mut self.head.tally;
         tally.take(slot);
@@ -201,8 +202,8 @@ impl Rollout {
             self.updated_max = tally.updated;
             self.head.progress = Some(at);
         }
-        if let Some(due) = self.suspect_due(target) {
-            self.suspects.insert((due, target));
+        if !slot.is_unproven() {
+            self.suspects.remove(target);
         }
         if before != 0 {
             self.close(before);
@@ -223,26 +224,13 @@ impl Rollout {
         }
     }
 
-    /// Until when a target has to be proven, where its clock runs: one in flight, or one that has moved since it was
-    /// updated.
+    /// Until when a target has to be proven, where its clock runs: one in flight, or one that is unproven.
     pub(crate) fn due_of(&self, target: u32) -> Option<u64> {
-        let target = &self.targets[target as usize];
-        let runs = target.state().is_in_flight() || target.is_unproven();
-        runs.then(|| self.dispatches[target.dispatch as usize - 1].due)
-    }
-
-    /// When a suspect has to be good again: a deadline after it turned bad; one that moved, by the deadline of its
-    /// new place.
-    pub(crate) fn suspect_due(&self, target: u32) -> Option<u64> {
-        let target = &self.targets[target as usize];
-        if !target.is_suspect() {
-            return None;
+        let row = &self.targets[target as usize];
+        if row.state().is_in_flight() {
+            return Some(self.dispatches[row.dispatch as usize - 1].due);
         }
-        Some(if target.is_unproven() {
-            self.dispatches[target.dispatch as usize - 1].due
-        } else {
-            u64::from(target.since) + self.deadline_millis()
-        })
+        self.suspects.of(target)
     }
 
     /// Whether it brings a version that is not proven.
@@ -259,6 +247,15 @@ impl Rollout {
         room::push(&mut self.targets, target);
         self.head.total += 1;
         self.targets.len() as u32 - 1
+    }
+
+    /// The execution of a target is no more. Whether another may take its place.
+    pub(crate) fn vacate(&mut self, target: u32) {
+        let row = &self.targets[target as usize];
+        let late = target >= self.queue.planned;
+        if late && row.state() == TargetState::Skipped && !row.is_canary() {
+            self.vacant.insert(target);
+        }
     }
 
     pub(crate) fn dispatch(&mut self, generation: u64, due: u64, wave: u32, targets: Runs) {
@@ -333,9 +330,10 @@ impl Rollout {
         }
     }
 
-    /// Starts the clock of a suspicion.
-    pub(crate) fn suspect(&mut self, target: u32, clock: u64, at: Time) {
-        self.change(target, at, |t| t.since = U48::from(clock));
+    /// Takes an updated target's proof back: it is to show once more, by then, that it is well.
+    pub(crate) fn suspect(&mut self, target: u32, due: u64, at: Time) {
+        self.suspects.insert(target, due);
+        self.change(target, at, Target::set_unproven);
     }
 
     /// From assignment to updated, in milliseconds.

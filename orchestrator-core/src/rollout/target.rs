@@ -46,8 +46,7 @@ pub(crate) struct Target {
     pub(crate) dispatch: u32,
     /// The highest number of a report that became a fact.
     pub(crate) reported: u32,
-    /// Of an observing or an unproven one, when its clock started, in the job's time; of another suspect, when it
-    /// turned bad, in the deadlines' time.
+    /// Of an observing or an unproven one, when its clock started, in the job's time.
     pub(crate) since: U48,
     flags: u8,
     /// Bad intervals in a row.
@@ -61,7 +60,8 @@ const CANARY: u8 = 0b1000;
 const LOST: u8 = 0b1_0000;
 const BY_RATE: u8 = 0b10_0000;
 const FAILED_BEFORE: u8 = 0b100_0000;
-/// Of a skipped one: nobody waits for it. Of an updated one: it has moved and is to show its health anew.
+/// Of a skipped one: nobody waits for it. Of an updated one: it turned bad or has moved, and is to show its health
+/// anew.
 const GONE_OR_UNPROVEN: u8 = 0b1000_0000;
 /// The clock of an unproven target that does not run.
 pub(crate) const STOPPED: u64 = (1 << 48) - 1;
@@ -132,7 +132,7 @@ impl Target {
         }
     }
 
-    /// Updated, but it has moved since, and shown nothing at its new place.
+    /// Updated, but it was bad or has moved since, and has not been well for long enough: it has a deadline again.
     pub(crate) fn is_unproven(&self) -> bool {
         self.state() == TargetState::Updated && self.flags & GONE_OR_UNPROVEN != 0
     }
@@ -141,8 +141,16 @@ impl Target {
     pub(crate) fn set_unproven(&mut self) {
         debug_assert!(self.state() == TargetState::Updated);
         self.flags |= GONE_OR_UNPROVEN;
-        self.streak = 0;
         self.stop_clock();
+    }
+
+    /// Its health was seen by nobody for so long: that does not count.
+    pub(crate) fn hold_clock(&mut self, millis: u64) {
+        let since = u64::from(self.since);
+        let runs = self.state() == TargetState::Observing || self.is_unproven();
+        if runs && since != STOPPED {
+            self.since = U48::from(since + millis);
+        }
     }
 
     /// From here on its health is not continuous.
@@ -150,14 +158,9 @@ impl Target {
         self.since = U48::from(STOPPED);
     }
 
-    /// Updated, but bad ever since its last telling interval, or unproven: it has a deadline again.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.state() == TargetState::Updated && (self.streak > 0 || self.is_unproven())
-    }
-
     /// Updated, and nothing speaks against it.
     pub(crate) fn is_well(&self) -> bool {
-        self.state() == TargetState::Updated && !self.is_suspect() && !self.is_lost()
+        self.state() == TargetState::Updated && !self.is_unproven() && !self.is_lost()
     }
 
     fn set(&mut self, flag: u8, on: bool) {

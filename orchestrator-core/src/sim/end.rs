@@ -70,6 +70,7 @@ impl Run<'_> {
     fn rests(&self) -> bool {
         match self.driver.job.waiting_on() {
             None => self.is_idle(),
+            Some(WaitingOn::Executions) => true,
             Some(WaitingOn::Promotion) => self.settings.promote_after.is_none(),
             // It may wait as long as an execution has no ready node.
             Some(WaitingOn::ReadyNode) => {

@@ -25,7 +25,7 @@ pub struct JobSpec {
     pub selector: Selector,
     /// How many of them do.
     pub placement: Placement,
-    /// How long an execution of a replicated job waits for its lost node.
+    /// How long an execution of a replicated job waits for its node once that is down, not merely silent.
     pub lost_after: Span,
     /// How the fleet moves to this version.
     pub rollout: RolloutSpec,

@@ -19,9 +19,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use story::{SEED, Story};
 
-/// Every kind of entry happens in it, but one.
+/// Every kind of entry happens in it, but one; and every reason, cause and aftermath.
 const STORY: &str = "\
 nodes n1..n5 zone=a
+deploy v0 rolling 1 on=n1..n5
+fail nobody asked for it
 deploy v1 replicas=4 spread=zone on=n1..n5
 everyone started
 nodes n1 zone=b
@@ -54,8 +56,43 @@ wave stays healthy 30s
 rollback
 members n1..n5
 cancel
+n1..n5 back
+deploy w1 on=n1..n5
+everyone started
+deploy w2 canary 1 max_failed=0
+wave exits 1
+everyone stays healthy 30s
+deploy w3 rolling 1 max_failed=0
+wave unhealthy
+wave unhealthy
+wave unhealthy
+wave exits 1
+deploy w4 rolling 1 no_auto_rollback max_failed_percent=30
+pass 5m
+pass 5m
+deploy w5 rolling max_failed_percent=100
+everyone exits 1
+everyone stays healthy 30s
+restart
+fail too early
+n1 lost
+deploy w6 rolling 1
 n1..n5 lost
-deploy v4 spread=zone
+pass 5m
+deploy w7 rolling
+fail no need
+n1..n5 back
+stop
+wave stopped
+deploy w8 batch
+fail not now
+deploy w9 batch
+everyone exits 0
+n6 joins
+n6 exits 0
+n6 gone
+n1..n5 lost
+deploy v4 spread=zone on=n1..n5
 nodes n1..n3 zone=a
 wave started
 nodes n9
@@ -66,6 +103,7 @@ wave errors 3 of 4
 n2 gone
 n9 lost
 wave healthy
+#1 unhealthy
 ";
 
 fn golden(name: &str) -> PathBuf {
@@ -204,8 +242,38 @@ fn the_golden_log_has_every_kind_of_entry() {
         "absent",
         "answered",
         "forgot",
+        "done",
     ];
     assert_eq!(found, BTreeSet::from(all));
+    let words = [
+        // Why a target failed.
+        "cannot_start",
+        "exited",
+        "bad_intervals",
+        "deadline",
+        "lost",
+        // Why a deployment ended or was paused.
+        "done",
+        "canary_failed",
+        "too_many_failed",
+        "too_large_share_failed",
+        "nothing_updated",
+        "superseded",
+        "operator",
+        // What came of it.
+        "nothing",
+        "roll_back",
+        "rollback_off",
+        "no_stable_version",
+        "was_rollback",
+        "same_version",
+        "nothing_touched",
+        "was_stopped",
+    ];
+    let missing: Vec<_> = (words.iter())
+        .filter(|word| !log.contains(&format!("\"{word}\"")))
+        .collect();
+    assert!(missing.is_empty(), "it has no {missing:?}");
 }
 
 #[test]
@@ -722,6 +790,30 @@ fn waves_are_counted_without_gaps() {
 }
 
 proptest! {
+    /// A number that comes back as its neighbour would make another version of the same document.
+    #[test]
+    fn a_number_is_read_as_it_was_written(
+        percent in 0.0..100.0_f64, rate in 0.0..1.0_f64, any in proptest::num::f64::NORMAL,
+    ) {
+        let spec = json!({
+            "job_id": "web", "driver": "docker", "config": { "image": "v1", "rate": any },
+            "rollout": { "max_failed_nodes_percent": percent, "strategy": "rolling",
+                "health_check": { "deadline": "1m", "max_error_rate": rate } },
+        });
+        let spec = JobSpec::from_value(&spec).expect("it is in order");
+        let register = || Input::from(Command::Register { spec: Box::new(spec.clone()), members: None, again: false });
+        let mut job = Job::new("web".parse().expect("a name"), SEED);
+        let now = Time::from_millis(1_767_222_000_000);
+        let entries = job.step(now, register()).expect("it is taken").split().0;
+        let log: String = entries.iter().map(|e| e.encode() + "\n").collect();
+        let snapshot = job.snapshot();
+        for mut read in [recover(&log), Job::from_snapshot(&snapshot).expect("it was written")] {
+            prop_assert_eq!(read.snapshot(), snapshot.clone());
+            let (entries, _) = read.step(now, register()).expect("it is taken").split();
+            prop_assert!(entries.is_empty(), "{entries:?}");
+        }
+    }
+
     /// Bytes that were changed on their way are an error, or what they say; never a panic.
     #[test]
     fn no_line_makes_it_panic(line in any::<proptest::sample::Index>(), at in any::<proptest::sample::Index>(), byte in any::<u8>()) {

@@ -221,7 +221,7 @@ pub struct JobDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, maximum = 1_000_000)]
     pub replicas: Option<u32>,
-    /// How long an execution waits for its lost node: `5m`.
+    /// How long an execution waits for its node once that is down: `5m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub lost_after: Option<String>,
