@@ -479,6 +479,7 @@ async fn what_was_answered_survives_kills_at_random_moments() {
     let crashes = crashes.map_or(CRASHES, |text| text.parse().expect("CRASHES is a number"));
     let dir = dir();
     let mut server = Program::start(&dir);
+    let begun = server.read_and_written();
     let world = Arc::new(World {
         server: watch::Sender::new(server.client.clone()),
         ledger: Mutex::default(),
@@ -525,7 +526,7 @@ async fn what_was_answered_survives_kills_at_random_moments() {
         // What was sent before its end may be read after it.
         let ledger = world.ledger().clone();
         if dice.below(4) == 0 {
-            Program::kill_early(&dir, Duration::from_millis(dice.below(40)));
+            Program::kill_early(&dir, dice.below(begun));
         }
         server = Program::start(&dir);
         check(&server.client, &world, &ledger, false).await;

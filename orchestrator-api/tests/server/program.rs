@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -84,8 +83,8 @@ impl Program {
         }
     }
 
-    /// Begins one, and kills it so much later.
-    pub(crate) fn kill_early(dir: &TempDir, after: Duration) {
+    /// Begins one, and kills it when it has read and written so many times.
+    pub(crate) fn kill_early(dir: &TempDir, times: u64) {
         let mut child = command([
             "server",
             "--listen",
@@ -97,8 +96,11 @@ impl Program {
         .stderr(Stdio::null())
         .spawn()
         .expect("it can be run");
-        // Nothing is waited for: the moment of the kill is what is tried.
-        std::thread::sleep(after);
+        while read_and_written(child.id()) < times {
+            let ended = child.try_wait().expect("it is a child");
+            assert_eq!(ended, None, "it began no further");
+            std::thread::yield_now();
+        }
         child.kill().expect("running");
         child.wait().expect("killed");
     }
@@ -106,6 +108,11 @@ impl Program {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("running");
         self.child.wait().expect("killed");
+    }
+
+    /// How many times it has read and written so far.
+    pub(crate) fn read_and_written(&self) -> u64 {
+        read_and_written(self.pid())
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -157,4 +164,16 @@ pub(crate) fn signal(pid: u32, name: &str) -> bool {
         .args(["-s", name, &pid.to_string()])
         .status();
     sent.expect("kill can be run").success()
+}
+
+/// How many times a process has read and written: how far it has come, on a machine of any speed.
+fn read_and_written(pid: u32) -> u64 {
+    let said = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("Linux tells");
+    let count = |line: &str| {
+        line.strip_prefix("syscr: ")
+            .or_else(|| line.strip_prefix("syscw: "))?
+            .parse::<u64>()
+            .ok()
+    };
+    said.lines().filter_map(count).sum()
 }

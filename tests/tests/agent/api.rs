@@ -120,7 +120,16 @@ impl Api {
 
     /// Takes a job back by hand; ready when that has completed.
     pub(crate) async fn taken_back(&self, job: &str) {
-        let path = format!("/v1/jobs/default/{job}/rollback");
+        self.carried_out(job, "rollback").await;
+    }
+
+    /// Stops a job; ready when that has completed.
+    pub(crate) async fn stopped(&self, job: &str) {
+        self.carried_out(job, "stop").await;
+    }
+
+    async fn carried_out(&self, job: &str, order: &str) {
+        let path = format!("/v1/jobs/default/{job}/{order}");
         let answer = self.post(&path, json!({})).await;
         let id = answer["deployment_id"].as_str().unwrap();
         self.until_state(id, "completed").await;

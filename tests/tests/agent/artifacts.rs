@@ -370,12 +370,7 @@ async fn what_stalls_holds_nobody_up_and_is_abandoned() {
     .await;
 
     // It is not wanted any more.
-    let stop = server
-        .api
-        .post("/v1/jobs/default/web/stop", json!({}))
-        .await;
-    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
-    server.api.until_state(&stop, "completed").await;
+    server.api.stopped("web").await;
     eventually("nothing is left", async || {
         (files.stalled() == 0 && here(&node).is_empty()).then_some(())
     })

@@ -200,6 +200,16 @@ fn contained(tag: &str, env: &[(&str, &str)], more: Value) -> Value {
     job
 }
 
+/// A server and one node that has image 1 and is there.
+async fn one_node(engine: &Engine) -> (Server, Node) {
+    engine.provide("1");
+    let server = Server::start().await;
+    let mut node = Node::with_docker(&server, "n1", &engine.socket());
+    node.start_here();
+    server.api.nodes(1).await;
+    (server, node)
+}
+
 #[tokio::test]
 async fn containers_go_from_version_to_version_and_back() {
     let Some(engine) = Engine::start().await else {
@@ -340,11 +350,7 @@ async fn a_container_that_needs_more_memory_is_killed_and_that_is_said() {
     let Some(engine) = Engine::start().await else {
         return;
     };
-    engine.provide("1");
-    let server = Server::start().await;
-    let mut node = Node::with_docker(&server, "n1", &engine.socket());
-    node.start_here();
-    server.api.nodes(1).await;
+    let (server, node) = one_node(&engine).await;
     let mut hog = contained("1", &[("HOG", "1")], rolling());
     hog["resources"] = json!({ "memory_bytes": 32 << 20 });
     server.api.register(hog).await;
@@ -389,11 +395,7 @@ async fn a_check_runs_in_the_container() {
     let Some(engine) = Engine::start().await else {
         return;
     };
-    engine.provide("1");
-    let server = Server::start().await;
-    let mut node = Node::with_docker(&server, "n1", &engine.socket());
-    node.start_here();
-    server.api.nodes(1).await;
+    let (server, _node) = one_node(&engine).await;
     let checked = |command: Value| {
         let mut job = contained("1", &[], canary());
         job["checks"] = json!([{
@@ -439,11 +441,7 @@ async fn what_it_brings_along_is_a_volume_that_nobody_changes() {
     let Some(engine) = Engine::start().await else {
         return;
     };
-    engine.provide("1");
-    let server = Server::start().await;
-    let mut node = Node::with_docker(&server, "n1", &engine.socket());
-    node.start_here();
-    server.api.nodes(1).await;
+    let (server, node) = one_node(&engine).await;
     let dir = tempfile::tempdir().unwrap();
     let packed = dir.path().join("app.tar");
     let tar = Command::new("tar")

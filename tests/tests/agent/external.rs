@@ -41,12 +41,18 @@ async fn shows(link: &Path, words: &str) {
     .await;
 }
 
-#[tokio::test]
-async fn a_site_goes_from_version_to_version_and_back() {
+/// A server and a node apart that can publish sites.
+async fn publisher() -> (Server, Node) {
     let server = Server::start().await;
     let mut node = Node::new(&server, "n1");
     node.start_apart(&["--external", PUBLISH]);
     server.api.nodes(1).await;
+    (server, node)
+}
+
+#[tokio::test]
+async fn a_site_goes_from_version_to_version_and_back() {
+    let (server, mut node) = publisher().await;
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("www");
     let id = server.api.register(site(dir.path(), "one", &link)).await;
@@ -104,21 +110,13 @@ async fn a_site_goes_from_version_to_version_and_back() {
     std::fs::remove_file(&link).unwrap();
     shows(&link, "one").await;
 
-    let stop = server
-        .api
-        .post("/v1/jobs/default/web/stop", json!({}))
-        .await;
-    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
-    server.api.until_state(&stop, "completed").await;
+    server.api.stopped("web").await;
     assert!(!link.exists());
 }
 
 #[tokio::test]
 async fn an_agent_that_is_killed_at_any_moment_begins_each_once() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&["--external", PUBLISH]);
-    server.api.nodes(1).await;
+    let (server, mut node) = publisher().await;
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("www");
     for round in 0..10_u64 {

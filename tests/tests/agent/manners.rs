@@ -16,12 +16,7 @@ async fn a_check_that_never_answers_fails_and_leaves_nothing_behind() {
     }]);
     let id = server.api.register(job).await;
     server.api.until_state(&id, "failed").await;
-    let stop = server
-        .api
-        .post("/v1/jobs/default/web/stop", json!({}))
-        .await;
-    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
-    server.api.until_state(&stop, "completed").await;
+    server.api.stopped("web").await;
     eventually("nothing is left", async || {
         node.processes().is_empty().then_some(())
     })

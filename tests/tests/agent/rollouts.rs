@@ -198,11 +198,6 @@ async fn start_first_leaves_no_gap_and_a_stop_leaves_nothing() {
         _ = story => {}
         () = asking => {}
     }
-    let stop = server
-        .api
-        .post("/v1/jobs/default/web/stop", json!({}))
-        .await;
-    let stop = stop["deployment_id"].as_str().unwrap().to_owned();
-    server.api.until_state(&stop, "completed").await;
+    server.api.stopped("web").await;
     assert!(nodes[0].processes().is_empty());
 }
