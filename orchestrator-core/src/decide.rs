@@ -47,7 +47,7 @@ pub(crate) fn decide(state: &State, now: Moment) -> Option<Event> {
             if state.members_due && rollout.head.kind != DeploymentKind::Stop {
                 return None;
             }
-            none_wanted(state, rollout)
+            leave_out(state, rollout)
                 .or_else(|| find_places(state, now))
                 .or_else(|| promote(rollout))
                 .or_else(|| next_wave(state, rollout))
@@ -242,7 +242,8 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
     let waits = state.waits_for_turn(slot);
     let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize].state());
     let stays = match state.active() {
-        None => !state.is_outdated(told),
+        // What failed starts nowhere any more.
+        None => !state.is_outdated(told) && (told == state.current || !state.has_failed(told)),
         Some(rollout) => match target(rollout) {
             Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
             _ if rollout.is_forward() => told != rollout.head.to && !state.is_outdated(told),
@@ -359,7 +360,7 @@ fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
             return Some(completed);
         }
         // What is scaled to nothing has shown nothing, and does when it is scaled up again.
-        let hopeless = head.tally.failed > 0 && !may_come && state.replicas != Some(0);
+        let hopeless = head.tally.failed > 0 && !may_come && !none_wanted(state, rollout);
         let cause = Cause::NothingUpdated {
             failed: head.tally.failed,
         };
@@ -403,10 +404,15 @@ fn retire_surplus(state: &State) -> Option<Event> {
     (!slots.is_empty()).then_some(Event::Retired { slots })
 }
 
-/// A version on its way that is to run nowhere: it leaves out all there are.
-fn none_wanted(state: &State, rollout: &Rollout) -> Option<Event> {
-    let none = rollout.is_forward() && state.replicas == Some(0) && !state.surplus.is_empty();
-    none.then(|| Event::Retired {
+/// Whether a version is on its way that is to run nowhere for now.
+pub(crate) fn none_wanted(state: &State, rollout: &Rollout) -> bool {
+    rollout.is_forward() && state.replicas == Some(0)
+}
+
+/// What such a version leaves out: all there are.
+fn leave_out(state: &State, rollout: &Rollout) -> Option<Event> {
+    let any = none_wanted(state, rollout) && !state.surplus.is_empty();
+    any.then(|| Event::Retired {
         slots: state.surplus.iter().copied().collect(),
     })
 }
@@ -438,7 +444,7 @@ fn start(state: &State, now: Moment) -> Option<Event> {
         rollback_of,
     } = state.want?;
     let number = state.deployments + 1;
-    let id = DeploymentId::derive(state.seed, number, now.wall);
+    let id = DeploymentId::derive(state.seed, &state.id, number, now.wall);
     let last = state.rollout.as_ref();
     let taken_back = last.filter(|r| rollback_of == Some(r.head.id));
     if taken_back.is_some_and(|r| r.head.rolled_back_by.is_none()) {

@@ -252,7 +252,7 @@ pub enum Event {
     },
     /// The driver's clock was set back.
     ClockSetBack,
-    /// Nobody listened for a while: deadlines move on by it.
+    /// Nobody listened for a while: deadlines move on by it, and it is no time in which anybody was well.
     Absent {
         /// How long.
         millis: u64,

@@ -28,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use self::fits::fits;
 use self::leases::Leases;
 pub use self::settings::FleetSettings;
+use crate::admit::clip;
 use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{InvalidName, is_name};
@@ -479,13 +480,16 @@ impl Event {
     }
 }
 
+/// The most unknown nodes that a refusal names.
+const UNKNOWN_NAMED_MAX: usize = 10;
+
 /// Why an input was refused; nothing has changed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Rejection {
     /// Nothing can be said about a node that never joined, or was removed.
     #[error("not in the fleet: {}; a node has to join first", names.join(", "))]
     UnknownNodes {
-        /// All unknown names of the input.
+        /// The first unknown names of the input.
         names: Vec<String>,
     },
     /// See [`is_name`].
@@ -692,7 +696,7 @@ fn known<'a>(state: &'a State, name: &NodeName) -> Result<&'a Node, Rejection> {
         .nodes
         .get(name)
         .ok_or_else(|| Rejection::UnknownNodes {
-            names: vec![name.to_string()],
+            names: vec![clip(name)],
         })
 }
 
@@ -701,7 +705,8 @@ fn all_known<'a>(
     names: impl Iterator<Item = &'a NodeName>,
 ) -> Result<(), Rejection> {
     let unknown = names.filter(|name| !state.nodes.contains_key(*name));
-    let names: Vec<String> = unknown.map(|name| name.to_string()).collect();
+    let names = unknown.take(UNKNOWN_NAMED_MAX);
+    let names: Vec<String> = names.map(|name| clip(name)).collect();
     if names.is_empty() {
         Ok(())
     } else {

@@ -116,6 +116,7 @@ use self::fits::fits;
 use self::rules::{admit, apply, decide};
 use self::spec::Order;
 pub use self::spec::{GroupSpec, Member, OnFailure};
+use crate::draw::draw;
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{DeploymentId, JobId};
 #[cfg(doc)]
@@ -132,6 +133,8 @@ pub const GROUP_MEMBERS_MAX: usize = 1000;
 pub struct Group {
     state: State,
     order: Order,
+    /// What tells its orders from those of another group of its name.
+    mark: u64,
 }
 
 impl Group {
@@ -196,7 +199,13 @@ impl Group {
         if !members.eq(&order.jobs) {
             return Err(FormatError::Damaged);
         }
-        Ok(Self { state, order })
+        Ok(Self::of(state, order))
+    }
+
+    fn of(state: State, order: Order) -> Self {
+        let spec = serde_json::to_string(&state.spec).expect("it is names only");
+        let mark = draw(state.created_at.as_millis(), "group", spec.as_bytes());
+        Self { state, order, mark }
     }
 
     fn created(now: Time, spec: GroupSpec) -> Result<Self, SpecErrors> {
@@ -211,7 +220,7 @@ impl Group {
             culprits: BTreeSet::new(),
             members,
         };
-        Ok(Self { state, order })
+        Ok(Self::of(state, order))
     }
 
     /// Takes one input and decides until there is nothing left to decide.
@@ -339,7 +348,8 @@ pub enum Input {
         /// Whether the job is back.
         ok: bool,
     },
-    /// The operator ends it: nothing more starts, what runs is canceled, nothing is rolled back.
+    /// The operator ends it: nothing more starts, what runs is canceled, and no more is rolled back than was ordered
+    /// before.
     Cancel,
 }
 
@@ -538,7 +548,7 @@ pub enum MemberState {
     Stopped,
     /// The group told it to roll back.
     RollingBack,
-    /// Rolled back by the group.
+    /// Rolled back by the group, or canceled by it before it had begun.
     TakenBack,
     /// The rollback that the group ordered failed; a person has to look.
     TakeBackFailed,
@@ -681,7 +691,7 @@ fn words(state: &MemberState) -> String {
         MemberState::Canceling => "being canceled",
         MemberState::Stopped => "canceled and about to be rolled back",
         MemberState::RollingBack => "being rolled back",
-        MemberState::TakenBack => "rolled back by the group",
+        MemberState::TakenBack => "taken back by the group",
         MemberState::TakeBackFailed => "not rolled back by the group",
         MemberState::Blocked { culprit } => return format!("blocked by {culprit}"),
     };

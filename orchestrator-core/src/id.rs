@@ -97,11 +97,13 @@ pub fn is_name(text: &str) -> bool {
 pub struct DeploymentId(Uuid);
 
 impl DeploymentId {
-    pub(crate) fn derive(seed: u64, number: u32, at: Time) -> Self {
+    pub(crate) fn derive(seed: u64, job: &JobId, number: u32, at: Time) -> Self {
         let mut random = [0; 10];
+        // Jobs that share a seed share no id.
+        let of = format!("{job}/{number}");
         let halves = [
-            draw(seed, "id", &number.to_le_bytes()),
-            draw(seed, "id2", &number.to_le_bytes()),
+            draw(seed, "id", of.as_bytes()),
+            draw(seed, "id2", of.as_bytes()),
         ];
         random[..8].copy_from_slice(&halves[0].to_be_bytes());
         random[8..].copy_from_slice(&halves[1].to_be_bytes()[..2]);

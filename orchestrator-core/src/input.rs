@@ -30,8 +30,8 @@ pub enum Input<'a> {
     Members(&'a [Member]),
     /// What a person, or a program for one, wants.
     Command(Request),
-    /// Nobody listened for so long: deadlines, and the waiting for lost nodes, move on by it. To be said once, as
-    /// the first step after a restart of the driver. Where it is left out, a job that was rebuilt takes all time since
+    /// Nobody listened for so long: deadlines, the waiting for lost nodes and what targets have shown of their health
+    /// move on by it, which takes a look at each of them. To be said once, as the first step after a restart of the driver. Where it is left out, a job that was rebuilt takes all time since
     /// its latest entry for nobody's, also if somebody listened in vain; 0 = somebody was there all the time.
     Absent {
         /// Milliseconds; no more than have passed since the last entry are taken.

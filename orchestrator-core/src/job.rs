@@ -584,8 +584,7 @@ impl Asked {
         Self {
             changed: asked().next().is_some(),
             begins: asked().any(|fact| matches!(fact, Event::Requested(_))),
-            leaves_it: asked()
-                .all(|fact| matches!(fact, Event::Scaled { .. } | Event::Retired { .. })),
+            leaves_it: asked().all(|fact| matches!(fact, Event::Scaled { .. })),
         }
     }
 }

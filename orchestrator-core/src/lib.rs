@@ -80,8 +80,8 @@
 //!
 //! The driver does: it hands `now` to every step. It need not be monotone. The job keeps a time of its own
 //! that only grows: a clock set back costs at most the correction, a clock set forward is time that
-//! passed, up to a year for each step. [`Job::wake`] is when the job wants to be stepped though nothing happens; calling earlier, later or
-//! twice does no harm.
+//! passed, up to a year for each step. [`Job::wake`] is when the job wants to be stepped though nothing
+//! happens; calling earlier, later or twice does no harm.
 //!
 //! Deadlines run only while somebody listens. A job that was rebuilt, from a log or a snapshot, takes the time from its
 //! latest entry to its first step for nobody's, and writes that down as a fact; [`Input::Absent`] as the first step says

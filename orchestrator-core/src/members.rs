@@ -93,6 +93,11 @@ impl Members {
         self.loads.get(node as usize).copied().unwrap_or(0)
     }
 
+    /// How many nodes have a name that something speaks of.
+    pub(crate) fn known(&self) -> usize {
+        self.names.used()
+    }
+
     /// One more than the highest node number.
     pub(crate) fn len(&self) -> u32 {
         self.nodes.len() as u32

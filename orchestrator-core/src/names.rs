@@ -28,6 +28,11 @@ impl PartialEq for Names {
 }
 
 impl Names {
+    /// How many there are.
+    pub(crate) fn used(&self) -> usize {
+        self.lens.len() - self.free.len()
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
         self.index
             .find(hash(name), |&number| self.get(number) == name)

@@ -157,7 +157,7 @@ fn fits_in_state(state: &State, entry: &Entry) -> bool {
                 let set: BTreeSet<_> = slots.iter().collect();
                 set.len() == slots.len()
             };
-            started.id == DeploymentId::derive(state.seed, started.number, entry.at)
+            started.id == DeploymentId::derive(state.seed, &state.id, started.number, entry.at)
                 && started.number == state.deployments + 1
                 && !active
                 && version(started.from)

@@ -488,6 +488,12 @@ impl State {
         told != self.current && (self.settled || !self.left_on.contains(&told))
     }
 
+    /// Whether a version's last deployment failed.
+    pub(crate) fn has_failed(&self, version: u32) -> bool {
+        let last = self.heads().find(|head| head.to == version);
+        last.is_some_and(|head| head.state == DeploymentState::Failed)
+    }
+
     /// The newest version before `version` that may be gone back to.
     pub(crate) fn stable_before(&self, version: u32) -> Option<u32> {
         let good = |(&number, v): (&u32, &Version)| (v.stable && !v.rejected).then_some(number);

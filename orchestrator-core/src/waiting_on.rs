@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::decide::too_many_failed;
+use crate::decide::{none_wanted, too_many_failed};
 use crate::event::{Aftermath, Cause, DeploymentKind, DeploymentState};
 use crate::job::Job;
 use crate::rollout::{Head, Rollout};
@@ -120,7 +120,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
             sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
-        None if rollout.is_forward() && state.replicas == Some(0) => WaitingOn::Executions,
+        None if none_wanted(state, rollout) => WaitingOn::Executions,
         None => WaitingOn::ReadyNode,
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use orchestrator_core::spec::{JobType, Placement};
 use orchestrator_core::{
-    Command, DeploymentKind, DeploymentState, Entry, Input, Job, WaitingOn, laws,
+    Command, DeploymentKind, DeploymentState, Entry, Input, Job, Presence, WaitingOn, laws,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -241,11 +241,19 @@ fn finish(story: &mut Story) -> Result<(), TestCaseError> {
             }
             Some(WaitingOn::Executions) => one(story, "scale 1")?,
             Some(WaitingOn::Members) => return Err(TestCaseError::fail("they were listed")),
-            Some(WaitingOn::ReadyNode) | None => {
-                // Nothing to run on, or nothing to run: what remains is a person.
+            Some(WaitingOn::ReadyNode) => {
+                // More executions than nodes, and no two on one: what remains is a person.
+                let spec = story.job.spec(record.to_version);
+                let distinct = spec.map(|s| s.placement);
+                prop_assert!(
+                    matches!(distinct, Some(Placement::Replicas { distinct: true, .. })),
+                    "every node is there: {}",
+                    record.status.message
+                );
                 prop_assert_eq!(record.status.updated_nodes, 0, "{}", record.status.message);
                 one(story, "cancel")?;
             }
+            None => return Err(TestCaseError::fail("it waits for nothing")),
         }
     }
     Err(TestCaseError::fail(format!(
@@ -449,6 +457,27 @@ proptest! {
         prop_assert_eq!(story.job.seq(), seq, "too early");
         one(&mut story, "pass 1ms")?;
         prop_assert!(story.job.seq() > seq, "woken for nothing");
+    }
+
+    /// Who scales down ends what does not run before what does.
+    #[test]
+    fn a_scaling_leaves_what_runs(script in script(), replicas in 0..=8_u32) {
+        // Work that is done is not to be lost either, and cannot be told apart from outside.
+        let batch = script.0.iter().any(|line| line.contains("batch"));
+        let mut story = play(&script)?;
+        if batch || story.job.waiting_on().is_some() {
+            return Ok(());
+        }
+        let running = |story: &Story| -> usize {
+            let ready = story.job.nodes().filter(|n| story.job.presence(n) == Some(Presence::Ready));
+            ready.map(|node| story.job.desired(node).len()).sum()
+        };
+        let before = running(&story);
+        let scaled = Command::Scale { replicas };
+        if story.step(scaled.into()).is_ok() {
+            let (after, least) = (running(&story), before.min(replicas as usize));
+            prop_assert!(after >= least, "{before} ran, {after} run");
+        }
     }
 
     /// A rejected command changes nothing, and a plan changes nothing either.

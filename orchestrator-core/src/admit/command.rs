@@ -1,6 +1,7 @@
 //! What operators ask for.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Admitted, Rejection, clip, listed};
@@ -64,17 +65,19 @@ pub(crate) fn command(state: &State, request: &Request) -> Result<Admitted, Reje
                 return Err(Rejection::TooManyReplicas(*replicas));
             }
             Some(now) => {
-                // Also of versions that may be gone back to: a person has said how many there are to be.
+                let scaled = scale(state, *replicas);
+                // A person means it also of the versions that may be gone back to.
                 let other = |v: &Version| match v.spec.placement {
                     Placement::Replicas { count, .. } => count != *replicas,
                     Placement::Every => false,
                 };
-                let mut facts = Vec::new();
-                if now != *replicas || state.versions.values().any(other) {
-                    facts.push(scale(state, now, *replicas));
+                let same = now == *replicas && !state.versions.values().any(other);
+                let none = matches!(&scaled, Event::Scaled { retired, .. } if retired.is_empty());
+                if same && none {
+                    Vec::new()
+                } else {
+                    vec![scaled]
                 }
-                facts.extend(superfluous(state, facts.first()));
-                facts
             }
         },
         Command::Promote(id) => vec![promote(state, *id)?],
@@ -187,7 +190,11 @@ fn register(
             && now != count
         {
             // Which of them go is known once it is known where they may run.
-            facts.push(scale(&after(state, &facts), now, count));
+            let mut listed = Cow::Borrowed(state);
+            for fact in &facts {
+                apply::facts(listed.to_mut(), fact, &mut Vec::new());
+            }
+            facts.push(scale(&listed, count));
         }
         return Ok(facts);
     }
@@ -241,55 +248,70 @@ fn same_but_replicas(a: &JobSpec, b: &JobSpec) -> bool {
         && *workload == b.workload
 }
 
-/// The state with these facts taken in.
-fn after<'a>(state: &'a State, facts: impl IntoIterator<Item = &'a Event>) -> Cow<'a, State> {
-    let mut after = Cow::Borrowed(state);
-    for fact in facts {
-        apply::facts(after.to_mut(), fact, &mut Vec::new());
-    }
-    after
-}
-
-/// Executions that a deployment which did not complete has left out, and that a scaling has no use for.
-fn superfluous(state: &State, scaled: Option<&Event>) -> Option<Event> {
-    if state.surplus.is_empty() || state.active().is_some() || state.want.is_some() {
-        return None;
-    }
-    let slots: Vec<u32> = after(state, scaled).surplus.iter().copied().collect();
-    (!slots.is_empty()).then_some(Event::Retired { slots })
-}
-
-fn scale(state: &State, now: u32, replicas: u32) -> Event {
-    let mut retired = Vec::new();
-    if replicas < now {
-        let own = |&slot: &u32| state.slots[slot as usize].live && !state.surplus.contains(&slot);
-        let mut slots: Vec<u32> = (0..state.slots.len() as u32).filter(own).collect();
-        // First what runs nowhere, then what may not run, then what does not run what it should or was not seen well
-        // there, then the youngest.
-        let is_good = |slot: u32| {
-            let Slot { told, stage, .. } = state.slots[slot as usize];
-            state.active().is_some() || told == state.current && stage != Stage::Unproven
+/// So many executions: who stays is chosen among those that are wanted and, where no deployment goes on, those that
+/// one which did not complete has left out.
+fn scale(state: &State, replicas: u32) -> Event {
+    // Before it is known which nodes match nobody knows who is left out.
+    let choose = state.active().is_none() && state.want.is_none() && !state.members_due;
+    let live = |&slot: &u32| state.slots[slot as usize].live;
+    let all = (0..state.slots.len() as u32).filter(live);
+    let (own, mut left_out): (Vec<u32>, Vec<u32>) =
+        all.partition(|slot| !state.surplus.contains(slot));
+    left_out.retain(|_| choose);
+    let keep = replicas as usize;
+    if own.len() <= keep && left_out.is_empty() {
+        return Event::Scaled {
+            replicas,
+            retired: Vec::new(),
         };
-        slots.sort_by_key(|&slot| {
-            (
-                !state.unplaced.contains(&slot),
-                state.is_ready(slot),
-                is_good(slot),
-                std::cmp::Reverse(slot),
-            )
-        });
-        // Canaries that wait for a promotion stay by their share, and one of them at least: neither is a version to
-        // run on more nodes than before, nor are all of the proven one to go.
-        let (canaries, others): (Vec<u32>, Vec<u32>) =
-            slots.into_iter().partition(|&slot| state.is_canary(slot));
-        let (all, keep) = ((canaries.len() + others.len()).max(1), replicas as usize);
-        let share = (canaries.len() * keep / all).max(1).min(keep);
-        let spare = canaries.len().saturating_sub(share);
-        let less = (now - replicas) as usize - spare;
-        retired = canaries.into_iter().take(spare).collect();
-        retired.extend(others.into_iter().take(less));
     }
+    let spare = |slot: u32| {
+        state
+            .spare
+            .contains(&(state.slots[slot as usize].told, slot))
+    };
+    let mut best: Vec<u32> = (own.iter().copied())
+        .chain(left_out.iter().copied().filter(|&slot| spare(slot)))
+        .collect();
+    best.sort_by_cached_key(|&slot| (std::cmp::Reverse(worth(state, slot)), slot));
+    if state.distinct() {
+        let mut nodes = BTreeSet::new();
+        best.retain(|&slot| !spare(slot) || nodes.insert(state.slots[slot as usize].node));
+    }
+    // Canaries that wait for a promotion stay by their share, and one of them at least: neither is a version to
+    // run on more nodes than before, nor are all of the proven one to go.
+    let (canaries, others): (Vec<u32>, Vec<u32>) =
+        best.into_iter().partition(|&slot| state.is_canary(slot));
+    let share = (canaries.len() * keep / own.len().max(1)).max(1);
+    let share = share.min(keep).min(canaries.len());
+    let stay: BTreeSet<u32> = (canaries.into_iter().take(share))
+        .chain(others.into_iter().take(keep - share))
+        .collect();
+    let candidates = own.into_iter().chain(left_out);
+    let retired = candidates.filter(|slot| !stay.contains(slot)).collect();
     Event::Scaled { replicas, retired }
+}
+
+/// How little an execution would be missed, the least first: what runs nowhere, what may not run, what runs nothing,
+/// what does not run what it should or was not seen well there.
+fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
+    let Slot { told, stage, .. } = state.slots[slot as usize];
+    let good = match state.active() {
+        Some(rollout) => match state.target_of(slot).map(|t| &rollout.targets[t as usize]) {
+            Some(target) => match target.state() {
+                TargetState::Failed => 0,
+                TargetState::Pending | TargetState::Skipped => 1,
+                TargetState::Updating | TargetState::Observing => 2,
+                TargetState::Updated => 3 + u8::from(target.is_well()),
+            },
+            // It runs what the others go to already.
+            None => 5,
+        },
+        None if told == 0 => 0,
+        None if state.current != 0 && told != state.current => 1,
+        None => 2 + u8::from(stage != Stage::Unproven),
+    };
+    (!state.unplaced.contains(&slot), state.is_ready(slot), good)
 }
 
 fn restart(state: &State) -> Result<Event, Rejection> {

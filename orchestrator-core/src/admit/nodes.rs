@@ -30,7 +30,7 @@ fn check_room<'a>(
     most: usize,
     names: impl Iterator<Item = &'a str>,
 ) -> Result<(), Rejection> {
-    let known = state.members.len() as usize;
+    let known = state.members.known();
     if known + most <= NODES_MAX {
         return Ok(());
     }

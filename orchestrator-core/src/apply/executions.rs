@@ -333,6 +333,8 @@ pub(super) fn at_work(state: &State, slot: u32) -> bool {
 
 pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects: &mut Vec<Effect>) {
     let have = state.replicas.replace(replicas).unwrap_or(0);
+    let own = |slot: &&u32| !state.surplus.contains(slot);
+    let left = have.saturating_sub(retired.iter().filter(own).count() as u32);
     // Also of those that may be gone back to: it was no version that said so.
     for version in state.versions.values_mut() {
         if let Placement::Replicas { count, .. } = &mut Arc::make_mut(&mut version.spec).placement {
@@ -353,7 +355,7 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
         let wanted = &mut rollout(state).head.canaries_wanted;
         *wanted = wanted.saturating_sub(canaries).max(1);
     }
-    replace(state, replicas.saturating_sub(have));
+    replace(state, replicas.saturating_sub(left));
 }
 
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {

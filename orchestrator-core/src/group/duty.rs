@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Group, Input, MemberState, MemberStatus, Outcome};
 use crate::admit::Rejection;
-use crate::draw::draw;
 use crate::event::Standing;
 use crate::id::DeploymentId;
 use crate::input::{Command, Request};
@@ -188,13 +187,12 @@ impl Group {
 
     /// Of this very group, also if a later one has its name; within what a job [keeps](crate::KEY_BYTES_MAX).
     fn key(&self, order: &str) -> String {
-        let spec = serde_json::to_string(&self.state.spec).expect("it is names only");
-        let group = draw(self.state.created_at.as_millis(), "group", spec.as_bytes());
         // Names are ASCII.
         let name = &self.state.spec.name;
         format!(
-            "group/{}/{group:016x}/{order}",
-            &name[..name.len().min(100)]
+            "group/{}/{:016x}/{order}",
+            &name[..name.len().min(100)],
+            self.mark
         )
     }
 }

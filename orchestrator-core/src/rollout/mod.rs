@@ -137,7 +137,8 @@ pub(crate) struct Failure {
 /// Whose turn is next: first the planned order, then those that came late.
 ///
 /// May name targets that are no longer pending; they are passed over. The late ones go by their number:
-/// nodes that are back have been planned before those that joined.
+/// nodes that are back have been planned before those that joined, and who joins in the place of one that went has
+/// that one's turn.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Queue {
     pub(crate) next: u32,

@@ -130,7 +130,8 @@ impl Run<'_> {
             self.parts.parts.first().map(|part| part.id)
         };
         let deployment = any.unwrap_or_else(|| {
-            DeploymentId::derive(self.settings.seed, 999, self.driver.clock(self.world.now))
+            let now = self.driver.clock(self.world.now);
+            DeploymentId::derive(self.settings.seed, self.driver.job.id(), 999, now)
         });
         let command = match self.folly.pick(14) {
             0 | 1 => Command::Pause(deployment),
