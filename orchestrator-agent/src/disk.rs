@@ -1,22 +1,28 @@
 //! Files that are whole or not there.
 
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The longest file that is read.
-const BYTES_MAX: u64 = 64 << 20;
+pub(crate) const BYTES_MAX: u64 = 64 << 20;
+/// The deepest directory that is taken away: each level costs an open file.
+const DEPTH_MAX: u32 = 512;
 
 /// Writes a file in place of the former one: after a crash it is one or the other. Nobody else may read it.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes, true)
 }
 
-/// The same for what need not survive a power cut: no process does.
+/// The same for what is of no use after a power cut, and may be found empty then.
 pub(crate) fn note(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes, false)
 }
@@ -57,6 +63,81 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
+/// The same of what can be had again: what cannot be understood, after a power cut or a full disk, is put aside and
+/// counts as not there.
+pub(crate) fn read_or_put_aside<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let read = read_json(path);
+    let Err(why) = &read else {
+        return read;
+    };
+    if !matches!(
+        why.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    ) {
+        return read;
+    }
+    let aside = path.with_extension("damaged");
+    tracing::error!(path = %path.display(), aside = %aside.display(), %why, "a damaged file is put aside");
+    fs::rename(path, aside)?;
+    Ok(None)
+}
+
+/// Takes away a directory and all that is in it, but nothing of another file system, nor of a directory that is
+/// mounted there: what a workload has mounted is not ours. No link is followed, whoever makes one meanwhile.
+pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    let device = rustix::fs::fstat(&dir)?.st_dev;
+    clear(&dir, device, DEPTH_MAX).map_err(|why| {
+        let kind = io::Error::from(why).kind();
+        let mounted = matches!(why, Errno::XDEV | Errno::BUSY);
+        let hint = if mounted {
+            "something is mounted in it: unmount that"
+        } else {
+            "it cannot be emptied"
+        };
+        io::Error::new(kind, format!("{}: {hint}: {why}", path.display()))
+    })?;
+    fs::remove_dir(path)
+}
+
+fn clear(dir: &OwnedFd, device: u64, depth: u32) -> Result<(), Errno> {
+    let deeper = depth.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match unlinkat(dir, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(Errno::NOENT) => continue,
+            removed => {
+                removed?;
+                continue;
+            }
+        }
+        clear(&enter(dir, name, device)?, device, deeper)?;
+        unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+/// A directory in another one, if nothing is mounted on it.
+fn enter(dir: &OwnedFd, name: &CStr, device: u64) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let here = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
+    let child = match openat2(dir, name, flags, Mode::empty(), here) {
+        // A kernel before 5.6, or a sandbox that knows no newer one: a mount of the same file system is not seen.
+        Err(Errno::NOSYS | Errno::PERM) => openat(dir, name, flags, Mode::empty())?,
+        opened => opened?,
+    };
+    if rustix::fs::fstat(&child)?.st_dev != device {
+        return Err(Errno::XDEV);
+    }
+    Ok(child)
+}
+
 /// What some bytes amount to, the same for every version of this program (FNV-1a). A single byte that is another changes it.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -80,5 +161,87 @@ pub(crate) fn hold(path: &Path) -> io::Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(why)) => Err(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_goes_with_all_that_is_in_it_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gone, kept) = (dir.path().join("gone"), dir.path().join("kept"));
+        fs::create_dir_all(gone.join("a/b/c")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        for path in [
+            gone.join("a/file"),
+            gone.join("a/b/c/file"),
+            kept.join("file"),
+        ] {
+            fs::write(path, "x").unwrap();
+        }
+        symlink(&kept, gone.join("a/link")).unwrap();
+        remove_directory(&gone).unwrap();
+        assert!(!gone.exists());
+        assert!(kept.join("file").exists());
+
+        let mut deep = gone.clone();
+        fs::create_dir(&deep).unwrap();
+        for _ in 0..=DEPTH_MAX {
+            deep.push("d");
+            fs::create_dir(&deep).unwrap();
+        }
+        let why = remove_directory(&gone).unwrap_err().to_string();
+        assert!(why.contains("cannot be emptied"), "{why}");
+        let why = remove_directory(&gone.join("nothing")).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_directory_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gone, kept) = (dir.path().join("gone"), dir.path().join("kept"));
+        fs::create_dir_all(gone.join("work/data")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("precious"), "x").unwrap();
+        let at = gone.join("work/data");
+        let mounted = Command::new("mount")
+            .arg("--bind")
+            .args([&kept, &at])
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            println!("skipped: nothing can be mounted here");
+            return;
+        }
+        let removed = remove_directory(&gone);
+        let left = kept.join("precious").exists();
+        let unmounted = Command::new("umount").arg(&at).status().unwrap();
+        assert!(unmounted.success() && left);
+        let why = removed.unwrap_err().to_string();
+        assert!(why.contains("something is mounted in it"), "{why}");
+        remove_directory(&gone).unwrap();
+        assert!(!gone.exists() && kept.join("precious").exists());
+    }
+
+    #[test]
+    fn what_is_damaged_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers.json");
+        for damaged in ["", "{", "\"x\""] {
+            fs::write(&path, damaged).unwrap();
+            assert!(read_json::<u32>(&path).is_err());
+            assert_eq!(read_or_put_aside::<u32>(&path).unwrap(), None);
+            assert!(!path.exists());
+            assert_eq!(
+                fs::read_to_string(dir.path().join("numbers.damaged")).unwrap(),
+                damaged
+            );
+        }
+        replace_json(&path, &7).unwrap();
+        assert_eq!(read_or_put_aside::<u32>(&path).unwrap(), Some(7));
     }
 }

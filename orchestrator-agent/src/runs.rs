@@ -191,7 +191,7 @@ impl Run {
             artifact: self.artifact.clone(),
             document: self.document.clone(),
         };
-        disk::note_json(&self.dir.join("run.json"), &kept)
+        disk::replace_json(&self.dir.join("run.json"), &kept)
     }
 
     /// Writes down what an operator should know of it. It is said once, however often it is found.
@@ -264,7 +264,11 @@ pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
             for dir in directories(&job)? {
                 match disk::read_json::<Kept>(&dir.join("run.json")) {
                     Ok(Some(kept)) => found.push(restore(kept, dir)),
-                    Ok(None) => std::fs::remove_dir_all(&dir)?,
+                    Ok(None) => {
+                        if let Err(why) = disk::remove_directory(&dir) {
+                            tracing::error!(%why, "what is left of a run cannot be taken away");
+                        }
+                    }
                     Err(why) => tracing::error!(dir = %dir.display(), %why, "a run cannot be read"),
                 }
             }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
@@ -51,6 +51,8 @@ pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
 
 /// How long output may still come after the end, from whoever has taken it along.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+/// What starts others as it is killed is killed so many times.
+const KILLS_MAX: usize = 100;
 
 /// What to start.
 #[derive(Debug, Deserialize, Serialize)]
@@ -165,7 +167,7 @@ fn run(dir: &Path) -> io::Result<()> {
         Ok(child) => child,
         Err(why) => {
             let why = format!("{}: {why}", launch.program);
-            disk::note_json(&dir.join(ENDED), &Ended::cannot_start(why.clone()))?;
+            disk::replace_json(&dir.join(ENDED), &Ended::cannot_start(why.clone()))?;
             return Err(io::Error::other(why));
         }
     };
@@ -180,7 +182,7 @@ fn run(dir: &Path) -> io::Result<()> {
         // Nobody could stop it.
         end_group(pid);
         let _ = child.wait();
-        disk::note_json(&dir.join(ENDED), &Ended::cannot_start(why.to_string()))?;
+        disk::replace_json(&dir.join(ENDED), &Ended::cannot_start(why.to_string()))?;
         return Err(why);
     }
     say("up");
@@ -210,7 +212,7 @@ fn run(dir: &Path) -> io::Result<()> {
         cannot_start: None,
         ran_millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    disk::note_json(&dir.join(ENDED), &ended)
+    disk::replace_json(&dir.join(ENDED), &ended)
 }
 
 /// If it was killed for want of memory, that is said where people look: nothing else tells them.
@@ -329,20 +331,54 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
     (!is_zombie).then_some(started)
 }
 
+/// Kills what a shim that was killed has left: its whole session, whatever that has made of its environment; answers
+/// how many.
+pub(crate) fn kill_session(left: &Process) -> usize {
+    // While one of it lives nobody else's session has this number.
+    if !left.is_alive() {
+        return 0;
+    }
+    let mut killed = 0;
+    for _ in 0..KILLS_MAX {
+        let of_session = |pid: &i32| session(*pid) == Some(left.shim);
+        let members: Vec<i32> = processes().filter(of_session).collect();
+        let all = members.len();
+        let kill = |pid: &i32| {
+            Pid::from_raw(*pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+        };
+        killed += members.iter().filter(|pid| kill(pid)).count();
+        if all == 0 {
+            break;
+        }
+    }
+    killed
+}
+
+/// The session that a process is in, if it runs.
+fn session(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    (fields.next()? != "Z").then_some(())?;
+    fields.nth(2)?.parse().ok()
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+}
+
 /// Kills whatever carries the mark of this run; answers how many.
 pub(crate) fn kill_strays(dir: &Path) -> usize {
     let mark = format!("{RUN}={}", dir.to_string_lossy());
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let strays = pids.filter(|pid| *pid != own).filter(|pid| {
+    let strays = processes().filter(|pid| *pid != own).filter(|pid| {
         let env = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         env.split(|byte| *byte == 0)
             .any(|variable| variable == mark.as_bytes())
     });
     let killed = strays.filter(|pid| {
         let pid = Pid::from_raw(*pid);
-        pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     });
     killed.count()
 }

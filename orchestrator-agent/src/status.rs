@@ -1,6 +1,8 @@
 //! The status page: a JSON document for whoever connects to the socket in the data directory.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +23,12 @@ pub(crate) type Question = oneshot::Sender<Value>;
 pub(crate) async fn serve(path: PathBuf, questions: mpsc::Sender<Question>) {
     // Left by a former agent; that no other one lives the lock says.
     let _ = std::fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
+    let listener = UnixListener::bind(&path).and_then(|listener| {
+        // Whatever the umask is.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    let listener = match listener {
         Ok(listener) => listener,
         Err(why) => {
             tracing::warn!(path = %path.display(), %why, "no status page");

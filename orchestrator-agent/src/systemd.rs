@@ -31,19 +31,23 @@ fn send(socket: &OsStr, what: &str) -> io::Result<()> {
     sender.send_to_addr(what.as_bytes(), &address).map(drop)
 }
 
+/// No manager has to hear more often.
+const OFTEN: Duration = Duration::from_millis(10);
+
 /// Tells it again and again that this thread goes on, where it watches that.
 pub(crate) async fn live() -> Infallible {
     let variable = |name| std::env::var(name).ok();
     let own = std::process::id().to_string();
     let micros = variable("WATCHDOG_USEC")
         .filter(|_| variable("WATCHDOG_PID").is_none_or(|pid| pid == own))
-        .and_then(|micros| micros.parse().ok());
+        .and_then(|micros| micros.parse().ok())
+        .filter(|micros| *micros > 0);
     let Some(patience) = micros.map(Duration::from_micros) else {
         return std::future::pending().await;
     };
     loop {
         tell("WATCHDOG=1");
-        tokio::time::sleep(patience / 2).await;
+        tokio::time::sleep((patience / 2).max(OFTEN)).await;
     }
 }
 

@@ -32,7 +32,8 @@ impl Accepted {
     pub(super) fn open(dir: &Path, accept_older: bool) -> io::Result<Self> {
         let path = dir.join("desired.json");
         Ok(Self {
-            received: disk::read_json(&path)?,
+            // The server says it again.
+            received: disk::read_or_put_aside(&path)?,
             path,
             accept_older,
             refused: None,
@@ -150,7 +151,10 @@ impl Work {
                 .get(key)
                 .is_some_and(|wanted| wanted.generation == generation)
         };
-        self.outbox.retain(is_wanted);
+        // What stops because this agent leaves is wanted still, and so is what there was to say of it.
+        if !self.draining {
+            self.outbox.retain(is_wanted);
+        }
         let over: Vec<Key> = self
             .told
             .keys()

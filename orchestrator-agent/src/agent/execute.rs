@@ -17,10 +17,13 @@ use crate::health::Sight;
 use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Mark, Run, RunId};
+use crate::shim::Ended;
 use crate::workload::{Port, Workload};
 
 /// How soon somebody is asked again who has not answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What keeps a run from being forgotten lasts.
+const FORGET_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 pub(super) type Events = mpsc::UnboundedSender<Event>;
 
@@ -196,6 +199,10 @@ impl Work {
             Event::Fetched(artifact, fetched) => self.fetched(artifact, fetched),
             Event::Forgotten(id, Err(why)) => {
                 tracing::warn!(run = %id, %why, "a run cannot be forgotten");
+                let again = self.now() + FORGET_AGAIN_AFTER;
+                if let Some(live) = self.lives.get_mut(&id) {
+                    live.forget_again = Some(again);
+                }
                 self.look(&id);
             }
         }
@@ -235,13 +242,21 @@ impl Work {
         // Who looked first may be heard last: a run never comes back.
         let is_old = match live.phase {
             Phase::Planned => false,
-            Phase::Running => looked == Look::Absent,
+            // Unless who waited for its end was told so.
+            Phase::Running => {
+                let waits = live.waits.as_ref();
+                looked == Look::Absent && waits.is_none_or(|waits| !waits.0.is_finished())
+            }
             Phase::Ended { .. } => true,
         };
         if is_old {
             return;
         }
         let run = live.run.clone();
+        let looked = match looked {
+            Look::Absent if live.phase == Phase::Running => Ended::unseen().into(),
+            looked => looked,
+        };
         match looked {
             Look::Absent => live.phase = Phase::Planned,
             Look::Running => {

@@ -260,6 +260,8 @@ struct Live {
     busy: bool,
     asked: Option<Moment>,
     killed: Option<Moment>,
+    /// It could not be forgotten, and is not tried again before that.
+    forget_again: Option<Moment>,
     /// Since when it runs, as far as this agent knows.
     since: Moment,
     tally: Tally,
@@ -287,6 +289,7 @@ impl Live {
             is_fresh: true,
             asked: None,
             killed: None,
+            forget_again: None,
             busy: false,
             since: now,
             tally: Tally::new(&run.workload, true),
@@ -305,7 +308,7 @@ impl Live {
             is_wanted: self.is_wanted,
             row: self.run.row,
             phase: self.phase.clone(),
-            busy: self.busy,
+            busy: self.busy || self.forget_again.is_some_and(|again| now < again),
             ready: self.tally.is_ready(now.saturating_sub(self.since)),
             asked: self.asked,
             killed: self.killed,

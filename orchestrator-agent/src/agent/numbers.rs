@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::disk;
 
@@ -22,7 +23,13 @@ pub(super) struct Numbers {
 impl Numbers {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join("numbers.json");
-        let base = disk::read_json(&path)?.unwrap_or(0);
+        let is_new = !path.exists();
+        let base = match disk::read_or_put_aside(&path)? {
+            Some(base) => base,
+            None if is_new => 0,
+            // Above all that can have been used: nobody reports more often than once a second.
+            None => seconds_now(),
+        };
         Ok(Self {
             path,
             base,
@@ -50,6 +57,13 @@ impl Numbers {
     }
 }
 
+fn seconds_now() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +85,13 @@ mod tests {
             assert!(numbers.after(0) > numbers.base);
         }
         assert!(last < 5 * (700 + 2 * BLOCK));
+    }
+
+    #[test]
+    fn numbers_grow_though_their_mark_was_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let last = Numbers::open(dir.path()).unwrap().after(100_000);
+        std::fs::write(dir.path().join("numbers.json"), "").unwrap();
+        assert!(Numbers::open(dir.path()).unwrap().after(0) > last);
     }
 }

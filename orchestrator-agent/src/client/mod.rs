@@ -36,6 +36,8 @@ use crate::runs::RunId;
 use crate::settings::Token;
 use crate::wire::{Desired, Join, Joined};
 
+/// About as long as an identity is on disk.
+const IDENTITY_BYTES: usize = 1024;
 /// The longest other answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -190,6 +192,12 @@ impl Client {
             facts: self.facts.clone(),
         };
         let given = self.token.as_ref().map(|token| &token.0);
+        if own.is_none() {
+            // A join token is good once: it is not to be used up for an identity that cannot be kept.
+            let probe = self.identity.with_extension("probe");
+            disk::replace(&probe, &[b' '; IDENTITY_BYTES])?;
+            std::fs::remove_file(&probe)?;
+        }
         let tried = self.join_with(&join, own.as_ref().or(given)).await;
         let joined = match tried {
             // A new join token may be good where the node's own is not.
@@ -198,14 +206,21 @@ impl Client {
             }
             tried => tried?,
         };
-        if let Some(token) = &joined.token {
+        if joined.token.is_some() {
+            own.clone_from(&joined.token);
+        }
+        if let Some(token) = own
+            && self.own_token().as_ref() != Some(token)
+        {
             let identity = Identity {
                 server: self.url.clone(),
                 node: self.node.to_string(),
                 token: token.clone(),
             };
-            disk::replace_json(&self.identity, &identity)?;
-            *own = Some(token.clone());
+            // It goes on with it, and tries to keep it again when it connects again.
+            if let Err(why) = disk::replace_json(&self.identity, &identity) {
+                tracing::error!(%why, "the node's identity cannot be kept: after a restart it has to join anew");
+            }
         }
         Ok(joined)
     }

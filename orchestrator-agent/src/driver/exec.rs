@@ -10,6 +10,8 @@
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
+//! A command check runs as the program does: its user, its directory, its environment.
+//!
 //! When the program ends, what is left of its process group is killed. Where it has a control group, because
 //! the job has `resources`, so is all that is in that.
 
@@ -22,7 +24,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
@@ -308,7 +311,17 @@ impl Driver for Exec {
                 return Ok(());
             }
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
-            kill_process_group(pid, signal.unwrap_or(Signal::TERM))?;
+            let signal = signal.unwrap_or(Signal::TERM);
+            let told = kill_process_group(pid, signal);
+            // It may have gone to another group.
+            match told {
+                Err(Errno::SRCH) => kill_process(pid, signal)?,
+                told if signal == Signal::KILL => {
+                    let _ = kill_process(pid, signal);
+                    told?;
+                }
+                told => told?,
+            }
             Ok(())
         })
     }
@@ -320,11 +333,17 @@ impl Driver for Exec {
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
         Box::pin(async {
             let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-            let child = Command::new(program)
+            let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
+            let launch = launch.ok_or(io::ErrorKind::NotFound)?;
+            let mut command = Command::new(program);
+            if let Some((user, group)) = launch.user {
+                command.uid(user).gid(group);
+            }
+            let child = command
                 .args(args)
                 .env_clear()
-                .envs(run.environment())
-                .current_dir(run.dir.join("work"))
+                .envs(launch.env)
+                .current_dir(launch.directory)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -346,7 +365,7 @@ impl Driver for Exec {
             for group in groups(&run.dir)? {
                 remove(&group).await?;
             }
-            std::fs::remove_dir_all(&run.dir)
+            super::remove(&run.dir).await
         })
     }
 
@@ -400,7 +419,7 @@ async fn remove(group: &Group) -> io::Result<()> {
 }
 
 fn look(dir: &Path) -> io::Result<Look> {
-    let ended = || disk::read_json::<Ended>(&dir.join(shim::ENDED));
+    let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
     if let Some(ended) = ended()? {
         return Ok(ended.into());
     }
@@ -415,7 +434,8 @@ fn look(dir: &Path) -> io::Result<Look> {
         return Ok(Look::Absent);
     }
     // The shim was killed. Whatever it started has nobody to write its end down, so it ends here.
-    let killed = shim::kill_strays(dir);
+    let left = process(dir)?.map_or(0, |process| shim::kill_session(&process));
+    let killed = left + shim::kill_strays(dir);
     groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
     let ended = Ended::unseen();

@@ -193,7 +193,7 @@ impl External {
 
     async fn state(&self, run: &Run) -> io::Result<Look> {
         let noted = run.dir.join(ENDED);
-        if let Some(ended) = disk::read_json::<Ended>(&noted)? {
+        if let Some(ended) = disk::read_or_put_aside::<Ended>(&noted)? {
             return Ok(ended.into());
         }
         if !run.dir.join(BEGUN).exists() {
@@ -219,7 +219,7 @@ impl External {
             self.ask(run, "forget", json!({}), self.limits.forget)
                 .await?;
         }
-        std::fs::remove_dir_all(&run.dir)
+        super::remove(&run.dir).await
     }
 }
 
@@ -233,8 +233,17 @@ impl Driver for External {
             let Err(why) = self.begin(run).await else {
                 return Ok(());
             };
+            // A program that cannot be run has begun nothing.
+            let never = matches!(
+                why.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            );
             let why = why.to_string();
-            match self.state(run).await {
+            let state = match never {
+                true => Ok(Look::Absent),
+                false => self.state(run).await,
+            };
+            match state {
                 // It lives after all.
                 Ok(Look::Running) => Ok(()),
                 Ok(Look::Absent | Look::Ended { .. }) => {

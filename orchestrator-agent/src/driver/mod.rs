@@ -9,14 +9,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::usage::Usage;
+use crate::disk;
 use crate::plan::End;
 use crate::runs::{Run, RunId};
 use crate::workload::Workload;
+
+/// Takes a run's directory away, aside: it may be large.
+async fn remove(dir: &Path) -> io::Result<()> {
+    let dir = dir.to_owned();
+    let removed = tokio::task::spawn_blocking(move || disk::remove_directory(&dir)).await;
+    removed.map_err(io::Error::other)?
+}
 
 /// Something that goes on for a while.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

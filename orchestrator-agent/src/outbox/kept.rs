@@ -13,8 +13,8 @@
 //! written yet.
 
 use std::convert::Infallible;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,8 +61,11 @@ struct Thinned {
 impl Kept {
     /// What is in the file, oldest first, and what became of others.
     pub(super) fn open(path: PathBuf) -> (Self, Vec<Letter>, Counts) {
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let mut bytes = Vec::new();
+        let found =
+            File::open(&path).and_then(|file| file.take(disk::BYTES_MAX).read_to_end(&mut bytes));
+        let bytes = match found {
+            Ok(_) => bytes,
             Err(why) if why.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(why) => {
                 // An agent without them works as well.
@@ -186,6 +189,7 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use super::super::tests::{counted, letter};

@@ -278,16 +278,20 @@ impl RestartDocument {
             true => (Policy::OnFailure, Some(3)),
             false => (Policy::Always, None),
         };
+        let backoff = span_or(self.backoff, 1).max(INTERVAL_MIN);
         Restart {
             policy: self.policy.unwrap_or(policy),
             attempts: self.attempts.or(attempts),
-            backoff: span_or(self.backoff, 1).max(INTERVAL_MIN),
-            backoff_max: span_or(self.backoff_max, 60),
+            backoff,
+            backoff_max: span_or(self.backoff_max, 60).max(backoff),
             reset_after: span_or(self.reset_after, 60),
             put_back: self.put_back,
         }
     }
 }
+
+/// The longest time that a document may name.
+const SPAN_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A length of time as people write it.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -299,8 +303,11 @@ impl TryFrom<String> for Span {
 
     fn try_from(text: String) -> Result<Self, String> {
         let read = humantime::parse_duration(&text);
-        read.map(Self)
-            .map_err(|_| format!("{text:?} is no length of time such as \"30s\""))
+        let span = read.map_err(|_| format!("{text:?} is no length of time such as \"30s\""))?;
+        if span > SPAN_MAX {
+            return Err(format!("{text:?} is too long: no more than a year"));
+        }
+        Ok(Self(span))
     }
 }
 

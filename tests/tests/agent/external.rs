@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use orchestrator_agent::Leave;
 use serde_json::{Value, json};
 
 use crate::artifacts::{packed, sha256};
@@ -141,4 +142,22 @@ async fn an_agent_that_is_killed_at_any_moment_begins_each_once() {
         "{status:#}\n{}",
         node.log()
     );
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_cannot_start_anything() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--external", "publish=/nowhere/publish"]);
+    server.api.nodes(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("www");
+    let id = server.api.register(site(dir.path(), "one", &link)).await;
+    server.api.until_state(&id, "failed").await;
+    let targets = server.api.targets(&id).await;
+    assert!(
+        targets.contains("/nowhere/publish start: No such file"),
+        "{targets}"
+    );
+    node.leave(Leave::Drained).await;
 }

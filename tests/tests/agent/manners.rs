@@ -24,6 +24,22 @@ async fn a_check_that_never_answers_fails_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_check_may_do_no_more_than_its_workload() {
+    let server = Server::start().await;
+    let _node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = service(&[], rolling());
+    job["config"] = json!({ "command": ["sleep", "1000"], "user": "nobody" });
+    job["checks"] = json!([{
+        "type": "command", "command": ["sh", "-c", "test $(id -un) = nobody && touch here"],
+        "interval": "100ms", "timeout": "1s",
+    }]);
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    server.api.stopped("web").await;
+}
+
+#[tokio::test]
 async fn a_flood_of_output_is_bounded() {
     let server = Server::start().await;
     let node = Node::here(&server, "n1");

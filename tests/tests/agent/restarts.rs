@@ -2,7 +2,7 @@
 
 use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Node, Server, eventually, immediate, rolling, service};
 
@@ -68,6 +68,67 @@ async fn a_killed_shim_takes_its_workload_along_and_the_next_run_begins() {
     });
     let (_, next) = next.await;
     assert_eq!(node.processes(), [next]);
+}
+
+/// Processes that sleep for so long.
+fn sleepers(seconds: &str) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let sleeps = |pid: &i32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command == format!("sleep\0{seconds}\0").as_bytes()
+    };
+    pids.filter(sleeps).collect()
+}
+
+/// A job that is nothing but this command.
+fn plain(command: Value) -> Value {
+    let mut job = service(&[], immediate());
+    job["config"] = json!({ "command": command });
+    job.as_object_mut().unwrap().remove("checks");
+    job
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_along_what_has_forgotten_whose_it_is() {
+    let server = Server::start().await;
+    let _node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let seconds = (1_000_000 + std::process::id()).to_string();
+    let job = plain(json!(["env", "-i", "sleep", seconds]));
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let stat = std::fs::read_to_string(format!("/proc/{asleep}/stat")).unwrap();
+    let shim = stat.split_whitespace().nth(3).unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
+    eventually("another one sleeps, and no other", async || {
+        let all = sleepers(&seconds);
+        (all.len() == 1 && all != [asleep]).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(sleepers(&seconds).is_empty());
+}
+
+#[tokio::test]
+async fn what_leaves_its_process_group_is_stopped_all_the_same() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let leaves = "import os, time; os.setpgid(0, os.getppid()); time.sleep(1000)";
+    let job = plain(json!(["python3", "-c", leaves]));
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it has left", async || {
+        let pid = node.processes().pop()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+        (fields.next()? == fields.next()?).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(node.processes().is_empty());
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ impl Docker {
 
     async fn state(&self, run: &Run) -> io::Result<Look> {
         let noted = run.dir.join(ENDED);
-        if let Some(ended) = disk::read_json::<Ended>(&noted)? {
+        if let Some(ended) = disk::read_or_put_aside::<Ended>(&noted)? {
             return Ok(ended.into());
         }
         let name = run.name();
@@ -278,7 +278,7 @@ impl Docker {
         }
         lock(&self.outputs).remove(&run.dir);
         lock(&self.hanging).retain(|(dir, _), _| *dir != run.dir);
-        std::fs::remove_dir_all(&run.dir)
+        super::remove(&run.dir).await
     }
 
     async fn measure(&self, runs: &[Arc<Run>]) -> BTreeMap<RunId, Usage> {
