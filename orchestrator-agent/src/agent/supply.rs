@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::execute::{Event, Events};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
 use crate::plan::{Moment, Phase, Supply};
 use crate::workload::Workload;
 
+/// Each costs the disk, the network, and a thread that others need too.
+const AT_ONCE_MAX: usize = 4;
 /// A source that was away so often in a row is told of. Until then it is worth no failed deployment.
 const AWAY_TOLD_AFTER: u32 = 3;
 /// What is not what was promised will hardly be better soon, and costs as much again.
@@ -23,6 +27,8 @@ pub(super) struct Supplies {
     pub(super) cache: Cache,
     authorities: Option<PathBuf>,
     coming: BTreeMap<Artifact, Coming>,
+    /// So many are fetched at once; the others wait for their turn.
+    turns: Arc<Semaphore>,
     /// It may be that something is needed no more.
     pub(super) is_dirty: bool,
 }
@@ -49,6 +55,7 @@ impl Supplies {
             cache: Cache::open(dir, bounds)?,
             authorities,
             coming: BTreeMap::new(),
+            turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             is_dirty: true,
         })
     }
@@ -67,7 +74,9 @@ impl Supplies {
                 self.cache.place(),
             );
             let (artifact, events) = (artifact.clone(), events.clone());
+            let turns = self.turns.clone();
             let task = tokio::spawn(async move {
+                let _turn = turns.acquire().await;
                 let made = made.await;
                 let _ = events.send(Event::Fetched(artifact, made));
             });

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body_util::Full;
@@ -18,6 +18,8 @@ use crate::net::{self, Address, within};
 
 /// In which there has to be some progress.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(30);
+/// The least that comes in such a time.
+const PROGRESS_BYTES: usize = 64 << 10;
 const REDIRECTS_MAX: usize = 5;
 /// Pieces that wait for the disk.
 const PIECES_MAX: usize = 4;
@@ -129,6 +131,7 @@ async fn receive(
         return Err(too_large(bytes_max));
     }
     let mut body = answer.into_body();
+    let mut pace = Pace::from(Instant::now());
     loop {
         let piece = within(PROGRESS_WITHIN, net::next(&mut body)).await;
         let piece = piece.and_then(|piece| piece).map_err(|why| away(&why))?;
@@ -136,10 +139,38 @@ async fn receive(
         if piece.as_ref().is_some_and(Bytes::is_empty) {
             continue;
         }
+        let bytes = piece.as_ref().map_or(0, Bytes::len);
+        if !is_last && !pace.is_kept(Instant::now(), bytes) {
+            let least = PROGRESS_BYTES >> 10;
+            let text = format!("it comes too slowly: less than {least} KiB in 30 s");
+            return Err(Failed::Away(text));
+        }
         // Who does not listen any more says why.
         if send.send(piece.unwrap_or_default()).await.is_err() || is_last {
             return Ok(());
         }
+    }
+}
+
+/// Whether enough comes: what trickles for ever keeps others from their turn.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn from(since: Instant) -> Self {
+        Self { since, bytes: 0 }
+    }
+
+    fn is_kept(&mut self, now: Instant, bytes: usize) -> bool {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < PROGRESS_WITHIN {
+            return true;
+        }
+        let kept = self.bytes >= PROGRESS_BYTES;
+        *self = Self::from(now);
+        kept
     }
 }
 
@@ -194,6 +225,22 @@ impl Read for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_trickles_is_too_slow() {
+        let mut now = Instant::now();
+        let mut pace = Pace::from(now);
+        let mut later = |secs, bytes| {
+            now += Duration::from_secs(secs);
+            pace.is_kept(now, bytes)
+        };
+        // Not much at first, and then enough.
+        assert!(later(29, 1));
+        assert!(later(1, PROGRESS_BYTES));
+        assert!(later(20, 1));
+        // What came before is no longer counted.
+        assert!(!later(10, PROGRESS_BYTES - 2));
+    }
 
     #[test]
     fn redirects_lead_where_they_say() {
