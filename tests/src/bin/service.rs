@@ -46,7 +46,9 @@ fn main() -> ExitCode {
         let mut file = std::fs::OpenOptions::new();
         file.create(true).append(true).open(path).map_err(drop)
     }) {
-        let _ = writeln!(journal, "{node} {slot} {version} {}", std::process::id());
+        // In one piece: others write there too.
+        let line = format!("{node} {slot} {version} {}\n", std::process::id());
+        let _ = journal.write_all(line.as_bytes());
     }
     println!("version {version} began");
     let (errors, sick) = (number("ERRORS"), number("SICK") > 0);
