@@ -342,14 +342,13 @@ pub(crate) fn kill_session(left: &Process) -> usize {
     for _ in 0..KILLS_MAX {
         let of_session = |pid: &i32| session(*pid) == Some(left.shim);
         let members: Vec<i32> = processes().filter(of_session).collect();
-        let all = members.len();
+        if members.is_empty() {
+            break;
+        }
         let kill = |pid: &i32| {
             Pid::from_raw(*pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
         };
         killed += members.iter().filter(|pid| kill(pid)).count();
-        if all == 0 {
-            break;
-        }
     }
     killed
 }

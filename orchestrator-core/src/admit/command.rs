@@ -257,7 +257,9 @@ fn scale(state: &State, replicas: u32) -> Event {
     let all = (0..state.slots.len() as u32).filter(live);
     let (own, mut left_out): (Vec<u32>, Vec<u32>) =
         all.partition(|slot| !state.surplus.contains(slot));
-    left_out.retain(|_| choose);
+    if !choose {
+        left_out.clear();
+    }
     let keep = replicas as usize;
     if own.len() <= keep && left_out.is_empty() {
         return Event::Scaled {

@@ -3,8 +3,9 @@
 use orchestrator_core::{Entry, FormatError, Job, JobId, Span, Time, fleet, group};
 use serde_json::Value;
 
+use crate::fleet_and_group::{fleet_entries, group_entries};
 use crate::story::SEED;
-use crate::{fleet_entries, group_entries, read, view};
+use crate::{read, view};
 
 /// `value` with every number, word and flag in it set to some other one in turn, and every list shortened.
 fn disturbed_all(value: &Value) -> Vec<Value> {
