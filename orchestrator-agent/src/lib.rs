@@ -60,6 +60,7 @@ mod net;
 pub mod outbox;
 mod output;
 pub mod plan;
+mod processes;
 pub mod runs;
 mod settings;
 pub mod shim;

@@ -15,9 +15,14 @@
 //! ```
 //!
 //! Of two shims for the same run one gets the lock, and the other ends at once: so a run is started at most once.
+//!
+//! What the workload's process has started is the shim's to end, however far it has gone from there: what loses its parent
+//! becomes the shim's child.
+
+mod family;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -28,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process};
+use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
@@ -36,6 +41,7 @@ use crate::disk;
 use crate::driver::Look;
 use crate::output::Writer;
 use crate::plan::End;
+use crate::processes;
 use crate::runs;
 use crate::wire::Stream;
 
@@ -85,7 +91,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn is_alive(&self) -> bool {
-        started(self.pid) == Some(self.started)
+        processes::started(self.pid) == Some(self.started)
     }
 }
 
@@ -162,6 +168,7 @@ fn run(dir: &Path) -> io::Result<()> {
     };
     let _alive = pipe(&dir.join(ALIVE))?;
     disk::note(&dir.join(BEGUN), b"")?;
+    family::adopt();
     let began = Instant::now();
     let mut child = match start(&launch) {
         Ok(child) => child,
@@ -173,9 +180,9 @@ fn run(dir: &Path) -> io::Result<()> {
     };
     let pid = child.id().cast_signed();
     let process = Process {
-        shim: rustix::process::getpid().as_raw_nonzero().get(),
+        shim: processes::own(),
         pid,
-        started: started(pid).unwrap_or(0),
+        started: processes::started(pid).unwrap_or(0),
     };
     let noted = disk::note_json(&dir.join(PROCESS), &process);
     if let Err(why) = noted {
@@ -188,12 +195,13 @@ fn run(dir: &Path) -> io::Result<()> {
     say("up");
     let drained = keep_output(dir, &launch, &mut child);
     // The process is still there as a zombie while its group is ended, so its id is nobody else's.
-    let pid_of = Pid::from_raw(pid).expect("a child has an id");
-    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    while let Err(Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid_of), ended) {}
+    family::until_ended(pid);
     end_group(pid);
     launch.groups.iter().for_each(Group::kill);
     let status = child.wait()?;
+    family::end();
+    // Of the checks, whose parent is the agent.
+    kill_strays(dir);
     let until = Instant::now() + DRAIN_WITHIN;
     for _ in 0..2 {
         // An error means that all was read, or that the time is over.
@@ -319,18 +327,6 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
     drained
 }
 
-/// When the process of this id was started, in ticks since the system booted; `None` where there is none, or only
-/// what its parent has not asked after yet.
-pub(crate) fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in front of it may hold anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    let is_zombie = fields.next()? == "Z";
-    let started = fields.nth(18)?.parse().ok()?;
-    (!is_zombie).then_some(started)
-}
-
 /// Kills what a shim that was killed has left: its whole session, whatever that has made of its environment; answers
 /// how many.
 pub(crate) fn kill_session(left: &Process) -> usize {
@@ -340,46 +336,23 @@ pub(crate) fn kill_session(left: &Process) -> usize {
     }
     let mut killed = 0;
     for _ in 0..KILLS_MAX {
-        let of_session = |pid: &i32| session(*pid) == Some(left.shim);
-        let members: Vec<i32> = processes().filter(of_session).collect();
+        let of_session =
+            |process: &processes::Process| process.session == left.shim && !process.is_zombie;
+        let members: Vec<_> = processes::Process::all().filter(of_session).collect();
         if members.is_empty() {
             break;
         }
-        let kill = |pid: &i32| {
-            Pid::from_raw(*pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
-        };
-        killed += members.iter().filter(|pid| kill(pid)).count();
+        killed += members.iter().filter(|process| process.kill()).count();
     }
     killed
-}
-
-/// The session that a process is in, if it runs.
-fn session(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    (fields.next()? != "Z").then_some(())?;
-    fields.nth(2)?.parse().ok()
-}
-
-fn processes() -> impl Iterator<Item = i32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
 }
 
 /// Kills whatever carries the mark of this run; answers how many.
 pub(crate) fn kill_strays(dir: &Path) -> usize {
     let mark = format!("{RUN}={}", dir.to_string_lossy());
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let strays = processes().filter(|pid| *pid != own).filter(|pid| {
-        let env = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        env.split(|byte| *byte == 0)
-            .any(|variable| variable == mark.as_bytes())
-    });
-    let killed = strays.filter(|pid| {
-        let pid = Pid::from_raw(*pid);
-        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
-    });
-    killed.count()
+    let others = processes::Process::all().filter(|process| process.pid != processes::own());
+    let strays = others.filter(|process| process.has(&mark));
+    strays.filter(processes::Process::kill).count()
 }
 
 #[cfg(test)]
@@ -388,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_start() {
-        let own = rustix::process::getpid().as_raw_nonzero().get();
-        let start = started(own).unwrap();
+        let own = processes::own();
+        let start = processes::started(own).unwrap();
         let process = |started| Process {
             shim: own,
             pid: own,

@@ -12,8 +12,7 @@
 //!
 //! A command check runs as the program does: its user, its directory, its environment.
 //!
-//! When the program ends, what is left of its process group is killed. Where it has a control group, because
-//! the job has `resources`, so is all that is in that.
+//! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -365,18 +364,19 @@ impl Driver for Exec {
             for group in groups(&run.dir)? {
                 remove(&group).await?;
             }
+            // Of a check that was begun as it ended.
+            shim::kill_strays(&run.dir);
             super::remove(&run.dir).await
         })
     }
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
         Box::pin(async {
-            let sessions = usage::of_sessions();
-            let its = |run: &Arc<Run>| {
-                let shim = process(&run.dir).ok()??.shim;
-                Some((run.id.clone(), *sessions.get(&shim)?))
-            };
-            runs.iter().filter_map(its).collect()
+            let shim = |run: &Arc<Run>| Some((run.id.clone(), process(&run.dir).ok()??.shim));
+            let shims: BTreeMap<_, _> = runs.iter().filter_map(shim).collect();
+            let used = usage::below(&shims.values().copied().collect());
+            let its = |(run, shim): (RunId, i32)| Some((run, *used.get(&shim)?));
+            shims.into_iter().filter_map(its).collect()
         })
     }
 }

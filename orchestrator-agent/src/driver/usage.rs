@@ -1,8 +1,9 @@
 //! What runs use of the node.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use crate::processes::Process;
 
 /// What a run uses.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -13,49 +14,39 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
-/// What the processes of each session use, but for its leader.
-pub(super) fn of_sessions() -> BTreeMap<i32, Usage> {
+/// What all the processes below each of these use.
+pub(super) fn below(roots: &BTreeSet<i32>) -> BTreeMap<i32, Usage> {
     let ticks = rustix::param::clock_ticks_per_second();
     let page = rustix::param::page_size() as u64;
-    let mut sessions: BTreeMap<i32, Usage> = BTreeMap::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids {
-        // It may be gone by now.
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let Some(process) = Process::read(&stat) else {
-            continue;
-        };
-        if process.session != pid {
-            let usage = sessions.entry(process.session).or_default();
+    let processes: BTreeMap<i32, Process> = Process::all()
+        .map(|process| (process.pid, process))
+        .collect();
+    let mut used: BTreeMap<i32, Usage> = BTreeMap::new();
+    for process in processes.values() {
+        if let Some(root) = root(&processes, roots, process) {
+            let usage = used.entry(root).or_default();
             usage.memory_bytes += process.pages * page;
             usage.cpu += Duration::from_millis(process.ticks * 1000 / ticks);
         }
     }
-    sessions
+    used
 }
 
-/// A process, as `/proc` shows it.
-#[derive(Debug, Eq, PartialEq)]
-struct Process {
-    session: i32,
-    /// Processor time, with that of the children that have ended and were asked after.
-    ticks: u64,
-    pages: u64,
-}
-
-impl Process {
-    fn read(stat: &str) -> Option<Self> {
-        // The name in front of it may hold anything.
-        let (_, fields) = stat.rsplit_once(") ")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        Some(Self {
-            session: fields.get(3)?.parse().ok()?,
-            ticks: (11..=14).map(number).sum::<Option<u64>>()?,
-            pages: number(21)?,
-        })
+/// The nearest of these above a process.
+fn root(
+    processes: &BTreeMap<i32, Process>,
+    roots: &BTreeSet<i32>,
+    process: &Process,
+) -> Option<i32> {
+    let mut parent = process.parent;
+    // They were not read at one moment: an id that was used again could lead in a circle.
+    for _ in 0..processes.len() {
+        if roots.contains(&parent) {
+            return Some(parent);
+        }
+        parent = processes.get(&parent)?.parent;
     }
+    None
 }
 
 #[cfg(test)]
@@ -63,14 +54,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_read_whatever_it_is_called() {
-        let stat = "7 (a) b) S 6 7 5 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 99 1000 12 5 0";
-        let process = Process {
-            session: 5,
-            ticks: 100,
-            pages: 12,
+    fn a_process_belongs_to_the_nearest_above_it() {
+        let process = |pid, parent| Process {
+            pid,
+            is_zombie: false,
+            parent,
+            session: pid,
+            started: 0,
+            ticks: 0,
+            pages: 0,
         };
-        assert_eq!(Process::read(stat), Some(process));
-        assert_eq!(Process::read("7 (a) S 6"), None);
+        // 3 and 4 are each other's parents: read at different moments.
+        let all = [(2, 1), (5, 2), (6, 5), (7, 6), (3, 4), (4, 3)];
+        let all: BTreeMap<i32, Process> = (all.iter())
+            .map(|&(pid, parent)| (pid, process(pid, parent)))
+            .collect();
+        let roots = BTreeSet::from([2, 6]);
+        let of = |pid| root(&all, &roots, &all[&pid]);
+        assert_eq!(of(5), Some(2));
+        assert_eq!(of(6), Some(2), "it is not below itself");
+        assert_eq!(of(7), Some(6));
+        assert_eq!(of(2), None);
+        assert_eq!(of(3), None);
     }
 }

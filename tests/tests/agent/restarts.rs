@@ -99,8 +99,7 @@ async fn a_killed_shim_takes_along_what_has_forgotten_whose_it_is() {
     let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;
     let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
-    let stat = std::fs::read_to_string(format!("/proc/{asleep}/stat")).unwrap();
-    let shim = stat.split_whitespace().nth(3).unwrap().parse().unwrap();
+    let (_, shim, _, _) = stat(asleep).unwrap();
     kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
     eventually("another one sleeps, and no other", async || {
         let all = sleepers(&seconds);
@@ -109,6 +108,72 @@ async fn a_killed_shim_takes_along_what_has_forgotten_whose_it_is() {
     .await;
     server.api.stopped("web").await;
     assert!(sleepers(&seconds).is_empty());
+}
+
+/// What the kernel says of a process: its state, its parent, its group, its session.
+fn stat(pid: i32) -> Option<(String, i32, i32, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.to_owned();
+    let mut number = || fields.next()?.parse().ok();
+    Some((state, number()?, number()?, number()?))
+}
+
+#[tokio::test]
+async fn a_daemon_ends_with_the_workload_that_began_it() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let seconds = (2_000_000 + std::process::id()).to_string();
+    // It has another session, no parent of its own, and knows nothing of its run. One before it has come and gone.
+    let script = format!(
+        "(setsid true &); (setsid env -i sleep {seconds} > /dev/null 2>&1 &); exec sleep 1000"
+    );
+    let id = server
+        .api
+        .register(plain(json!(["sh", "-c", script])))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    let daemon = eventually("the daemon is there", async || sleepers(&seconds).pop()).await;
+    let run = node.processes();
+    let main = *run.iter().find(|pid| stat(**pid).is_some()).unwrap();
+    let (_, shim, _, session) = stat(main).unwrap();
+    assert_ne!(stat(daemon).unwrap().3, session);
+    let children = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let mut children: Vec<i32> = pids
+            .filter(|pid| stat(*pid).is_some_and(|stat| stat.1 == shim))
+            .collect();
+        children.sort_unstable();
+        children
+    };
+    eventually("who has ended was asked after", async || {
+        let mut both = vec![main, daemon];
+        both.sort_unstable();
+        (children() == both).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(sleepers(&seconds).is_empty());
+}
+
+#[tokio::test]
+async fn what_a_check_has_left_ends_with_the_run() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = plain(json!(["sleep", "1000"]));
+    let check = "test -e left || { touch left; setsid sleep 3000 > /dev/null 2>&1 & }";
+    job["checks"] = json!([{ "type": "command", "command": ["sh", "-c", check] }]);
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it has left something", async || {
+        (node.processes().len() == 2).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(node.processes().is_empty());
 }
 
 #[tokio::test]
@@ -121,10 +186,8 @@ async fn what_leaves_its_process_group_is_stopped_all_the_same() {
     let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;
     eventually("it has left", async || {
-        let pid = node.processes().pop()?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
-        (fields.next()? == fields.next()?).then_some(())
+        let (_, parent, group, _) = stat(node.processes().pop()?)?;
+        (parent == group).then_some(())
     })
     .await;
     server.api.stopped("web").await;

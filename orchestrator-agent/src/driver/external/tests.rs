@@ -72,7 +72,7 @@ async fn one_that_hangs_is_killed_with_all_that_it_started() {
     let pid = std::fs::read_to_string(run.dir.join("state/sleeper")).unwrap();
     let pid = pid.trim().parse().unwrap();
     let since = Instant::now();
-    while crate::shim::started(pid).is_some() {
+    while crate::processes::started(pid).is_some() {
         assert!(since.elapsed() < Duration::from_secs(10), "it lives");
         sleep(Duration::from_millis(10)).await;
     }
