@@ -45,7 +45,7 @@ use self::throttle::Throttle;
 pub(crate) use self::throttle::network;
 use self::token::{Kept, Made, New, Token, TokenError};
 use crate::engine::Who;
-use crate::store::Store;
+use crate::store::{Store, TokenRow};
 
 /// How many reads of tokens go on at the same time.
 const READS_MAX: usize = 32;
@@ -255,19 +255,38 @@ impl Access {
             self.0.store.token(hash).await
         };
         let row = read.map_err(|why| Denied::Store(Arc::new(why.into())))?;
-        let row = row.filter(|row| bool::from(row.hash.ct_eq(&hash)));
-        let row = row.ok_or(Denied::Unknown)?;
+        let Some(row) = row.filter(|row| bool::from(row.hash.ct_eq(&hash))) else {
+            let unspent = self.unspent(token.id(), &hash).await?;
+            let (row, kept) = unspent.ok_or(Denied::Unknown)?;
+            return Ok(Arc::new(Known::new(row.id, hash, kept)));
+        };
         let kept = Kept::read(&row).map_err(|why| Denied::Store(Arc::new(why)))?;
         let known = Arc::new(Known::new(row.id, hash, kept));
         self.0.cache.put(known.clone(), before);
         Ok(known)
     }
 
-    /// Writes down that a person's token is in use, about once an hour. An agent's lease says it of its node.
+    /// A join token whose answer was perhaps lost.
+    async fn unspent(&self, id: &str, hash: &[u8; 32]) -> Result<Option<(TokenRow, Kept)>, Denied> {
+        let read = {
+            let _one_of_few = self.0.reads.acquire().await.expect("never closed");
+            token::by_id(&*self.0.store, id).await
+        };
+        let kept = match read {
+            Err(TokenError::NoSuchToken(_)) => return Ok(None),
+            read => read.and_then(|row| Ok((Kept::read(&row)?, row))),
+        };
+        let (kept, row) = kept.map_err(|why| Denied::Store(Arc::new(why)))?;
+        Ok(kept.unspent(hash).map(|kept| (row, kept)))
+    }
+
+    /// Writes down that a person's token is in use, about once an hour; an agent's lease says it of its node. Of a
+    /// node's token only the first use: from then on its join token is good for nothing.
     fn used(&self, known: &Known, now: Time) {
         let used_at = known.used_at.load(Ordering::Relaxed);
         let lately = now.as_millis() < used_at.saturating_add(LAST_USED_MILLIS);
-        if lately || !known.kept.role.is_of_people() {
+        let is_first = known.kept.role == Role::Node && known.kept.joined.is_some();
+        if lately || !(known.kept.role.is_of_people() || is_first) {
             return;
         }
         let first = known.used_at.compare_exchange(
@@ -294,6 +313,7 @@ impl Access {
         };
         let mut kept = Kept::read(&row)?;
         kept.last_used_at = Some(now);
+        let has_arrived = kept.joined.take().is_some();
         let who = Who {
             name: format!("{} ({})", kept.name, row.id),
             request: String::new(),
@@ -301,7 +321,11 @@ impl Access {
         let line = token::said(&who, "begin to use token", &row.id, &kept);
         let used = kept.row(&row.id, hash);
         // Where somebody else changed the token meanwhile, that is what matters.
+        let id = row.id.clone();
         self.0.store.put_token(used, Some(row), line).await?;
+        if has_arrived {
+            self.0.cache.forget(&id);
+        }
         Ok(())
     }
 
@@ -367,7 +391,8 @@ impl Access {
     /// Gives an agent the token of its node, for its join token, which is no longer good. `None` where it needs no
     /// other: it has the node's token already, or the server is open.
     ///
-    /// A node's token is not replaced by whoever has a join token for any node: that takes one for this node.
+    /// A node's token is not replaced by whoever has a join token for any node: that takes one for this node. What was
+    /// given for this very join token and was never used is replaced by another: the answer was lost.
     pub async fn join(&self, caller: &Caller, node: &str) -> Result<Option<Made>, JoinError> {
         token::check_node(node)?;
         let Some(known) = caller.known.clone() else {
@@ -377,6 +402,9 @@ impl Access {
             (Role::Node, Some(own)) if own == node => return Ok(None),
             (Role::Join, None) => {}
             (Role::Join, Some(own)) if own == node => {}
+            (Role::Join, Some(_)) if known.kept.joined.is_some() => {
+                return Err(Denied::Unknown.into());
+            }
             _ => return Err(Denied::OtherNode.into()),
         }
         let access = self.clone();
@@ -394,12 +422,24 @@ impl Access {
         };
         // Read again, now that nobody else changes it: of two that came at once, one finds it gone.
         let read = self.0.store.token(known.hash).await;
-        let row = read.map_err(TokenError::from)?.ok_or(Denied::Unknown)?;
-        let kept = Kept::read(&row)?;
+        let (row, kept) = match read.map_err(TokenError::from)? {
+            Some(row) => {
+                let kept = Kept::read(&row)?;
+                (row, kept)
+            }
+            None => {
+                let unspent = self.unspent(&known.id, &known.hash).await?;
+                unspent.ok_or(Denied::Unknown)?
+            }
+        };
         if kept.role != Role::Join || !kept.is_good(now()) {
             return Err(Denied::Revoked.into());
         }
-        if let Some(token) = has.get(&node) {
+        // Of two that came at once with different names, too.
+        if kept.joined.is_some() && kept.node.as_ref() != Some(&node) {
+            return Err(Denied::Unknown.into());
+        }
+        if let Some(token) = has.get(&node).filter(|token| **token != row.id) {
             if kept.node.is_none() {
                 let token = token.clone();
                 *nodes = Some(has);
@@ -408,7 +448,7 @@ impl Access {
             self.revoke_one(token, who).await?;
         }
         let id = row.id.clone();
-        let turned = token::turn(&*self.0.store, row, &node, who).await;
+        let turned = token::turn(&*self.0.store, row, known.hash, kept, &node, who).await;
         self.0.cache.forget(&id);
         let token = match turned {
             // By another process, and it was the first.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use orchestrator_core::{Span, Time};
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 
 use super::audit::{self, Record};
 use super::role::Role;
@@ -66,6 +67,11 @@ impl Token {
     /// The whole text, to be handed to its holder and to nobody else.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// What it is called.
+    pub(super) fn id(&self) -> &str {
+        &self.0[PREFIX.len()..PREFIX.len() + ID_LEN]
     }
 
     /// What is kept of it.
@@ -149,9 +155,31 @@ pub(super) struct Kept {
     pub(super) revoked_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) last_used_at: Option<Time>,
+    /// Of a node's token that nobody has used yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) joined: Option<Joined>,
+}
+
+/// The join token that a node's token was given for. Whether the answer has arrived is known when the node's token is
+/// used: until then the join token is good for the same node again, as long as it would have been.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Joined {
+    hash: [u8; 32],
+    until: Option<Time>,
 }
 
 impl Kept {
+    /// The join token that this was, if it has this hash and may be used for the same node again.
+    pub(super) fn unspent(self, hash: &[u8; 32]) -> Option<Self> {
+        let joined = self.joined.as_ref()?;
+        let same = bool::from(joined.hash.ct_eq(hash));
+        (same && self.revoked_at.is_none()).then_some(Self {
+            role: Role::Join,
+            expires_at: joined.until,
+            ..self
+        })
+    }
+
     pub(super) fn read(row: &TokenRow) -> Result<Self, TokenError> {
         serde_json::from_str(&row.record).map_err(|source| TokenError::Unreadable {
             id: row.id.clone(),
@@ -299,6 +327,7 @@ pub async fn create(
         expires_at,
         revoked_at: None,
         last_used_at: None,
+        joined: None,
     };
     let line = said(who, "create token", &id, &kept);
     let row = kept.row(&id, token.hash());
@@ -376,7 +405,7 @@ pub(super) async fn revoke(store: &dyn Store, id: &str, who: &Who) -> Result<(),
     Err(TokenError::Changed(id.to_owned()))
 }
 
-async fn by_id(store: &dyn Store, id: &str) -> Result<TokenRow, TokenError> {
+pub(super) async fn by_id(store: &dyn Store, id: &str) -> Result<TokenRow, TokenError> {
     let none = || TokenError::NoSuchToken(id.chars().take(ID_LEN * 2).collect());
     // What comes before it in the order and is nearest to it. Ids have one length, so few lie between.
     let before = id
@@ -406,21 +435,25 @@ pub(super) async fn each(
     }
 }
 
-/// Turns a join token into the token of this node, in one write: whatever is known of the row by its old secret is
-/// gone with it.
+/// Turns a join token with this hash into the token of this node, in one write: whatever is known of the row by its old
+/// secret is gone with it.
 pub(super) async fn turn(
     store: &dyn Store,
     row: TokenRow,
+    hash: [u8; 32],
+    join: Kept,
     node: &str,
     who: &Who,
 ) -> Result<Token, TokenError> {
     let token = Token::random(&row.id)?;
+    let until = join.expires_at;
     let kept = Kept {
         role: Role::Node,
         node: Some(node.to_owned()),
         expires_at: None,
         last_used_at: None,
-        ..Kept::read(&row)?
+        joined: Some(Joined { hash, until }),
+        ..join
     };
     let line = said(who, "use join token", &row.id, &kept);
     let turned = kept.row(&row.id, token.hash());

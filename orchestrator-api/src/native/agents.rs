@@ -53,7 +53,8 @@ struct Joined<'a> {
 
 /// Introduces a node, for the first time or again.
 ///
-/// A join token is good for one answer: the node's own token comes with it.
+/// A join token is good for one node, whose own token comes with the answer. Until that is used, the answer may have been
+/// lost: the same node is given another one for the same join token.
 #[utoipa::path(
     post, path = "/v1/agent/join", tag = "agents",
     request_body = schema::Join,

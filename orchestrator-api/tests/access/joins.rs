@@ -63,6 +63,77 @@ async fn a_node_gets_its_own_token_and_needs_no_other_later() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_lost_is_given_again_until_it_is_known_to_have_arrived() {
+    let fixture = Fixture::closed();
+    for (join, node) in [
+        (fixture.token(Role::Join, None).await, "n1"),
+        (fixture.token(Role::Join, Some("n2")).await, "n2"),
+    ] {
+        let mut own = Vec::new();
+        for _ in 0..3 {
+            let said = fixture.post("/agent/join", Some(&join), node).await;
+            assert_eq!(said.status, StatusCode::OK, "{}", said.body);
+            own.push(made(&join.id, &said.body));
+        }
+        // It is this node's, and good for nothing else.
+        let said = fixture.post("/agent/join", Some(&join), "n9").await;
+        assert_eq!(said.status, StatusCode::UNAUTHORIZED, "{}", said.body);
+        let said = fixture.post("/report", Some(&join), node).await;
+        assert_eq!(said.status, StatusCode::FORBIDDEN, "{}", said.body);
+        let latest = own.pop().expect("three");
+        for lost in &own {
+            let said = fixture.post("/report", Some(lost), node).await;
+            assert_eq!(said.status, StatusCode::UNAUTHORIZED, "only one is good");
+        }
+        let said = fixture.post("/report", Some(&latest), node).await;
+        assert_eq!(said.body, node);
+        // The first use is written down beside the request.
+        let is_used = async || {
+            let listed = fixture.access.list(None, 10).await.expect("a list");
+            let mut own = listed.items.iter().filter(|token| token.id == join.id);
+            own.any(|token| token.last_used_at.is_some())
+        };
+        while !is_used().await {
+            tokio::task::yield_now().await;
+        }
+        let said = fixture.post("/agent/join", Some(&join), node).await;
+        assert_eq!(said.status, StatusCode::UNAUTHORIZED, "{}", said.body);
+        let said = fixture.post("/report", Some(&latest), node).await;
+        assert_eq!(said.body, node, "nothing has happened to it");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_not_given_again_to_who_comes_late_or_was_revoked() {
+    let fixture = Fixture::closed();
+    let mut soon = new(Role::Join, None);
+    let ends = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    let millis = ends
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let millis = u64::try_from(millis.as_millis()).expect("before the end of time");
+    soon.expires_at = Some(orchestrator_core::Time::from_millis(millis));
+    let soon = fixture.access.create(soon, who()).await.expect("a token");
+    let said = fixture.post("/agent/join", Some(&soon), "n1").await;
+    assert_eq!(said.status, StatusCode::OK, "{}", said.body);
+    while std::time::SystemTime::now() < ends {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let late = fixture.post("/agent/join", Some(&soon), "n1").await;
+    assert_eq!(late.status, StatusCode::UNAUTHORIZED, "{}", late.body);
+
+    let join = fixture.token(Role::Join, None).await;
+    fixture.post("/agent/join", Some(&join), "n2").await;
+    fixture
+        .access
+        .revoke(&join.id, who())
+        .await
+        .expect("revoked");
+    let said = fixture.post("/agent/join", Some(&join), "n2").await;
+    assert_eq!(said.status, StatusCode::UNAUTHORIZED, "{}", said.body);
+}
+
+#[tokio::test]
 async fn a_node_that_is_there_is_replaced_only_on_purpose() {
     let fixture = Fixture::closed();
     let old = fixture.token(Role::Node, Some("n1")).await;

@@ -154,6 +154,23 @@ async fn a_join_token_becomes_the_nodes_own() {
 }
 
 #[tokio::test]
+async fn a_join_token_whose_answer_was_lost_is_as_good_as_before() {
+    let fixture = Fixture::new().await;
+    let token = fixture.join_token(None).await;
+    let mut headers = axum::http::HeaderMap::new();
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    headers.insert("authorization", bearer);
+    let here = std::net::Ipv4Addr::LOCALHOST.into();
+    let caller = fixture.access.check(&headers, here).await.unwrap();
+    let lost = fixture.access.join(&caller, "n1").await.unwrap();
+    assert!(lost.is_some());
+    let agent = fixture.agent(Some(&token), Some(&fixture.cert));
+    let status = fixture.status("it listens", listens).await;
+    assert_eq!(status["server"]["troubles"], 0, "{status:#}");
+    agent.leave().await;
+}
+
+#[tokio::test]
 async fn a_server_that_nobody_vouches_for_is_told_nothing() {
     let fixture = Fixture::new().await;
     let token = fixture.join_token(None).await;
