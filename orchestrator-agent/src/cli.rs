@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{Agent, Leave, Settings, shim, status, systemd};
 
@@ -29,7 +29,8 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --drain            when told to end, stop the workloads first
   --accept-older     take the server's state though it is older than before: it was restored
 
-SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them.
+SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them. With --drain it ends when they
+have; a second signal ends it at once.
 ";
 
 /// All of the program, with the process's arguments.
@@ -59,12 +60,15 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let outcome = runtime
-        .map_err(Into::into)
-        .and_then(|runtime| match command {
+    let outcome = runtime.map_err(Into::into).and_then(|runtime| {
+        let outcome = match command {
             Some(_) => runtime.block_on(show(&settings.data_dir)),
             None => runtime.block_on(work(settings, leave)),
-        });
+        };
+        // What is still searched or unpacked is of no use to anybody now.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -96,24 +100,45 @@ async fn work(settings: Settings, leave: Leave) -> Outcome {
     if settings.server.is_empty() {
         return Err("--server is missing".into());
     }
-    let mut ends = [
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    ];
+    let mut ends = Ends::hear()?;
+    let mut again = Ends::hear()?;
     let agent = Agent::open(settings).await?;
     let stop = async {
         systemd::tell("READY=1");
-        let [term, int] = &mut ends;
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        ends.told().await;
         systemd::tell("STOPPING=1");
         leave
     };
+    let impatient = async {
+        again.told().await;
+        again.told().await;
+    };
     tokio::select! {
         ended = agent.run(stop) => Ok(ended?),
+        () = impatient => Err("told to end once more: what runs has not been stopped, and goes on".into()),
         never = systemd::live() => match never {},
+    }
+}
+
+/// The signals that end it.
+struct Ends {
+    term: Signal,
+    int: Signal,
+}
+
+impl Ends {
+    fn hear() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 }
 

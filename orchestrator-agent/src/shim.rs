@@ -173,7 +173,6 @@ fn run(dir: &Path) -> io::Result<()> {
     let mut child = match start(&launch) {
         Ok(child) => child,
         Err(why) => {
-            let why = format!("{}: {why}", launch.program);
             disk::replace_json(&dir.join(ENDED), &Ended::cannot_start(why.clone()))?;
             return Err(io::Error::other(why));
         }
@@ -259,7 +258,19 @@ fn pipe(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-fn start(launch: &Launch) -> io::Result<Child> {
+fn start(launch: &Launch) -> Result<Child, String> {
+    let named = |what: &str| {
+        let what = what.to_owned();
+        move |why: io::Error| format!("{what}: {why}")
+    };
+    let directory = launch.directory.display().to_string();
+    // Else the program would be said to be missing.
+    match std::fs::metadata(&launch.directory) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(why) => Err(why),
+    }
+    .map_err(named(&directory))?;
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
@@ -273,7 +284,8 @@ fn start(launch: &Launch) -> io::Result<Child> {
     if let Some((user, group)) = launch.user {
         command.uid(user).gid(group);
         if launch.own_directory {
-            std::os::unix::fs::chown(&launch.directory, Some(user), Some(group))?;
+            std::os::unix::fs::chown(&launch.directory, Some(user), Some(group))
+                .map_err(named(&directory))?;
         }
     }
     // What cannot be held to its limits as they are is not started.
@@ -283,7 +295,7 @@ fn start(launch: &Launch) -> io::Result<Child> {
         // Where that fails, the shim counts as one of the program's.
         let _ = group.step_out();
     }
-    child
+    child.map_err(named(&launch.program))
 }
 
 fn end_group(pid: i32) {

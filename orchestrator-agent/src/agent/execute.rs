@@ -18,10 +18,14 @@ use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Mark, Run, RunId};
 use crate::shim::Ended;
-use crate::workload::{Port, Workload};
+use crate::workload::Workload;
 
 /// How soon somebody is asked again who has not answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// And at the most.
+const LOOK_AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
+/// So often in a row it was not known where a run is, when that is told.
+const UNSEEN_TOLD_AFTER: u32 = 4;
 /// What keeps a run from being forgotten lasts.
 const FORGET_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -36,6 +40,8 @@ pub(super) enum Event {
     Ended(RunId),
     /// It was looked at.
     Looked(RunId, Look),
+    /// It is not known where it is, and why; it is looked for again.
+    Unseen(RunId, String),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
     /// What a workload brings along was fetched, or not.
@@ -86,13 +92,18 @@ impl Work {
         document: Arc<Value>,
     ) {
         let now = self.now();
-        let picked = pick(&workload.ports);
+        let picked = self.pick(&id, &workload);
         let ports = picked
             .as_ref()
             .map_or_else(|_| BTreeMap::new(), Clone::clone);
-        let artifact = workload.artifact.as_ref();
+        let wanted = workload.artifact.as_ref();
+        let artifact = wanted.and_then(|artifact| self.supplies.cache.find(artifact));
+        let supplied = match wanted.is_some() && artifact.is_none() {
+            true => Err("the artifact is not here any more".to_owned()),
+            false => Ok(()),
+        };
         let run = Arc::new(Run {
-            artifact: artifact.and_then(|artifact| self.supplies.cache.find(artifact)),
+            artifact,
             dir: runs::directory(&self.runs_dir, &id),
             id: id.clone(),
             version,
@@ -104,19 +115,78 @@ impl Work {
         });
         let mut live = Live::new(run.clone(), Phase::Planned, now);
         live.is_wanted = self.accepted.is_of(&run);
-        let kept = picked.and_then(|_| run.keep());
-        if let Err(why) = &kept {
+        let made = picked.and(supplied).and_then(|()| {
+            let kept = run.keep();
+            kept.map_err(|why| format!("the run cannot be made: {why}"))
+        });
+        let is_made = made.is_ok();
+        if let Err(why) = made {
             live.phase = Phase::Ended {
-                how: End::CannotStart(format!("the run cannot be made: {why}")),
+                how: End::CannotStart(why),
                 since: now,
                 ran: Duration::ZERO,
             };
         }
         self.lives.insert(id.clone(), live);
-        if kept.is_ok() {
+        if is_made {
             self.logs.add(&run);
             self.start(&id);
         }
+    }
+
+    /// Its ports: free ones for those that are not fixed. Another program may take one before the workload does; then the
+    /// workload cannot start, and the next attempt has another.
+    fn pick(&self, id: &RunId, workload: &Workload) -> Result<BTreeMap<String, u16>, String> {
+        let mut held = Vec::new();
+        let mut picked = BTreeMap::new();
+        for port in &workload.ports {
+            let number = match port.port {
+                Some(number) => {
+                    self.is_free(id, workload, number)
+                        .map_err(|why| format!("port {}: {number} {why}", port.name))?;
+                    number
+                }
+                None => {
+                    let free = || {
+                        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                        Ok((listener.local_addr()?.port(), listener))
+                    };
+                    let (number, listener) = free().map_err(|why: io::Error| {
+                        format!("port {}: none is free: {why}", port.name)
+                    })?;
+                    held.push(listener);
+                    number
+                }
+            };
+            picked.insert(port.name.clone(), number);
+        }
+        Ok(picked)
+    }
+
+    /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
+    fn is_free(&self, id: &RunId, workload: &Workload, number: u16) -> Result<(), String> {
+        // What an operator's program runs may be elsewhere.
+        if workload.driver == "external" {
+            return Ok(());
+        }
+        let alive = || {
+            let lives = self.lives.values();
+            lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }))
+        };
+        let mut others = alive().filter(|live| live.run.id.key != id.key);
+        let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
+        if let Some(other) = others.find(has_it) {
+            return Err(format!("is that of {} on this node", other.run.id.key.job));
+        }
+        // Two runs of an execution may share it: that is up to them.
+        let shares = alive().any(|live| live.run.id.key == id.key);
+        if workload.driver == "exec" && !shares {
+            let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, number));
+            if bound.is_err_and(|why| why.kind() == io::ErrorKind::AddrInUse) {
+                return Err("is in use by a program that is not the agent's".to_owned());
+            }
+        }
+        Ok(())
     }
 
     fn start(&mut self, id: &RunId) {
@@ -191,6 +261,11 @@ impl Work {
             }
             Event::Ended(id) => self.look(&id),
             Event::Looked(id, look) => self.looked(&id, look),
+            Event::Unseen(id, why) => {
+                if let Some(live) = self.lives.get_mut(&id) {
+                    live.unseen = Some(why);
+                }
+            }
             Event::Forgotten(id, Ok(())) => {
                 if let Some(live) = self.lives.remove(&id) {
                     runs::tidy(&live.run.dir);
@@ -218,15 +293,24 @@ impl Work {
         live.busy |= live.phase == Phase::Planned;
         let (run, events) = (live.run.clone(), self.events.clone());
         tokio::spawn(async move {
+            let (mut again, mut tries) = (LOOK_AGAIN_AFTER, 0);
             let looked = loop {
                 match driver.look(&run).await {
                     Ok(looked) => break looked,
-                    Err(why) => tracing::error!(run = %run.id, %why, "a run cannot be looked at"),
+                    Err(why) => {
+                        tracing::error!(run = %run.id, %why, "a run cannot be looked at");
+                        tries += 1;
+                        if tries == UNSEEN_TOLD_AFTER {
+                            let why = format!("it is not known where it is: {why}");
+                            let _ = events.send(Event::Unseen(run.id.clone(), why));
+                        }
+                    }
                 }
                 if !run.dir.exists() {
                     return;
                 }
-                sleep(LOOK_AGAIN_AFTER).await;
+                sleep(again).await;
+                again = (again * 2).min(LOOK_AGAIN_AFTER_MAX);
             };
             let _ = events.send(Event::Looked(run.id.clone(), looked));
         });
@@ -239,6 +323,7 @@ impl Work {
             return;
         };
         live.busy = false;
+        live.unseen = None;
         // Who looked first may be heard last: a run never comes back.
         let is_old = match live.phase {
             Phase::Planned => false,
@@ -297,24 +382,4 @@ impl Work {
             live.tally.take(sight, now.saturating_sub(live.since));
         }
     }
-}
-
-/// Free ports for those that are not fixed. Another program may take one before the workload does; then the workload
-/// cannot start, and the next attempt has another.
-fn pick(ports: &[Port]) -> io::Result<BTreeMap<String, u16>> {
-    let mut held = Vec::new();
-    let mut picked = BTreeMap::new();
-    for port in ports {
-        let number = match port.port {
-            Some(number) => number,
-            None => {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-                let number = listener.local_addr()?.port();
-                held.push(listener);
-                number
-            }
-        };
-        picked.insert(port.name.clone(), number);
-    }
-    Ok(picked)
 }

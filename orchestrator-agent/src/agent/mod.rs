@@ -258,6 +258,8 @@ struct Live {
     is_fresh: bool,
     phase: Phase,
     busy: bool,
+    /// Why it is not known where it is, if that lasts.
+    unseen: Option<String>,
     asked: Option<Moment>,
     killed: Option<Moment>,
     /// It could not be forgotten, and is not tried again before that.
@@ -291,6 +293,7 @@ impl Live {
             killed: None,
             forget_again: None,
             busy: false,
+            unseen: None,
             since: now,
             tally: Tally::new(&run.workload, true),
             watch: None,
@@ -309,10 +312,12 @@ impl Live {
             row: self.run.row,
             phase: self.phase.clone(),
             busy: self.busy || self.forget_again.is_some_and(|again| now < again),
+            // What a former agent has started may well be as it was.
+            unseen: self.unseen.clone().filter(|_| !self.is_told),
             ready: self.tally.is_ready(now.saturating_sub(self.since)),
             asked: self.asked,
             killed: self.killed,
-            stop_grace: self.run.workload.stop_grace,
+            workload: self.run.workload.clone(),
         }
     }
 }

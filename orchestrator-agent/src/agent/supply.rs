@@ -12,6 +12,7 @@ use super::execute::{Event, Events};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
 use crate::plan::{Moment, Phase, Supply};
+use crate::runs::Key;
 use crate::workload::Workload;
 
 /// Each costs the disk, the network, and a thread that others need too.
@@ -157,13 +158,22 @@ impl Work {
 
     /// Lets go of what nothing needs, as far as it goes beyond the bounds.
     fn clean(&mut self, wanted: &BTreeSet<Artifact>) {
-        let cache = &mut self.supplies.cache;
-        let lives = self.lives.values();
-        let alive = lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }));
+        let may_be_put_back = |key: &Key| {
+            let wanted = self.accepted.wanted.get(key);
+            let workload = wanted.and_then(|wanted| wanted.workload.as_ref().ok());
+            workload.is_some_and(|workload| workload.restart.put_back)
+        };
+        let alive = self.lives.values().filter(|live| {
+            !matches!(live.phase, Phase::Ended { .. }) || may_be_put_back(&live.run.id.key)
+        });
         let mut needed: BTreeSet<PathBuf> =
             alive.filter_map(|live| live.run.artifact.clone()).collect();
-        needed.extend(wanted.iter().filter_map(|artifact| cache.find(artifact)));
-        let gone = cache.clean(&needed);
+        needed.extend(
+            wanted
+                .iter()
+                .filter_map(|artifact| self.supplies.cache.find(artifact)),
+        );
+        let gone = self.supplies.cache.clean(&needed);
         if !gone.is_empty() {
             tracing::info!(count = gone.len(), "artifacts are let go of");
             // That may be many files.

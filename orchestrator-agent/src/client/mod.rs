@@ -175,9 +175,18 @@ impl Client {
     /// The token that a former process was given, where it was by this server for this node.
     fn own_token(&self) -> Option<String> {
         match disk::read_json::<Identity>(&self.identity) {
-            Ok(kept) => kept
-                .filter(|kept| kept.server == self.url && *kept.node == *self.node)
-                .map(|kept| kept.token),
+            Ok(kept) => {
+                let kept = kept?;
+                let is_this = kept.server == self.url && *kept.node == *self.node;
+                if !is_this {
+                    tracing::warn!(
+                        server = kept.server,
+                        node = kept.node,
+                        "the identity that is kept is for another server or node: it is not shown to this one"
+                    );
+                }
+                is_this.then_some(kept.token)
+            }
             Err(why) => {
                 tracing::error!(%why, "the node's identity cannot be read");
                 None

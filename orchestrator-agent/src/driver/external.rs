@@ -32,7 +32,8 @@
 //!
 //! **Everything may be asked again**: after the agent was killed, also while a program that it had run is still at it. So
 //! `start` does its work at most once. `mkdir "$state/begun"` succeeds once, whoever tries at the same time. A run that was
-//! begun and is not there has ended. `stop` and `forget` of what is not there are done.
+//! begun and is not there has ended; once `start` was done, that is what `absent` means, too. `stop` and `forget` of what is
+//! not there are done.
 //!
 //! What the program leaves running is not its child's business: it gives it another standard output and error. One that takes
 //! too long is killed, with its process group. It finds nothing in its environment but `PATH` and the run's mark.
@@ -59,6 +60,8 @@ use crate::runs::Run;
 use crate::shim::{BEGUN, ENDED, Ended, RUN};
 use crate::workload::Workload;
 
+/// From here on, a run that is not there has ended.
+const STARTED: &str = "started";
 /// Between two looks at a run that lives.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// What is left running may hold the program's outputs.
@@ -187,8 +190,8 @@ impl External {
     async fn begin(&self, run: &Run) -> io::Result<()> {
         disk::directory(&run.dir.join("state"))?;
         disk::note(&run.dir.join(BEGUN), b"")?;
-        let asked = self.ask(run, "start", json!({}), self.limits.start).await;
-        asked.map(drop)
+        self.ask(run, "start", json!({}), self.limits.start).await?;
+        disk::note(&run.dir.join(STARTED), b"")
     }
 
     async fn state(&self, run: &Run) -> io::Result<Look> {
@@ -201,7 +204,8 @@ impl External {
         }
         let answer = self.ask(run, "look", json!({}), self.limits.look).await?;
         let ended = match read(&answer, "look")? {
-            State::Absent {} => return Ok(Look::Absent),
+            State::Absent {} if !run.dir.join(STARTED).exists() => return Ok(Look::Absent),
+            State::Absent {} => Ended::unseen(),
             State::Running {} => return Ok(Look::Running),
             State::Ended { code, ran_millis } => {
                 Ended::with(code, Duration::from_millis(ran_millis))

@@ -7,6 +7,8 @@ pub mod watch;
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::wire::Interval;
 use crate::workload::{Check, ErrorRate, Probe, Workload};
 
@@ -14,14 +16,14 @@ use crate::workload::{Check, ErrorRate, Probe, Workload};
 const LIVES_AFTER: Duration = Duration::from_secs(1);
 
 /// What was seen of a run.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Sight {
     /// A check of this number had this result.
     Checked {
         /// Its place in the list.
         check: usize,
-        /// Whether it passed.
-        passed: bool,
+        /// Whether it passed; else why not.
+        result: Result<(), String>,
     },
     /// The counters of requests and of failures, if they could be read.
     Counted(Option<(u64, u64)>),
@@ -51,6 +53,22 @@ struct State {
     passing: Option<bool>,
     /// It was failing at some time of the interval.
     failed: bool,
+    /// Why it has not passed, if it has not the last time.
+    why: Option<String>,
+}
+
+/// How it is with a check.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Standing {
+    /// As the job says.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Absent where there is no result yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passing: Option<bool>,
+    /// Why it has not passed the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +101,7 @@ impl Tally {
             check: check.clone(),
             row: (true, 0),
             failed: false,
+            why: None,
         };
         Self {
             checks: workload.checks.iter().map(state).collect(),
@@ -95,10 +114,12 @@ impl Tally {
     /// Takes in what was seen when the run was of this age.
     pub fn take(&mut self, sight: Sight, age: Duration) {
         match sight {
-            Sight::Checked { check, passed } => {
+            Sight::Checked { check, result } => {
                 let Some(state) = self.checks.get_mut(check) else {
                     return;
                 };
+                let passed = result.is_ok();
+                state.why = result.err();
                 let counts = state.take(passed, age);
                 if counts && matches!(self.counting, Counting::Checks) {
                     self.requests += 1;
@@ -162,6 +183,15 @@ impl Tally {
         lives && self.checks.iter().all(|state| state.passing == Some(true))
     }
 
+    /// How it is with each check.
+    pub fn standings(&self) -> impl Iterator<Item = Standing> {
+        self.checks.iter().map(|state| Standing {
+            kind: state.check.probe.kind(),
+            passing: state.passing,
+            why: state.why.clone(),
+        })
+    }
+
     /// When it may be without anything to be seen; only without a check.
     pub fn ready_at(&self) -> Option<Duration> {
         self.checks.is_empty().then_some(LIVES_AFTER)
@@ -217,7 +247,11 @@ mod tests {
 
     fn checked(tally: &mut Tally, check: usize, results: &[bool], secs: u64) {
         for passed in results.iter().copied() {
-            tally.take(Sight::Checked { check, passed }, Duration::from_secs(secs));
+            let result = match passed {
+                true => Ok(()),
+                false => Err("status 500".to_owned()),
+            };
+            tally.take(Sight::Checked { check, result }, Duration::from_secs(secs));
         }
     }
 
@@ -255,6 +289,16 @@ mod tests {
         checked(&mut tally, 0, &[false], 60);
         assert_eq!(tally.roll(), said(Some(false), None));
         assert_eq!(tally.roll(), said(Some(false), None), "it still fails");
+        let standing = |kind, passing, why: Option<&str>| Standing {
+            kind,
+            passing: Some(passing),
+            why: why.map(str::to_owned),
+        };
+        let both = [
+            standing("tcp", false, Some("status 500")),
+            standing("http", true, None),
+        ];
+        assert_eq!(tally.standings().collect::<Vec<_>>(), both);
         assert!(!tally.is_ready(Duration::ZERO));
     }
 

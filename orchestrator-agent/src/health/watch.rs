@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::Request;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -15,7 +16,7 @@ use super::Sight;
 use super::lines::{Lines, Patterns};
 use super::prometheus::Selector;
 use crate::driver::Driver;
-use crate::net::{Address, within};
+use crate::net::{Address, Connection, within};
 use crate::runs::{Run, RunId};
 use crate::workload::{self, Check, ErrorRate, Probe};
 
@@ -85,13 +86,17 @@ async fn check_on(
     let mut is_up = false;
     sleep(SOON.min(check.interval)).await;
     loop {
-        let passed = matches!(
-            within(check.timeout, probe(&run, &*driver, check)).await,
-            Ok(Ok(()))
-        );
+        let result = match within(check.timeout, probe(&run, &*driver, check)).await {
+            Ok(result) => result.map_err(|why| why.to_string()),
+            Err(_) => Err(format!(
+                "no answer within {}",
+                humantime::format_duration(check.timeout)
+            )),
+        };
+        let passed = result.is_ok();
         let sight = Sight::Checked {
             check: number,
-            passed,
+            result,
         };
         if sights.send((run.id.clone(), sight)).await.is_err() {
             return;
@@ -113,7 +118,7 @@ async fn probe(run: &Run, driver: &dyn Driver, check: &Check) -> io::Result<()> 
     };
     match &check.probe {
         Probe::Http { port: of, path } => {
-            let (status, _) = get(port(of)?, &run.expand(path), check.timeout).await?;
+            let status = status(port(of)?, &run.expand(path), check.timeout).await?;
             match (200..400).contains(&status) {
                 true => Ok(()),
                 false => Err(io::Error::other(format!("status {status}"))),
@@ -205,11 +210,23 @@ async fn count_lines(run: Arc<Run>, mut lines: Lines, sights: mpsc::Sender<(RunI
     }
 }
 
+/// How it is answered. What the answer goes on with is not waited for: it may have no end.
+async fn status(port: u16, path: &str, limit: Duration) -> io::Result<u16> {
+    let (mut connection, request) = question(port, path).await?;
+    let answer = connection.send(request, limit).await?;
+    Ok(answer.status().as_u16())
+}
+
 async fn get(port: u16, path: &str, limit: Duration) -> io::Result<(u16, Bytes)> {
-    let address = Address::here(port);
-    let mut connection = address.connect().await?;
-    let request = address.request("GET", path).header("connection", "close");
-    let request = request.body(Full::default()).map_err(io::Error::other)?;
+    let (mut connection, request) = question(port, path).await?;
     let (status, body) = connection.ask(request, PAGE_BYTES_MAX, limit).await?;
     Ok((status.as_u16(), body))
+}
+
+async fn question(port: u16, path: &str) -> io::Result<(Connection, Request<Full<Bytes>>)> {
+    let address = Address::here(port);
+    let connection = address.connect().await?;
+    let request = address.request("GET", path).header("connection", "close");
+    let request = request.body(Full::default()).map_err(io::Error::other)?;
+    Ok((connection, request))
 }

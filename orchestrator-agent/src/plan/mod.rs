@@ -73,14 +73,16 @@ pub struct Seen {
     pub phase: Phase,
     /// Something is being done to it; when that is over there will be another plan.
     pub busy: bool,
+    /// Why it is not known whether it was begun, if that lasts.
+    pub unseen: Option<String>,
     /// It is healthy.
     pub ready: bool,
     /// Since when it has been told to stop.
     pub asked: Option<Moment>,
     /// When it was killed last.
     pub killed: Option<Moment>,
-    /// From the one to the other.
-    pub stop_grace: Duration,
+    /// What it runs.
+    pub workload: Arc<Workload>,
 }
 
 /// Where a run is.
@@ -307,7 +309,7 @@ impl<'a> Planner<'a> {
         }
         match before {
             _ if goes_back && kept.is_some() => {}
-            Some(before) if goes_back => self.put_back(before, workload),
+            Some(before) if goes_back => self.put_back(before),
             _ if is_here => self.start(wanted, workload, mine),
             _ => {}
         }
@@ -336,7 +338,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Brings up again what ran before, now that nothing else will.
-    fn put_back(&mut self, before: &Seen, workload: &Workload) {
+    fn put_back(&mut self, before: &Seen) {
         let same = self
             .runs
             .iter()
@@ -344,7 +346,7 @@ impl<'a> Planner<'a> {
         let Some(last) = same.max_by_key(|run| run.attempt) else {
             return;
         };
-        match last.next(workload) {
+        match last.next(&last.workload) {
             _ if last.busy => {}
             Next::Never => {}
             Next::At { moment, .. } if self.now < moment => self.wake(moment),
@@ -403,7 +405,7 @@ impl<'a> Planner<'a> {
             (Phase::Running, None) => self.act(Action::Stop(id)),
             (Phase::Running, Some(asked)) => {
                 let due = match run.killed {
-                    None => asked.saturating_add(run.stop_grace),
+                    None => asked.saturating_add(run.workload.stop_grace),
                     Some(killed) => killed.saturating_add(KILL_AGAIN_AFTER),
                 };
                 match self.now >= due {

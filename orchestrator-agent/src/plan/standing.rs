@@ -40,6 +40,9 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
         return Standing::Unknown;
     };
     match &run.phase {
+        Phase::Planned if run.unseen.is_some() => {
+            Standing::CannotStart(run.unseen.clone().unwrap_or_default())
+        }
         Phase::Planned if run.attempt == 1 => Standing::Unknown,
         Phase::Planned => Standing::Down,
         Phase::Running => Standing::Up(run.attempt),

@@ -170,7 +170,7 @@ impl World {
                 assert_eq!(run.phase, Phase::Running);
                 assert!(!run.is_wanted, "what is wanted is not stopped");
                 if let Action::Kill(_) = action {
-                    assert!(self.now >= run.asked.unwrap() + run.stop_grace);
+                    assert!(self.now >= run.asked.unwrap() + run.workload.stop_grace);
                 }
                 // Never none, where that was asked for.
                 let others = runs
@@ -215,10 +215,11 @@ impl World {
                     row: *row,
                     phase: Phase::Planned,
                     busy: false,
+                    unseen: None,
                     ready: false,
                     asked: None,
                     killed: None,
-                    stop_grace: Duration::from_secs(5),
+                    workload: workload(false),
                 };
                 self.runs.entry(run.key.clone()).or_default().push((
                     seen,

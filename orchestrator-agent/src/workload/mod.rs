@@ -178,6 +178,18 @@ pub enum Probe {
     Process,
 }
 
+impl Probe {
+    /// As the job says it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Command { .. } => "command",
+            Self::Process => "process",
+        }
+    }
+}
+
 /// One of a workload's ports, or one that is named by its number.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(untagged)]

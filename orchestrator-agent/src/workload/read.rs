@@ -210,6 +210,12 @@ impl CheckDocument {
                 if !path.starts_with('/') {
                     return Err(format!("path: {path:?} does not begin with '/'"));
                 }
+                let is_of_paths = |byte: u8| byte.is_ascii_graphic();
+                if !path.bytes().all(is_of_paths) {
+                    return Err(format!(
+                        "path: {path:?}: what is no letter, digit or sign of ASCII is written as %20"
+                    ));
+                }
                 let port = known(self.port.as_ref(), ports)?;
                 Probe::Http { port, path }
             }
@@ -380,6 +386,10 @@ mod tests {
             (
                 json!({ "checks": [{ "type": "tcp", "port": 1, "timeout": "soon" }] }),
                 "\"soon\" is no length",
+            ),
+            (
+                json!({ "checks": [{ "type": "http", "port": 1, "path": "/a b" }] }),
+                "is written as %20",
             ),
             (json!({ "ports": [{ "name": "a b" }] }), "ports: \"a b\""),
             (

@@ -161,3 +161,59 @@ async fn a_program_that_is_not_there_cannot_start_anything() {
     );
     node.leave(Leave::Drained).await;
 }
+
+/// A node whose program does this.
+async fn driven_by(script: &str) -> (Server, Node, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("program");
+    let journal = dir.path().join("journal");
+    let script = format!("#!/bin/sh\necho $1 $PWD >> {}\n{script}", journal.display());
+    std::fs::write(&program, script).unwrap();
+    let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, may_run).unwrap();
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let external = format!("mine={}", program.display());
+    node.start_apart(&["--external", &external]);
+    server.api.nodes(1).await;
+    (server, node, dir)
+}
+
+fn driven() -> Value {
+    json!({
+        "job_id": "web", "driver": "external", "config": { "program": "mine" },
+        "restart": { "backoff": "200ms", "backoff_max": "1s" },
+        "rollout": { "strategy": "rolling", "max_parallel": 1, "health_check": health() },
+    })
+}
+
+#[tokio::test]
+async fn what_was_started_and_is_not_there_has_ended() {
+    let (server, node, dir) =
+        driven_by(r#"[ $1 = look ] && echo '{"state":"absent"}'; exit 0"#).await;
+    server.api.register(driven()).await;
+    node.until("it was started four times", |status| {
+        let runs = status["runs"].as_array().unwrap();
+        runs.iter().any(|run| run["attempt"].as_u64() > Some(3))
+    })
+    .await;
+    let journal = std::fs::read_to_string(dir.path().join("journal")).unwrap();
+    let mut starts: Vec<&str> = (journal.lines())
+        .filter_map(|line| line.strip_prefix("start "))
+        .collect();
+    let all = starts.len();
+    starts.sort_unstable();
+    starts.dedup();
+    assert_eq!(starts.len(), all, "each run once: {journal}");
+}
+
+#[tokio::test]
+async fn what_nobody_can_find_is_told_of() {
+    let (server, _node, _dir) =
+        driven_by("[ $1 = look ] && { echo no idea >&2; exit 3; }; exit 0").await;
+    let id = server.api.register(driven()).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    assert!(said.contains("it is not known where it is"), "{said}");
+    assert!(said.contains("no idea"), "{said}");
+}

@@ -228,6 +228,14 @@ impl Node {
         child.id().unwrap().cast_signed()
     }
 
+    /// Waits for the end of an agent that is a process.
+    pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
+        let Running::Apart(child) = &mut self.agent else {
+            panic!("the agent is no process");
+        };
+        child.wait().await.unwrap()
+    }
+
     /// The agent is killed, wherever it is.
     pub(crate) async fn kill(&mut self) {
         let Running::Apart(mut child) = std::mem::replace(&mut self.agent, Running::Nowhere) else {

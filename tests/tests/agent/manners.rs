@@ -1,5 +1,9 @@
 //! What does harm is contained.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, rolling, service};
@@ -90,4 +94,146 @@ async fn a_port_of_its_own_is_passed_on_from_version_to_version() {
         Some(Some(1)),
         "the port was never taken: {status:#}"
     );
+}
+
+#[tokio::test]
+async fn nobody_is_taken_for_another_at_his_port() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let job = |name: &str| {
+        let mut job = service(&[], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job
+    };
+    let id = server.api.register(job("web")).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    let sentence = format!("port http: {port} is in use by a program that is not the agent's");
+    assert!(said.contains(&sentence), "{said}");
+    drop(taken);
+    let mut again = job("web");
+    again["env"]["COLOR"] = json!("green");
+    let id = server.api.register(again).await;
+    server.api.until_state(&id, "completed").await;
+
+    // Its checks would be answered by the other one.
+    let mut other = job("shop");
+    other["config"] = json!({ "command": ["sleep", "1000"] });
+    let id = server.api.register(other).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    let sentence = format!("port http: {port} is that of default/web on this node");
+    assert!(said.contains(&sentence), "{said}");
+    node.until("it is shown", |status| {
+        let all = status["executions"].as_array().unwrap();
+        all.iter().any(|execution| {
+            let standing = execution["standing"].as_str().unwrap();
+            standing.contains(&sentence)
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_check_says_why_it_does_not_pass() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut job = service(&[("SICK", "1")], rolling());
+    let check = |check: serde_json::Value| {
+        let mut check = check;
+        check["interval"] = json!("100ms");
+        check["timeout"] = json!("300ms");
+        check["start_period"] = json!("0s");
+        check
+    };
+    job["checks"] = json!([
+        check(json!({ "type": "http", "path": "/health" })),
+        check(json!({ "type": "http", "port": silent.local_addr().unwrap().port() })),
+        check(json!({ "type": "command", "command": ["sh", "-c", "exit 7"] })),
+        check(json!({ "type": "command", "command": ["/nowhere/check"] })),
+        check(json!({ "type": "tcp" })),
+    ]);
+    server.api.register(job).await;
+    let expected = json!([
+        { "type": "http", "passing": false, "why": "status 503" },
+        { "type": "http", "passing": false, "why": "no answer within 300ms" },
+        { "type": "command", "passing": false, "why": "it ended with 7" },
+        { "type": "command", "passing": false, "why": "No such file or directory (os error 2)" },
+        { "type": "tcp", "passing": true },
+    ]);
+    node.until("each says why", |status| {
+        status["runs"][0]["checks"] == expected
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_page_without_an_end_is_as_good_as_its_head() {
+    let server = Server::start().await;
+    let _node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let endless = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = endless.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in endless.incoming().flatten() {
+            std::thread::spawn(move || {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head = lines.map_while(Result::ok);
+                head.take_while(|line| !line.is_empty()).for_each(drop);
+                let answered = write!(stream, "HTTP/1.1 200 Said\r\n\r\n");
+                while answered.is_ok() && stream.write_all(&[b'.'; 4096]).is_ok() {}
+            });
+        }
+    });
+    let mut job = service(&[], rolling());
+    job["checks"] = json!([{
+        "type": "http", "port": port, "interval": "100ms", "timeout": "2s", "start_period": "0s",
+    }]);
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_named() {
+    let server = Server::start().await;
+    let _node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = service(&[], rolling());
+    job["config"]["directory"] = json!("/nowhere/at/all");
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    assert!(said.contains("/nowhere/at/all: No such file"), "{said}");
+}
+
+#[tokio::test]
+async fn who_is_told_twice_to_end_does_not_wait_for_what_does_not_stop() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--drain"]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    let script = "trap '' TERM; while true; do sleep 1; done";
+    job["config"] = json!({ "command": ["sh", "-c", script], "stop_grace": "10m" });
+    job["checks"] = json!([]);
+    server.api.register(job).await;
+    node.until("it is up", |status| {
+        status["executions"][0]["standing"] == "up"
+    })
+    .await;
+    let agent = Pid::from_raw(node.agent_pid()).unwrap();
+    kill_process(agent, Signal::TERM).unwrap();
+    node.until("it waits", |status| {
+        status["runs"][0]["phase"] == "stopping"
+    })
+    .await;
+    kill_process(agent, Signal::TERM).unwrap();
+    assert!(!node.ended().await.success());
+    assert!(!node.processes().is_empty(), "it goes on");
 }

@@ -14,10 +14,11 @@ fn ended(attempt: u32, row: u32, how: End, ran: u64) -> Seen {
             ran: Duration::from_secs(ran),
         },
         busy: false,
+        unseen: None,
         ready: false,
         asked: None,
         killed: None,
-        stop_grace: Duration::ZERO,
+        workload: workload(false),
     }
 }
 
