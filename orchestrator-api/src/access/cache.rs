@@ -114,6 +114,7 @@ mod tests {
             expires_at: None,
             revoked_at: None,
             last_used_at: None,
+            joined: None,
         };
         Arc::new(Known::new(number.to_string(), [number; 32], kept))
     }
