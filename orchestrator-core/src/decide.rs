@@ -13,7 +13,7 @@ use crate::order::order;
 use crate::placement::place;
 use crate::rollout::{Head, Rollout, TargetState};
 use crate::runs::Runs;
-use crate::spec::{Canaries, OnFailure, RolloutSpec, Strategy};
+use crate::spec::{OnFailure, RolloutSpec, Strategy};
 use crate::state::{Moment, State, VERSIONS_KEPT};
 
 /// The next fact that follows from the state at `now`.
@@ -241,12 +241,13 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
     let told = state.slots[slot as usize].told;
     let waits = state.waits_for_turn(slot);
     let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize].state());
+    // What failed starts nowhere any more.
+    let may_start = !state.is_outdated(told) && (told == state.current || !state.has_failed(told));
     let stays = match state.active() {
-        // What failed starts nowhere any more.
-        None => !state.is_outdated(told) && (told == state.current || !state.has_failed(told)),
+        None => may_start,
         Some(rollout) => match target(rollout) {
             Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
-            _ if rollout.is_forward() => told != rollout.head.to && !state.is_outdated(told),
+            _ if rollout.is_forward() => told != rollout.head.to && may_start,
             _ => told == rollout.head.to,
         },
     };
@@ -288,7 +289,11 @@ fn promote(rollout: &Rollout) -> Option<Event> {
 fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
     let head = &rollout.head;
     let immediate = head.spec.gate().is_none();
-    if head.tally.pending == 0 || (head.tally.in_flight() > 0 && !immediate) {
+    // An updated target that is bad now, or has moved, has its time to show that it is well. What takes a bad version
+    // back does not wait for it.
+    let holds = head.tally.in_flight() > 0
+        || !rollout.suspects.is_empty() && head.kind != DeploymentKind::Rollback;
+    if head.tally.pending == 0 || holds && !immediate {
         return None;
     }
     let mut room = if immediate || head.spec.max_parallel == 0 {
@@ -506,21 +511,9 @@ fn start(state: &State, now: Moment) -> Option<Event> {
     };
     let total = order.len() as u32;
     let canaries = match spec.strategy {
-        Strategy::Canary {
-            canaries: Canaries::Count(count),
-            ..
-        } => count.min(total),
-        Strategy::Canary {
-            canaries: Canaries::Percent(percent),
-            ..
-        } => (u64::from(total) * u64::from(percent)).div_ceil(100) as u32,
+        // With nobody there yet, whoever comes first is the canary.
+        Strategy::Canary { canaries, .. } => canaries.of(total).max(1),
         _ => 0,
-    };
-    // With nobody there yet, whoever comes first is the canary.
-    let canaries = if matches!(spec.strategy, Strategy::Canary { .. }) {
-        canaries.max(1)
-    } else {
-        0
     };
     Some(Event::Started(Box::new(Started {
         number,

@@ -13,7 +13,8 @@ use crate::time::Time;
 
 /// How many nodes are looked up of an entry: more than are named, so that some may have no name.
 const NAMES_MAX: usize = 20;
-/// How many links a chain has at the most; the first and the last ones are kept.
+/// How many links a chain has at the most. What says least about why goes first: waves that went out one after the
+/// other, then failures of single nodes; never what began and ended.
 const LINKS_MAX: usize = 40;
 
 /// Why a deployment is where it is.
@@ -79,9 +80,30 @@ struct Chain {
 
 #[derive(Default)]
 struct Links {
-    all: Vec<(Time, String)>,
-    left_out: u32,
+    all: Vec<Link>,
     bad: BTreeMap<u32, Bad>,
+}
+
+struct Link {
+    at: Time,
+    text: String,
+    weight: Weight,
+    /// So many are left out before it, of which the first was then.
+    left_out: u32,
+    since: Time,
+}
+
+/// How much is lost with a link.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Weight {
+    /// Things take their course.
+    Course,
+    /// A node failed.
+    Failure,
+    /// A person, or a rule, decided something.
+    Turn,
+    /// A deployment began or ended.
+    Frame,
 }
 
 impl Chain {
@@ -115,9 +137,10 @@ impl Chain {
             known.push((head.number, head.created, began, head.updated));
         }
         for (number, created, began, updated) in known.into_iter().rev() {
-            self.links.add(created, began);
+            self.links.add(created, began, Weight::Frame);
             if let Some(record) = self.narrator.job().record_by_number(number) {
-                self.links.add(updated, record.status.message);
+                self.links
+                    .add(updated, record.status.message, Weight::Frame);
             }
         }
     }
@@ -178,8 +201,13 @@ impl Links {
             }
             // Those of a rollback are counted anew.
             Event::Started(_) => self.bad.clear(),
+            // What another node has shown, or the same one another time, is not why it fails now.
+            Event::Dispatched { targets, .. } => {
+                for target in targets.iter() {
+                    self.bad.remove(&target);
+                }
+            }
             Event::Ended { .. }
-            | Event::Dispatched { .. }
             | Event::Skipped { .. }
             | Event::Placed { .. }
             | Event::Scaled { .. }
@@ -202,27 +230,64 @@ impl Links {
             | Event::Answered(_)
             | Event::Forgot { .. } => return,
         }
-        self.add(entry.at, text);
+        let weight = match &entry.event {
+            Event::Started(_) | Event::Ended { .. } => Weight::Frame,
+            Event::Promoted { .. }
+            | Event::Paused { .. }
+            | Event::Resumed
+            | Event::Scaled { .. }
+            | Event::ClockSetBack => Weight::Turn,
+            Event::Failed { .. } => Weight::Failure,
+            _ => Weight::Course,
+        };
+        self.add(entry.at, text, weight);
     }
 
-    fn add(&mut self, at: Time, text: String) {
+    fn add(&mut self, at: Time, text: String, weight: Weight) {
         if self.all.len() == LINKS_MAX {
-            // What lies between the beginning and the end is left out, not the end.
-            self.all.remove(LINKS_MAX / 2);
-            self.left_out += 1;
+            self.leave_one_out();
         }
-        self.all.push((at, text));
+        self.all.push(Link {
+            at,
+            text,
+            weight,
+            left_out: 0,
+            since: at,
+        });
     }
 
-    fn finish(mut self, now: String) -> Explanation {
-        if self.left_out > 0 {
-            let at = self.all[LINKS_MAX / 2].0;
-            self.all
-                .insert(LINKS_MAX / 2, (at, format!("… {} more …", self.left_out)));
+    /// Leaves out the middle one of the longest row of those that say least; the last of all stays.
+    fn leave_one_out(&mut self) {
+        let but_last = &self.all[..self.all.len() - 1];
+        let least = but_last.iter().map(|link| link.weight).min();
+        let mut best = 0..0;
+        let mut begin = 0;
+        for row in but_last.chunk_by(|a, b| a.weight == b.weight) {
+            let end = begin + row.len();
+            if Some(row[0].weight) == least && row.len() > best.len() {
+                best = begin..end;
+            }
+            begin = end;
         }
-        Explanation {
-            links: self.all,
-            now,
+        let gone = self.all.remove(best.start + best.len() / 2);
+        let since = if gone.left_out > 0 {
+            gone.since
+        } else {
+            gone.at
+        };
+        let next = &mut self.all[best.start + best.len() / 2];
+        next.left_out += gone.left_out + 1;
+        next.since = since;
+    }
+
+    fn finish(self, now: String) -> Explanation {
+        let mut links = Vec::new();
+        for link in self.all {
+            if link.left_out > 0 {
+                links.push((link.since, format!("… {} more …", link.left_out)));
+            }
+            links.push((link.at, link.text));
         }
+        Explanation { links, now }
     }
 }

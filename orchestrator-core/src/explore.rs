@@ -1,16 +1,18 @@
 //! Every interleaving of a small fleet: reports, faults, commands and time, in every order, until no
 //! new situation turns up. The laws are checked after every step, and that every situation can end.
 
+mod situation;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use self::situation::situation;
+
 use crate::input::{Command, Input, Interval, NodeChange, Observation, Report};
 use crate::laws::check_step;
-use crate::rollout::TargetState;
 use crate::spec::{
     Canaries, HealthCheck, JobSpec, JobType, OnFailure, Placement, RolloutSpec, Strategy,
 };
-use crate::state::Stage;
 use crate::{Job, Member, Presence, Span, Time, WaitingOn};
 
 /// The interval, the least healthy time, and a third of the deadline.
@@ -52,20 +54,62 @@ impl std::fmt::Debug for Path {
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
-    Good(u32),
-    Bad(u32),
-    CannotStart(u32),
+    Says(u32, Word),
     Node(u32, Presence),
     Pass,
+    /// Nobody listened for so long.
+    Away,
     Promote,
     Pause,
     Resume,
     Cancel,
     Fail,
-    RollBack,
+    RollBack(Option<u32>),
     Restart,
     Stop,
     Register(u32),
+    Scale(u32),
+}
+
+/// What an agent says of a target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Word {
+    Good,
+    Bad,
+    /// Good, of what it was told before.
+    Late,
+    CannotStart,
+    Started,
+    Restarted,
+    Exited,
+    Stopped,
+}
+
+impl Word {
+    const ALL: [Self; 8] = [
+        Self::Good,
+        Self::Bad,
+        Self::Late,
+        Self::CannotStart,
+        Self::Started,
+        Self::Restarted,
+        Self::Exited,
+        Self::Stopped,
+    ];
+
+    fn observation(self) -> Observation {
+        match self {
+            Self::Good | Self::Late => Observation::Interval(Interval::PASSING),
+            Self::Bad => Observation::Interval(Interval::FAILING),
+            Self::CannotStart => Observation::CannotStart {
+                detail: String::new(),
+            },
+            Self::Started => Observation::Started,
+            Self::Restarted => Observation::Restarted,
+            Self::Exited => Observation::Exited { code: 1 },
+            Self::Stopped => Observation::Stopped,
+        }
+    }
 }
 
 /// How a version is rolled out, and where to.
@@ -122,7 +166,7 @@ impl World {
         );
         let targets = world.job.outstanding().count() as u32;
         for target in 0..targets {
-            world.report(target, Observation::Started);
+            world.says(target, Word::Started);
         }
         assert_eq!(world.job.current(), 1);
         world.step(
@@ -156,7 +200,12 @@ impl World {
         !entries.is_empty()
     }
 
-    fn report(&mut self, target: u32, what: Observation) -> bool {
+    fn says(&mut self, target: u32, word: Word) -> bool {
+        self.report(target, word.observation(), u64::from(word == Word::Late))
+    }
+
+    /// A report about what a target was told last, or so many entries before that.
+    fn report(&mut self, target: u32, what: Observation, before: u64) -> bool {
         let Some(rollout) = self.job.state.active() else {
             return false;
         };
@@ -165,7 +214,7 @@ impl World {
         };
         let report = Report {
             target,
-            generation: rollout.generation(row),
+            generation: rollout.generation(row).saturating_sub(before),
             number: row.reported + 1,
             what,
         };
@@ -176,14 +225,7 @@ impl World {
         self.path.push(action);
         let id = self.job.deployment().expect("there is always one").id;
         match action {
-            Action::Good(target) => self.report(target, Observation::Interval(Interval::PASSING)),
-            Action::Bad(target) => self.report(target, Observation::Interval(Interval::FAILING)),
-            Action::CannotStart(target) => self.report(
-                target,
-                Observation::CannotStart {
-                    detail: String::new(),
-                },
-            ),
+            Action::Says(target, word) => self.says(target, word),
             Action::Node(node, Presence::Ready) => self.step(Input::Nodes(&[NodeChange::Seen(
                 Member::new(format!("n{node}")),
             )])),
@@ -202,6 +244,12 @@ impl World {
                 self.step(Input::Tick);
                 true
             }
+            Action::Away => {
+                self.now = self.now.after(TICK);
+                let millis = TICK.as_millis();
+                self.step(Input::Absent { millis });
+                true
+            }
             Action::Promote => self.step(Command::Promote(id).into()),
             Action::Pause => self.step(Command::Pause(id).into()),
             Action::Resume => self.step(Command::Resume(id).into()),
@@ -213,7 +261,8 @@ impl World {
                 }
                 .into(),
             ),
-            Action::RollBack => self.step(Command::RollBack { to: None }.into()),
+            Action::RollBack(to) => self.step(Command::RollBack { to }.into()),
+            Action::Scale(replicas) => self.step(Command::Scale { replicas }.into()),
             Action::Restart => self.step(Command::Restart.into()),
             Action::Stop => self.step(Command::Stop.into()),
             Action::Register(version) => self.step(
@@ -225,92 +274,6 @@ impl World {
                 .into(),
             ),
         }
-    }
-
-    /// All that decides what can happen from here on; times as what is left of them.
-    fn situation(&self) -> Vec<u64> {
-        let state = &self.job.state;
-        let now = state.moment.elapsed + (self.now.as_millis() - state.moment.wall.as_millis());
-        let mut key = vec![
-            u64::from(state.current),
-            u64::from(state.settled) + 2 * state.left_on.iter().map(|&v| 1 << v).sum::<u64>(),
-            u64::from(state.version_max),
-            state.strays.len() as u64,
-        ];
-        for (&number, version) in &state.versions {
-            key.push(u64::from(version.stable) << 1 | u64::from(version.rejected));
-            key.push(u64::from(state.leaving_version(Some(number))));
-        }
-        for node in 0..state.members.len() {
-            key.push(state.members.presence(node) as u64);
-        }
-        for (number, slot) in (0..).zip(&state.slots) {
-            let flags = [
-                slot.live,
-                slot.stage == Stage::Unproven,
-                slot.is_done(),
-                state.surplus.contains(&number),
-                state.unplaced.contains(&number),
-                state.retired.contains(&number),
-            ];
-            key.extend([
-                u64::from(slot.told),
-                u64::from(slot.node),
-                flags.iter().fold(0, |bits, &on| bits << 1 | u64::from(on)),
-            ]);
-        }
-        for node in 0..state.members.len() {
-            let wait = state.leaving.of(node);
-            key.push(wait.map_or(u64::MAX, |due| due.saturating_sub(now)));
-        }
-        let Some(rollout) = &state.rollout else {
-            return key;
-        };
-        let head = &rollout.head;
-        let clock = rollout.deadline_clock(now);
-        key.extend([
-            head.state as u64,
-            head.kind as u64,
-            u64::from(head.from) << 32 | u64::from(head.to),
-            u64::from(head.promoted),
-            u64::from(head.cause.is_some()),
-            u64::from(rollout.forgiven),
-            u64::from(head.canaries_wanted),
-            u64::from(head.rolled_back_by.is_some()),
-            u64::from(head.wave > 0),
-        ]);
-        let threshold = head.spec.gate().map_or(0, |gate| gate.failure_threshold);
-        for (number, target) in (0..).zip(&rollout.targets) {
-            let since = u64::from(target.since);
-            let left = match target.state() {
-                _ if head.state.is_final() => 0,
-                TargetState::Observing => now.saturating_sub(since).min(TICK.as_millis()),
-                TargetState::Updated if target.is_unproven() => {
-                    now.saturating_sub(since).min(TICK.as_millis())
-                        + u64::from(since == crate::rollout::STOPPED) * HALF_HOUR.as_millis()
-                }
-                _ => 0,
-            };
-            let due = rollout.due_of(number).filter(|_| !head.state.is_final());
-            let due = due.map_or(0, |due| due.saturating_sub(clock));
-            key.extend([
-                u64::from(target.slot),
-                target.state() as u64,
-                u64::from(target.is_unproven()) << 3
-                    | u64::from(target.is_canary()) << 2
-                    | u64::from(target.is_lost()) << 1
-                    | u64::from(target.failed_before()),
-                u64::from(target.streak.min(threshold.max(1))),
-                left,
-                due,
-            ]);
-        }
-        let pending = rollout
-            .queue
-            .iter()
-            .filter(|&t| rollout.targets[t as usize].state() == TargetState::Pending);
-        key.extend(pending.map(u64::from));
-        key
     }
 
     /// From here on nothing goes wrong any more and a person does what is asked for: it has to end.
@@ -343,13 +306,12 @@ impl World {
                         .state
                         .active()
                         .map_or(0, |r| r.targets.len() as u32);
-                    let what = if record.kind == crate::DeploymentKind::Stop {
-                        Observation::Stopped
-                    } else {
-                        Observation::Interval(Interval::PASSING)
+                    let word = match record.kind {
+                        crate::DeploymentKind::Stop => Word::Stopped,
+                        _ => Word::Good,
                     };
                     for target in 0..targets {
-                        world.report(target, what.clone());
+                        world.says(target, word);
                     }
                     world.now = world.now.after(TICK);
                     world.step(Input::Tick)
@@ -367,28 +329,29 @@ impl World {
 fn explore(nodes: u32, plan: &Plan, faults: &[Presence], deployments_max: u32) -> usize {
     let mut actions = vec![
         Action::Pass,
+        Action::Away,
         Action::Promote,
         Action::Pause,
         Action::Resume,
         Action::Cancel,
         Action::Fail,
-        Action::RollBack,
+        Action::RollBack(None),
+        Action::RollBack(Some(1)),
         Action::Restart,
         Action::Stop,
         Action::Register(2),
         Action::Register(3),
     ];
+    if let Placement::Replicas { count, .. } = plan.placement {
+        actions.extend((0..=count + 1).map(Action::Scale));
+    }
     for n in 0..nodes {
-        actions.extend([
-            Action::Good(n),
-            Action::Bad(n),
-            Action::CannotStart(n),
-            Action::Node(n, Presence::Ready),
-        ]);
+        actions.extend(Word::ALL.map(|word| Action::Says(n, word)));
+        actions.push(Action::Node(n, Presence::Ready));
         actions.extend(faults.iter().map(|&fault| Action::Node(n, fault)));
     }
     let first = World::new(nodes, plan);
-    let mut seen = BTreeSet::from([first.situation()]);
+    let mut seen = BTreeSet::from([situation(&first.job.state, first.now)]);
     let mut open = VecDeque::from([first]);
     while let Some(world) = open.pop_front() {
         world.ends(nodes);
@@ -397,7 +360,7 @@ fn explore(nodes: u32, plan: &Plan, faults: &[Presence], deployments_max: u32) -
             if next.act(action, plan)
                 && next.job.state.deployments <= deployments_max
                 && next.job.state.slots.len() <= nodes as usize + 1
-                && seen.insert(next.situation())
+                && seen.insert(situation(&next.job.state, next.now))
             {
                 open.push_back(next);
             }

@@ -31,11 +31,12 @@ type Law = Result<(), Broken>;
 /// 5. Targets in each state add up to all of them; no kept count differs from a recount.
 /// 6. Over the limits means failed, or paused for a failure, in the same step.
 /// 7. The entries lead from the one state to the other.
-/// 10. Nothing that was taken back starts again but in a wave.
+/// 10. Nothing that was taken back, or failed, starts again but in a wave.
 /// 12. No time runs backwards, and no deadline stays overdue.
 /// 14. What is not final has a wake-up in the future or names the gate that it waits at; and a
 ///     deployment that waits for a node has none.
 /// 15. After a completed deployment no ready node was told anything but the current version.
+/// 16. A target starts once in a wave.
 pub fn check_step(before: &Job, entries: &[Entry], after: &Job) -> Law {
     let mut state = before.state.clone();
     let mut effects = Vec::new();
@@ -164,6 +165,9 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 if taken_back(state, version) {
                     return broken(10, format!("slot {slot} moves with what was taken back"));
                 }
+                if version != 0 && version != state.current && state.has_failed(version) {
+                    return broken(10, format!("slot {slot} moves with what failed"));
+                }
                 let target = active.and_then(|r| Some(&r.targets[state.target_of(slot)? as usize]));
                 let under_way = target
                     .is_some_and(|t| t.state().is_in_flight() || t.state() == TargetState::Updated);
@@ -254,7 +258,7 @@ fn counts(rollout: &Rollout) -> Law {
         );
     }
     let flagged = rollout.targets.iter().filter(|t| t.is_canary()).count();
-    if !head.promoted && flagged != rollout.canaries.len() {
+    if flagged != rollout.canaries.len() {
         return broken(
             5,
             format!("{flagged} canaries, {} listed", rollout.canaries.len()),

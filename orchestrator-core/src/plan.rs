@@ -24,7 +24,7 @@ pub struct Plan {
     pub waves: Vec<PlannedWave>,
     /// Nodes that are not ready now: they would converge when they are back.
     pub skipped: Vec<String>,
-    /// Nodes that would be told to stop when all is done: they no longer belong to the job.
+    /// Nodes that would be told to stop, at once or when all is done: an execution there is not wanted any more.
     pub retired: Vec<String>,
     /// Whether a deployment under way would be superseded.
     pub supersedes: bool,
@@ -86,6 +86,12 @@ impl Job {
         if let Some(members) = members.filter(|_| self.state.members_due) {
             news.extend(self.in_words(now, Input::Members(members))?);
         }
+        let goes =
+            |entry: &Entry| matches!(entry.event, Event::Retired { .. } | Event::Scaled { .. });
+        let gone = news.iter().filter(|(entry, _)| goes(entry));
+        let names = gone.flat_map(|(_, sentence)| &sentence.nodes.names);
+        // One that was on no node has none.
+        let gone = names.filter(|name| !name.is_empty()).cloned().collect();
         let begins = self.state.deployments != deployments;
         let about = self.state.rollout.as_ref().map(|r| &r.head);
         let about = about.filter(|head| begins || before == Some(head.number));
@@ -100,12 +106,14 @@ impl Job {
             supersedes: news.iter().any(|(entry, _)| gives_way(&entry.event)),
             members_needed: self.state.members_due,
         };
+        // What goes with the command itself, and what goes when all is done.
+        plan.retired = gone;
         let Some(number) = about.map(|head| head.number) else {
             return Ok(plan);
         };
         let leave = self.state.surplus.iter();
         let leave = leave.map(|&slot| self.state.node_of(slot).to_owned());
-        plan.retired = leave.collect();
+        plan.retired.extend(leave);
         loop {
             for (entry, sentence) in news {
                 if entry.of.is_some_and(|of| of.deployment == number) {
@@ -270,5 +278,57 @@ mod tests {
         }
         let planned: Vec<_> = plan.waves.into_iter().map(|w| w.nodes).collect();
         assert_eq!(planned, waves);
+    }
+
+    #[test]
+    fn who_goes_is_shown_also_where_it_goes_at_once() {
+        let now = Time::from_millis(1_000_000);
+        let replicas = |version: &str, count| {
+            let placement = Placement::Replicas {
+                count,
+                distinct: true,
+            };
+            let rollout = RolloutSpec::default();
+            Box::new(JobSpec {
+                placement,
+                rollout,
+                ..spec(version)
+            })
+        };
+        let register = |spec| {
+            Request::from(Command::Register {
+                spec,
+                members: None,
+                again: false,
+            })
+        };
+        let mut job = Job::new("web".parse().unwrap(), 3);
+        let nodes: Vec<_> = (0..4)
+            .map(|n| NodeChange::Seen(Member::new(format!("n{n}"))))
+            .collect();
+        let _ = job.step(now, Input::Nodes(&nodes)).unwrap();
+        let _ = job.step(now, register(replicas("1", 4)).into()).unwrap();
+        let runs = |job: &Job| {
+            let runs = |node: &&str| !job.desired(node).is_empty();
+            job.nodes().filter(runs).map(str::to_owned).collect()
+        };
+        for request in [
+            register(replicas("2", 0)),
+            register(replicas("1", 3)),
+            Command::Scale { replicas: 1 }.into(),
+        ] {
+            let plan = job.plan(now, request.clone()).unwrap();
+            let before: std::collections::BTreeSet<String> = runs(&job);
+            let mut after = job.clone();
+            let _ = after.step(now, request.into()).unwrap();
+            let gone = before.difference(&runs(&after)).cloned().collect();
+            let mut planned = plan.retired;
+            planned.sort();
+            assert!(!planned.is_empty());
+            assert_eq!(
+                planned,
+                Vec::from_iter::<std::collections::BTreeSet<String>>(gone)
+            );
+        }
     }
 }

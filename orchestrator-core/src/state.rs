@@ -376,7 +376,12 @@ impl State {
     /// Whether a slot is a target whose turn may still come, of a deployment before whose turn there is nothing
     /// else to run.
     pub(crate) fn waits_for_turn(&self, slot: u32) -> bool {
-        let Some(rollout) = self.active().filter(|r| !r.is_forward()) else {
+        // A restart leaves what is current in force: only work that is done once is not to be done twice.
+        let nothing = |r: &&Rollout| {
+            let restarts = r.head.kind == DeploymentKind::Restart;
+            !r.is_forward() && (!restarts || r.head.is_batch())
+        };
+        let Some(rollout) = self.active().filter(nothing) else {
             return false;
         };
         let state = self
@@ -426,8 +431,12 @@ impl State {
 
     /// Notes whether an execution may be wanted again.
     pub(crate) fn review_spare(&mut self, slot: u32) {
+        self.note_spare(slot, self.is_spare(slot));
+    }
+
+    fn note_spare(&mut self, slot: u32, is_spare: bool) {
         let spare = (self.slots[slot as usize].told, slot);
-        if self.is_spare(slot) {
+        if is_spare {
             self.spare.insert(spare);
         } else {
             self.spare.remove(&spare);
@@ -445,8 +454,11 @@ impl State {
     }
 
     fn is_spare(&self, slot: u32) -> bool {
-        let replicated = self.replicas.is_some() && self.surplus.contains(&slot);
-        replicated && self.is_ready(slot) && self.has_place(self.slots[slot as usize].node)
+        self.can_be_wanted(slot) && self.has_place(self.slots[slot as usize].node)
+    }
+
+    fn can_be_wanted(&self, slot: u32) -> bool {
+        self.replicas.is_some() && self.surplus.contains(&slot) && self.is_ready(slot)
     }
 
     /// Whether one execution more may be wanted on a node.
@@ -458,8 +470,9 @@ impl State {
     /// Notes which executions on a node may be wanted again, now that others there are, or are no longer.
     pub(crate) fn review_others(&mut self, node: u32) {
         if self.replicas.is_some() && self.distinct() && node != NONE {
+            let has_place = self.has_place(node);
             for slot in self.members.slots(node).collect::<Vec<_>>() {
-                self.review_spare(slot);
+                self.note_spare(slot, has_place && self.can_be_wanted(slot));
             }
         }
     }

@@ -65,3 +65,50 @@ now: rolled back to version 1: 2 of 2 nodes updated"
     let unknown = "01900000-0000-7000-8000-000000000000".parse().unwrap();
     assert_eq!(explain(new(), &log, unknown).unwrap(), None);
 }
+
+/// Nobody reads a thousand waves; but why they came to an end is in what is left of them.
+#[test]
+fn a_long_rollout_is_explained_by_what_mattered() {
+    let mut story = Story::new();
+    let begin = "nodes n1..n99\ndeploy v1\neveryone started\n\
+        deploy v2 rolling 1 max_failed=2 max_failed_percent=100";
+    story.play(begin).unwrap();
+    let waves = |story: &mut Story, count: usize, line: &str| {
+        for _ in 0..count {
+            story.play(line).unwrap();
+        }
+    };
+    waves(&mut story, 40, "wave stays healthy 30s");
+    story.play("wave cannot start no such image").unwrap();
+    waves(&mut story, 10, "wave stays healthy 30s");
+    story.play("pause").unwrap();
+    story.play("resume").unwrap();
+    story.play("wave exits 3\nwave exits 3").unwrap();
+    let failed = story.job.deployment().unwrap().rollback_of.unwrap();
+    waves(&mut story, 51, "wave stays healthy 30s");
+    story.play("expect completed").unwrap();
+    let new = Job::new(story.job.id().clone(), 7);
+    let explained = explain(new, &story.log, failed).unwrap().unwrap();
+    let text = explained.to_string();
+    for sentence in [
+        "version 1 to version 2 began over 99 nodes",
+        "wave 1 was sent",
+        "no such image",
+        "paused",
+        "resumed",
+        "exited with code 3",
+        "rolling back to version 1",
+        "version 2 to version 1 began",
+        "completed: every target",
+    ] {
+        assert!(text.contains(sentence), "{sentence}: {text}");
+    }
+    // Of every stretch something is left, and how much is not.
+    assert!(explained.links.len() < 50, "{text}");
+    let more = explained
+        .links
+        .iter()
+        .filter(|(_, text)| text.contains("more …"));
+    assert_eq!(more.count(), 3, "{text}");
+    assert!(explained.links.is_sorted_by_key(|(at, _)| *at), "{text}");
+}

@@ -280,11 +280,17 @@ fn scale(state: &State, replicas: u32) -> Event {
         let mut nodes = BTreeSet::new();
         best.retain(|&slot| !spare(slot) || nodes.insert(state.slots[slot as usize].node));
     }
-    // Canaries that wait for a promotion stay by their share, and one of them at least: neither is a version to
-    // run on more nodes than before, nor are all of the proven one to go.
-    let (canaries, others): (Vec<u32>, Vec<u32>) =
-        best.into_iter().partition(|&slot| state.is_canary(slot));
-    let share = (canaries.len() * keep / own.len().max(1)).max(1);
+    // Canaries that wait for a promotion stay by their share, and where they are well one of them at least: neither is a
+    // version to run on more nodes than before, nor are all of the proven one to go. Where nothing ran before there
+    // is no share.
+    let over_something = state
+        .active()
+        .is_some_and(|r| r.head.base != 0 || r.head.from != 0);
+    let (canaries, others): (Vec<u32>, Vec<u32>) = best
+        .into_iter()
+        .partition(|&slot| over_something && is_good_canary(state, slot));
+    let well = canaries.iter().any(|&slot| worth(state, slot).2 == WELL);
+    let share = (canaries.len() * keep / own.len().max(1)).max(usize::from(well));
     let share = share.min(keep).min(canaries.len());
     let stay: BTreeSet<u32> = (canaries.into_iter().take(share))
         .chain(others.into_iter().take(keep - share))
@@ -294,20 +300,40 @@ fn scale(state: &State, replicas: u32) -> Event {
     Event::Scaled { replicas, retired }
 }
 
+/// Whether others wait for a canary that can still be one.
+fn is_good_canary(state: &State, slot: u32) -> bool {
+    let failed = |r: &Rollout| {
+        let target = state.target_of(slot).map(|t| r.targets[t as usize].state());
+        target == Some(TargetState::Failed)
+    };
+    state.is_canary(slot) && state.is_ready(slot) && !state.active().is_some_and(failed)
+}
+
+/// Of an execution that runs what it should, and was seen well there.
+const WELL: u8 = 6;
+
 /// How little an execution would be missed, the least first: what runs nowhere, what may not run, what runs nothing,
 /// what does not run what it should or was not seen well there.
 fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
     let Slot { told, stage, .. } = state.slots[slot as usize];
+    let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize]);
     let good = match state.active() {
-        Some(rollout) => match state.target_of(slot).map(|t| &rollout.targets[t as usize]) {
+        Some(rollout) => match target(rollout) {
             Some(target) => match target.state() {
                 TargetState::Failed => 0,
-                TargetState::Pending | TargetState::Skipped => 1,
-                TargetState::Updating | TargetState::Observing => 2,
-                TargetState::Updated => 3 + u8::from(target.is_well()),
+                TargetState::Pending | TargetState::Skipped if told == 0 => 1,
+                TargetState::Pending | TargetState::Skipped => {
+                    let back = rollout.head.kind == DeploymentKind::Rollback;
+                    let bad = back && told == rollout.head.from
+                        || told != state.current && state.has_failed(told);
+                    if bad { 2 } else { 5 }
+                }
+                TargetState::Updating | TargetState::Observing => 3,
+                TargetState::Updated if target.is_well() => WELL,
+                TargetState::Updated => 4,
             },
             // It runs what the others go to already.
-            None => 5,
+            None => WELL,
         },
         None if told == 0 => 0,
         None if state.current != 0 && told != state.current => 1,

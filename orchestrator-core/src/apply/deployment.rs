@@ -169,7 +169,8 @@ pub(super) fn dispatched(
             t.dispatch = number;
             t.reported = 0;
             t.streak = 0;
-            t.set_canary(canary);
+            // Who was one is named as one, also when it is sent again after the promotion.
+            t.set_canary(canary || t.is_canary());
             t.set_state(TargetState::Updating);
         });
         if canary {

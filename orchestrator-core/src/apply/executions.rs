@@ -9,10 +9,10 @@ use super::withdraw;
 use crate::effect::Effect;
 use crate::event::{DeploymentKind, Presence};
 use crate::packed::U48;
-use crate::rollout::{Target, TargetState};
+use crate::rollout::{Head, Rollout, Target, TargetState};
 use crate::room;
 use crate::runs::Runs;
-use crate::spec::{JobSpec, Placement};
+use crate::spec::{Canaries, JobSpec, Placement, Strategy};
 use crate::state::{Moment, NONE, Slot, Stage, State};
 
 /// Puts a version's placement in force: executions too many are surplus, and those that are missing come
@@ -250,8 +250,27 @@ pub(super) fn stray(state: &mut State, slot: u32) {
 
 /// Takes an execution away; answers the node that has to hear of it, if it runs there.
 pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
+    retire_all(state, [slot].into_iter()).pop()
+}
+
+/// Takes executions away; answers the nodes that have to hear of it, for each that runs there.
+pub(super) fn retire_all(state: &mut State, slots: impl Iterator<Item = u32>) -> Vec<u32> {
+    let (mut ran, mut left) = (Vec::new(), BTreeSet::new());
+    for slot in slots {
+        let node = state.slots[slot as usize].node;
+        if take_away(state, slot) {
+            ran.push(node);
+        }
+        left.insert(node);
+    }
+    left.into_iter().for_each(|node| state.review_others(node));
+    ran
+}
+
+/// Whether it ran.
+fn take_away(state: &mut State, slot: u32) -> bool {
     if !state.slots[slot as usize].live {
-        return None;
+        return false;
     }
     leave(state, slot);
     set_gone(state, slot, true);
@@ -268,7 +287,6 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
         if wanted {
             review_leaving(state, node);
         }
-        state.review_others(node);
     }
     if let Some(target) = state.target_of(slot) {
         rollout(state).vacate(target);
@@ -286,7 +304,7 @@ pub(super) fn retire(state: &mut State, slot: u32) -> Option<u32> {
             state.members.release_name(node);
         }
     }
-    (placed && ran).then_some(node)
+    placed && ran
 }
 
 /// Notes whether an execution is one to wait for.
@@ -341,26 +359,39 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
             *count = replicas;
         }
     }
-    let canaries = retired
-        .iter()
-        .filter(|&&slot| state.is_canary(slot))
-        .count() as u32;
-    let nodes: Runs = retired
-        .iter()
-        .filter_map(|&slot| retire(state, slot))
-        .collect();
-    withdraw(nodes, effects);
-    if canaries > 0 {
-        // Others are not to take their place.
-        let wanted = &mut rollout(state).head.canaries_wanted;
-        *wanted = wanted.saturating_sub(canaries).max(1);
+    let nodes = retire_all(state, retired.iter().copied());
+    withdraw(nodes.into_iter().collect(), effects);
+    if state.active().is_some_and(Rollout::is_gated) {
+        let head = &mut rollout(state).head;
+        head.canaries_wanted = canaries_of(head, have, replicas);
     }
     replace(state, replicas.saturating_sub(left));
+}
+
+/// How many canaries are wanted of so many executions, where there were others before: the same share of them, so that
+/// neither all become canaries nor what was asked for is forgotten.
+fn canaries_of(head: &Head, before: u32, replicas: u32) -> u32 {
+    let Strategy::Canary { canaries, .. } = head.spec.strategy else {
+        return head.canaries_wanted;
+    };
+    let share = u64::from(head.canaries_wanted) * u64::from(replicas);
+    let wanted = match canaries {
+        Canaries::Percent(_) => canaries.of(replicas),
+        Canaries::Count(_) if replicas < before => (share / u64::from(before)) as u32,
+        // What was rounded away comes back.
+        Canaries::Count(count) if before > 0 => {
+            u32::try_from(share.div_ceil(u64::from(before))).map_or(count, |share| share.min(count))
+        }
+        Canaries::Count(_) => canaries.of(replicas),
+    };
+    wanted.max(1)
 }
 
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
     let mut left = Runs::default();
     let mut told: BTreeMap<u32, Runs> = BTreeMap::new();
+    // Where others may be wanted again, or no longer.
+    let mut others = BTreeSet::new();
     // By how long they have where they go; `None` is a whole deadline.
     let mut again: BTreeMap<Option<u64>, Runs> = BTreeMap::new();
     for &(slot, node, version) in moves {
@@ -379,12 +410,12 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 left.push(before);
             }
             review_leaving(state, before);
-            state.review_others(before);
+            others.insert(before);
         } else if before != NONE {
             state.members.release_name(before);
         }
         state.members.attach(node, slot);
-        state.review_others(node);
+        others.insert(node);
         if !done && (ran, version) != (0, 0) {
             tell(state, slot, version);
         }
@@ -406,6 +437,9 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         state.strays.remove(&slot);
         back(state, slot);
     }
+    others
+        .into_iter()
+        .for_each(|node| state.review_others(node));
     for (version, slots) in told {
         effects.push(Effect::Assign {
             version,

@@ -10,7 +10,7 @@ use self::deployment::{
     begin, dispatched, each_heard, ended, failed, name_culprit, resumed, skip, unhealthy, well,
 };
 pub(crate) use self::executions::stay;
-use self::executions::{lay_out, placed, retire, scaled, tell};
+use self::executions::{lay_out, placed, retire_all, scaled, tell};
 use self::nodes::{Changed, joined, node_changed, replace};
 use crate::effect::Effect;
 use crate::event::{DeploymentState, Entry, Event};
@@ -63,8 +63,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Placed { moves } => placed(state, moves, effects),
         Event::Retired { slots } => {
             // The youngest first: that is the order in which a node holds them.
-            let slots = slots.iter().rev();
-            let mut nodes: Vec<u32> = slots.filter_map(|&slot| retire(state, slot)).collect();
+            let mut nodes = retire_all(state, slots.iter().rev().copied());
             nodes.reverse();
             withdraw(nodes.into_iter().collect(), effects);
         }

@@ -94,6 +94,12 @@ impl Target {
         self.set(CANARY, on);
     }
 
+    /// All of them, as they are.
+    #[cfg(test)]
+    pub(crate) fn flags(&self) -> u8 {
+        self.flags
+    }
+
     /// Its node is silent.
     pub(crate) fn is_lost(&self) -> bool {
         self.flags & LOST != 0

@@ -115,6 +115,19 @@ pub enum Canaries {
     Percent(u32),
 }
 
+impl Canaries {
+    /// How many of so many targets.
+    pub(crate) fn of(self, targets: u32) -> u32 {
+        match self {
+            Self::Count(count) => count.min(targets),
+            Self::Percent(percent) => {
+                let exact = u64::from(targets) * u64::from(percent);
+                u32::try_from(exact.div_ceil(100)).map_or(targets, |share| share.min(targets))
+            }
+        }
+    }
+}
+
 /// When a target is healthy, and when it has failed.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct HealthCheck {
