@@ -249,34 +249,100 @@ fn a_snapshot_does_not_grow_with_age() {
 
 #[test]
 fn versions_are_numbers_and_not_texts() {
-    use orchestrator_core::{Observation, Report};
+    use orchestrator_core::{Entry, Event, Job, Member, NodeChange, Observation, Report};
     let mut story = Story::new();
-    play(&mut story, "nodes n1");
-    let (mut job, now) = (story.job.clone(), story.now);
-    let mut step = |input: Input<'_>| {
-        let _ = job.step(now, input).expect("it fits").split();
-        let report = |a: orchestrator_core::Assignment<'_>| Report {
+    play(&mut story, "deploy v1");
+    let registered = |e: &&Entry| e.event.kind() == "registered";
+    let one = story.log.iter().find(registered).expect("it was").clone();
+    let Event::Registered { spec, .. } = &one.event else {
+        unreachable!("it is one");
+    };
+    // Where a number needs one more digit, one more byte, and two bytes do not hold it any more.
+    for border in [10, 256, 65_536] {
+        // That so many versions came before these is all that the log says.
+        let first = border - 2;
+        let past = (1..first).flat_map(|version| {
+            let spec = spec.clone();
+            let forgot = (version > 1).then(|| Event::Forgot {
+                version: version - 1,
+            });
+            std::iter::once(Event::Registered { version, spec }).chain(forgot)
+        });
+        let before = (1..).zip(past).map(|(seq, event)| Entry {
+            seq,
+            of: None,
+            more: 0,
+            event,
+            ..one
+        });
+        let mut job = Job::new(story.job.id().clone(), story::SEED);
+        job.catch_up(before).expect("there is no gap");
+        let mut step = |input: Input<'_>| {
+            let _ = job.step(story.now, input).expect("it fits").split();
+            let report = |a: orchestrator_core::Assignment<'_>| Report {
+                target: a.target.expect("it is waited for"),
+                generation: a.generation,
+                number: 1,
+                what: Observation::Started,
+            };
+            let reports: Vec<Report> = job.outstanding().map(report).collect();
+            let step = job.step(story.now, Input::Reports(&reports));
+            let _ = step.expect("it fits").split();
+            (job.version(), job.current())
+        };
+        step(Input::Nodes(&[NodeChange::Seen(Member::new("n1"))]));
+        for number in first..=border + 1 {
+            let register = story.registration(&format!("v{number}"));
+            let register = register.expect("it is one");
+            assert_eq!(step(register.into()), (number, number));
+        }
+        for current in (first..=border).rev() {
+            let back = Command::RollBack { to: None };
+            assert_eq!(step(back.into()), (border + 1, current));
+        }
+        let register = story.registration("w").expect("it is one");
+        assert_eq!(step(register.into()), (border + 2, border + 2));
+    }
+}
+
+/// What one report costs does not depend on how many nodes there are: nothing goes through all of them.
+#[test]
+#[expect(
+    clippy::disallowed_types,
+    reason = "what it costs is asked from outside"
+)]
+fn a_report_costs_the_same_in_a_large_fleet() {
+    use orchestrator_core::{Interval, Job, Member, NodeChange, Observation, Report};
+    use std::time::Instant;
+    let story = Story::new();
+    let cost = |nodes: u32| {
+        let mut job = Job::new("web".parse().expect("a name"), story::SEED);
+        let all = (0..nodes).map(|n| NodeChange::Seen(Member::new(format!("n{n}"))));
+        let all: Vec<_> = all.collect();
+        let register = story.registration("v1 rolling 300").expect("it is one");
+        for input in [Input::Nodes(&all), register.into()] {
+            let _ = job.step(story.now, input).expect("it fits").split();
+        }
+        let healthy = |a: orchestrator_core::Assignment<'_>| Report {
             target: a.target.expect("it is waited for"),
             generation: a.generation,
             number: 1,
-            what: Observation::Started,
+            what: Observation::Interval(Interval::PASSING),
         };
-        let reports: Vec<Report> = job.outstanding().map(report).collect();
-        let _ = job
-            .step(now, Input::Reports(&reports))
-            .expect("it fits")
-            .split();
-        (job.version(), job.current())
+        let reports: Vec<Report> = job.outstanding().map(healthy).collect();
+        assert_eq!(reports.len(), 300);
+        let mut took = Vec::new();
+        for report in reports {
+            let before = Instant::now();
+            let step = job.step(story.now, Input::Reports(&[report]));
+            let (entries, _) = step.expect("it is heard").split();
+            took.push(before.elapsed());
+            assert_eq!(entries.len(), 1);
+        }
+        took.sort();
+        took[took.len() / 2]
     };
-    for number in 1..=257 {
-        let register = story
-            .registration(&format!("v{number}"))
-            .expect("it is one");
-        assert_eq!(step(register.into()), (number, number));
-    }
-    let back = || Command::RollBack { to: None }.into();
-    assert_eq!(step(back()), (257, 256));
-    assert_eq!(step(back()), (257, 255));
-    let register = story.registration("w").expect("it is one");
-    assert_eq!(step(register.into()), (258, 258));
+    let (small, large) = (cost(500), cost(100_000));
+    // Whoever goes through all of them takes two hundred times as long.
+    assert!(large < 10 * small, "{small:?}, {large:?}");
 }

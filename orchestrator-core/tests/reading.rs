@@ -341,3 +341,79 @@ fn the_record_of_a_forgotten_version_is_of_the_same_type() {
     let record = story.job.record(of_first).expect("it is remembered");
     assert_eq!((record.to_version, record.job_type), (1, JobType::Batch));
 }
+
+/// A field without a value is absent, and never empty, null or a time long ago; counts and booleans are always there.
+#[test]
+fn what_has_no_value_yet_is_absent_from_the_record() {
+    const ALWAYS: [&str; 13] = [
+        "canary_promoted",
+        "created_at",
+        "current_wave",
+        "failed_nodes",
+        "in_flight_nodes",
+        "message",
+        "pending_nodes",
+        "revision",
+        "skipped_nodes",
+        "state",
+        "total_nodes",
+        "updated_at",
+        "updated_nodes",
+    ];
+    fn empty(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Null => true,
+            serde_json::Value::String(text) => text.is_empty() || text.starts_with("1970-"),
+            serde_json::Value::Array(list) => list.is_empty() || list.iter().any(empty),
+            serde_json::Value::Object(fields) => fields.is_empty() || fields.values().any(empty),
+            _ => false,
+        }
+    }
+    let mut story = Story::new();
+    let stages = [
+        ("deploy v1", "waiting_on"),
+        (
+            "nodes n1..n3",
+            "health_check_deadline healthy_deadline last_progress_time waiting_on",
+        ),
+        ("everyone started", "completed_at last_progress_time"),
+        (
+            "deploy v2 canary 1 max_failed_percent=50",
+            "canary_nodes health_check_deadline healthy_deadline last_progress_time waiting_on",
+        ),
+        (
+            "wave stays healthy 30s",
+            "canary_nodes last_progress_time waiting_on",
+        ),
+        (
+            "promote",
+            "canary_nodes health_check_deadline healthy_deadline last_progress_time waiting_on",
+        ),
+        ("pause", "canary_nodes last_progress_time waiting_on"),
+        (
+            "fail no\nexpect type rollback",
+            "health_check_deadline healthy_deadline last_progress_time waiting_on",
+        ),
+    ];
+    for (line, sometimes) in stages {
+        story.play(line).unwrap_or_else(|why| panic!("{why}"));
+        let record = story.job.deployment().expect("it was registered");
+        let record = serde_json::to_value(record).expect("it is plain");
+        assert!(!empty(&record), "{line}: {record:#}");
+        let status = record["status"].as_object().expect("it has fields");
+        let mut wanted: Vec<_> = ALWAYS.into_iter().chain(sometimes.split(' ')).collect();
+        wanted.sort_unstable();
+        let found: Vec<_> = status.keys().map(String::as_str).collect();
+        assert_eq!(found, wanted, "{line}");
+        for (field, value) in status {
+            let Some(time) = value
+                .as_str()
+                .filter(|_| field.ends_with("_at") || field.ends_with("_time"))
+            else {
+                continue;
+            };
+            let read: orchestrator_core::Time = time.parse().expect("a time");
+            assert!(time.ends_with('Z') && read.to_string() == time, "{time}");
+        }
+    }
+}

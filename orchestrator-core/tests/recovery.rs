@@ -96,3 +96,57 @@ fn a_list_that_comes_again_writes_nothing() {
         }
     }
 }
+
+/// A job that was removed and begins anew under its name has nothing of the one before it to go back to.
+#[test]
+fn a_job_that_begins_anew_goes_back_to_nothing_of_the_one_before() {
+    let first =
+        played("nodes n1..n3\ndeploy v1\neveryone started\ndeploy v2 rolling\nwave healthy");
+    let old = first.job.deployment().expect("it goes on").id;
+    let mut second = Story::new();
+    second.now = first.now.after(orchestrator_core::Span::from_secs(60));
+    second
+        .play("nodes n1..n3\ndeploy v3 rolling max_failed=0\nexpect version v1\nwave exits 1")
+        .unwrap_or_else(|why| panic!("{why}"));
+    for line in [
+        "expect failed",
+        "expect no rollback",
+        "expect message no stable version",
+        "rollback v2\nexpect refused no version 2",
+    ] {
+        second.play(line).unwrap_or_else(|why| panic!("{why}"));
+    }
+    // Nor does it take the one's deployments for its own.
+    assert!(second.job.record(old).is_none());
+    let before = second.job.snapshot();
+    assert!(
+        second
+            .job
+            .step(second.now, Command::Promote(old).into())
+            .is_err()
+    );
+    assert_eq!(second.job.snapshot(), before);
+}
+
+/// Two copies share nothing: what befalls the one leaves the other as it was.
+#[test]
+fn a_copy_stays_as_it_was() {
+    let mut story = played("nodes n1..n5\ndeploy v1\neveryone started\ndeploy v2 canary 1 waves=2");
+    let copy = story.job.clone();
+    let (before, record) = (copy.snapshot(), copy.deployment());
+    for line in [
+        "#1 stays healthy 30s",
+        "n6 joins",
+        "promote",
+        "wave exits 1",
+        "n3 gone",
+        "wave stays healthy 30s",
+        "deploy v3 replicas=4",
+        "scale 7",
+    ] {
+        story.play(line).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(copy.snapshot(), before, "{line}");
+        assert_eq!(copy.deployment(), record, "{line}");
+    }
+    assert_ne!(story.job.snapshot(), before);
+}
