@@ -169,7 +169,7 @@ pub enum Ignored {
     UnknownTarget,
     /// It is about an earlier assignment.
     Stale,
-    /// It is about an assignment that was never made: somebody makes things up.
+    /// It is about an assignment that was never made, or counts more failures than requests: somebody makes things up.
     Impossible,
     /// It, or a later one, was heard before.
     Duplicate,

@@ -190,9 +190,17 @@ pub struct Interval {
     /// Whether the checks pass; `None` = no result yet, which is not healthy. Of a job without checks, whether its
     /// process lives.
     pub checks: Option<bool>,
-    /// Requests and how many of them failed; `None` where the job counts none. Too many that failed are bad whatever
-    /// the checks say.
-    pub requests: Option<(u32, u32)>,
+    /// `None` where the job counts none. Too many that failed are bad whatever the checks say.
+    pub requests: Option<Requests>,
+}
+
+/// What was asked of a workload in one interval.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Requests {
+    /// All of them.
+    pub total: u32,
+    /// Those of them that failed. More than all [cannot be](crate::Ignored::Impossible).
+    pub failed: u32,
 }
 
 impl Interval {

@@ -192,7 +192,7 @@ pub use group::Outcome;
 pub use id::{DeploymentId, InvalidName, JobId, NAME_BYTES_MAX, is_name};
 pub use input::{
     Command, Done, Input, Interval, KEY_BYTES_MAX, NODES_MAX, NodeChange, Observation, Report,
-    Request, TEXT_BYTES_MAX,
+    Request, Requests, TEXT_BYTES_MAX,
 };
 pub use job::{Answer, Assignment, Committed, Ending, Job, Sealed, Step, VersionView};
 pub use narrator::{Named, Narrator, Sentence};

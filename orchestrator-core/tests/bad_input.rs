@@ -6,7 +6,7 @@ mod story;
 use orchestrator_core::spec::{JobSpec, Placement, Strategy};
 use orchestrator_core::{
     Command, Done, Ignored, Input, Interval, Job, Member, NodeChange, Observation, Presence,
-    Rejection, Report, Request, Span,
+    Rejection, Report, Request, Requests, Span,
 };
 use story::Story;
 
@@ -143,13 +143,24 @@ fn reports_about_nothing_are_left_out() {
 }
 
 #[test]
-fn counts_that_cannot_be_are_no_reason_to_panic() {
+fn counts_that_cannot_be_say_nothing() {
     let mut story = under_way();
     let good = report(&story);
-    for (number, requests) in [(1, (0, u32::MAX)), (2, (u32::MAX, u32::MAX)), (3, (0, 0))] {
+    for (total, failed) in [(0, 1), (0, u32::MAX), (99, 100)] {
+        let what = Observation::Interval(Interval {
+            checks: Some(true),
+            requests: Some(Requests { total, failed }),
+        });
+        let report = Report {
+            what,
+            ..good.clone()
+        };
+        assert_eq!(ignored(&mut story, report), Ignored::Impossible);
+    }
+    for (number, total, failed) in [(1, u32::MAX, u32::MAX), (2, 0, 0)] {
         let what = Observation::Interval(Interval {
             checks: None,
-            requests: Some(requests),
+            requests: Some(Requests { total, failed }),
         });
         let report = Report {
             number,

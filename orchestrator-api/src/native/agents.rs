@@ -9,7 +9,7 @@ use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use orchestrator_core::fleet::{Input, NodeName};
-use orchestrator_core::{Interval, JobId, Observation, Span, is_name};
+use orchestrator_core::{Interval, JobId, Observation, Requests, Span, is_name};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -256,7 +256,13 @@ fn observation(report: &mut Fields<'_, '_>) -> Option<Observation> {
                 Some(_) => fields.whole("failed"),
                 None => None,
             };
-            let requests = requests.map(|all| (all, failed.unwrap_or(0)));
+            let requests = requests.map(|total| Requests {
+                total,
+                failed: failed.unwrap_or(0),
+            });
+            if requests.is_some_and(|requests| requests.failed > requests.total) {
+                fields.refuse("failed", "no more than requests");
+            }
             Some(Observation::Interval(Interval { checks, requests }))
         }
         _ => {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use orchestrator_core::fleet::NodeName;
-use orchestrator_core::{Interval, JobId, Observation};
+use orchestrator_core::{Interval, JobId, Observation, Requests};
 
 use crate::engine::Said;
 
@@ -45,13 +45,16 @@ impl Rates {
     /// What a report says of it, for [`put`](Self::put).
     pub(super) fn of_report(said: &Said) -> Option<(JobId, u32, u64, u32, Rate)> {
         let Observation::Interval(Interval {
-            requests: Some((requests, failed)),
+            requests: Some(Requests { total, failed }),
             ..
         }) = said.what
         else {
             return None;
         };
-        let rate = Rate { requests, failed };
+        let rate = Rate {
+            requests: total,
+            failed,
+        };
         Some((
             said.job.clone(),
             said.slot,

@@ -3,10 +3,17 @@
 use super::{Ignored, clip};
 use crate::event::{Bad, DeploymentKind, Event, Reason};
 use crate::health::{Verdict, judge};
-use crate::input::{Done, Observation, Report};
+use crate::input::{Done, Observation, Report, Requests};
 use crate::rollout::{Rollout, STOPPED, TargetState};
 use crate::spec::JobType;
 use crate::state::{Moment, State};
+
+fn counts_too_many(what: &Observation) -> bool {
+    let Observation::Interval(interval) = what else {
+        return false;
+    };
+    (interval.requests).is_some_and(|Requests { total, failed }| failed > total)
+}
 
 /// What a report amounts to, if anything.
 pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Event, Ignored> {
@@ -16,7 +23,7 @@ pub(crate) fn report(state: &State, now: Moment, report: &Report) -> Result<Even
         .get(report.target as usize)
         .ok_or(Ignored::UnknownTarget)?;
     let generation = rollout.generation(target);
-    if report.generation > state.seq {
+    if report.generation > state.seq || counts_too_many(&report.what) {
         return Err(Ignored::Impossible);
     }
     if generation == 0 || report.generation != generation {

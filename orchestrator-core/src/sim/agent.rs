@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::settings::{Behavior, Settings};
 use super::streams::trait_of;
 use super::world::{Due, Orders, Told};
-use crate::input::{Interval, Observation, Report};
+use crate::input::{Interval, Observation, Report, Requests};
 
 /// One node and its agent.
 #[derive(Clone, Debug)]
@@ -285,7 +285,10 @@ impl Agents {
                         }
                         let errors = share * f64::from(behavior.requests) + passing("errors", run);
                         failed = errors as u64;
-                        (behavior.requests, errors as u32)
+                        Requests {
+                            total: behavior.requests,
+                            failed: (errors as u32).min(behavior.requests),
+                        }
                     });
                     Observation::Interval(Interval { checks, requests })
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use orchestrator_core::{Interval, Observation, Span};
+use orchestrator_core::{Interval, Observation, Requests, Span};
 
 /// A line without its remark: `#1` is a target, `# …` a remark.
 pub(super) fn remark_free(line: &str) -> &str {
@@ -77,7 +77,10 @@ pub(super) fn observation(verb: &str, more: &str) -> Result<Observation, String>
             let (errors, requests) = more.split_once(" of ").ok_or("errors N of REQUESTS")?;
             return Ok(Observation::Interval(Interval {
                 checks: Some(true),
-                requests: Some((number(requests)?, number(errors)?)),
+                requests: Some(Requests {
+                    total: number(requests)?,
+                    failed: number(errors)?,
+                }),
             }));
         }
         "exits" | "exit" => {
