@@ -452,3 +452,6 @@ fn broken(law: u8, what: impl Into<String>) -> Law {
         what: what.into(),
     })
 }
+
+#[cfg(test)]
+mod tests;
