@@ -280,21 +280,23 @@ fn scale(state: &State, replicas: u32) -> Event {
         let mut nodes = BTreeSet::new();
         best.retain(|&slot| !spare(slot) || nodes.insert(state.slots[slot as usize].node));
     }
-    // Canaries that wait for a promotion stay by their share, and where they are well one of them at least: neither is a
-    // version to run on more nodes than before, nor are all of the proven one to go. Where nothing ran before there
-    // is no share.
-    let over_something = state
-        .active()
-        .is_some_and(|r| r.head.base != 0 || r.head.from != 0);
-    let (canaries, others): (Vec<u32>, Vec<u32>) = best
-        .into_iter()
-        .partition(|&slot| over_something && is_good_canary(state, slot));
+    // Canaries that wait for a promotion stay by their share, and where they are well one of them at least: of what runs the
+    // proven version not all is to go. The others of them are rather there than what runs nothing.
+    let is_canary = |&slot: &u32| is_good_canary(state, slot);
+    let canaries: Vec<u32> = best.iter().copied().filter(is_canary).collect();
     let well = canaries.iter().any(|&slot| worth(state, slot).2 == WELL);
     let share = (canaries.len() * keep / own.len().max(1)).max(usize::from(well));
-    let share = share.min(keep).min(canaries.len());
-    let stay: BTreeSet<u32> = (canaries.into_iter().take(share))
-        .chain(others.into_iter().take(keep - share))
-        .collect();
+    let first: BTreeSet<u32> = canaries.into_iter().take(share).collect();
+    best.sort_by_cached_key(|&slot| {
+        let (placed, ready, good) = worth(state, slot);
+        let good = match is_good_canary(state, slot) {
+            true => good.min(SOMETHING),
+            false => good,
+        };
+        let is_first = first.contains(&slot);
+        (std::cmp::Reverse((is_first, placed, ready, good)), slot)
+    });
+    let stay: BTreeSet<u32> = best.into_iter().take(keep).collect();
     let candidates = own.into_iter().chain(left_out);
     let retired = candidates.filter(|slot| !stay.contains(slot)).collect();
     Event::Scaled { replicas, retired }
@@ -311,6 +313,8 @@ fn is_good_canary(state: &State, slot: u32) -> bool {
 
 /// Of an execution that runs what it should, and was seen well there.
 const WELL: u8 = 6;
+/// Of one that runs something.
+const SOMETHING: u8 = 2;
 
 /// How little an execution would be missed, the least first: what runs nowhere, what may not run, what runs nothing,
 /// what does not run what it should or was not seen well there.
@@ -326,7 +330,7 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
                     let back = rollout.head.kind == DeploymentKind::Rollback;
                     let bad = back && told == rollout.head.from
                         || told != state.current && state.has_failed(told);
-                    if bad { 2 } else { 5 }
+                    if bad { SOMETHING } else { 5 }
                 }
                 TargetState::Updating | TargetState::Observing => 3,
                 TargetState::Updated if target.is_well() => WELL,
