@@ -1,4 +1,116 @@
 //! What should run and how it should roll out, parsed once into types that cannot be wrong.
+//!
+//! # The document of a job
+//!
+//! One JSON object of at most 1 MiB ([`SPEC_BYTES_MAX`]). What has to be there: `job_id`, `driver` and `config`, and for
+//! `rolling` and `canary` a `health_check` with its `deadline`. A field of any other name, a key that comes twice
+//! and a `null` in place of a value are errors, and [`JobSpec::parse`] tells of all errors at once. In a file that is not JSON
+//! the fields are the same: [`JobSpec::from_value`].
+//!
+//! A *name* is 1 to 200 of letters, digits, `-`, `_` and `.`; a *time* is text such as `"90s"`, `"1m 30s"` or `"250ms"`;
+//! a *count* is a whole number, 0 to 4,294,967,295 where nothing else is said.
+//!
+//! | field | type | default | meaning |
+//! |---|---|---|---|
+//! | `namespace` | name | `default` | the first part of the job's own name |
+//! | `job_id` | name | required | the second part |
+//! | `job_type` | `service`, `batch` | `service` | runs on, or is done when it exits with 0 |
+//! | `selector` | text | every node | the nodes that may run it: `"zone in (eu-1, eu-2), gpu, !spot"`, see [`Selector`]; at most 4096 bytes, 64 requirements, 256 values in each |
+//! | `placement` | `"every"`, object | `every` | one execution on every node that the selector chooses; or an object: |
+//! | `placement.replicas` | count | required | so many executions, spread over those nodes; at most 1,000,000 |
+//! | `placement.distinct` | true, false | `false` | never two of them on one node |
+//! | `replicas` | count | | short for a `placement` of so many; only one of the two |
+//! | `lost_after` | time | `5m` | how long an execution of a replicated job waits for its node once that is down, before it gets another one; `0s` to `30days` |
+//! | `rollout` | object | `{}` | how the fleet moves to this version: |
+//! | `rollout.strategy` | `immediate`, `rolling`, `canary` | `immediate` | every target at once, each updated when it runs, which it has an hour for (one of a batch job a year to end); waves; a wave of canaries, a promotion, then waves |
+//! | `rollout.max_parallel` | count | `0` | most targets in flight, 0 = all that remain in one wave; `immediate` does not look at it |
+//! | `rollout.canary_count` | count | `0` | so many canaries, at most all targets; where this and the next are 0, one. For `canary` only |
+//! | `rollout.canary_percent` | count | `0` | the same as a share of all targets, rounded up; at most 100, and only one of the two |
+//! | `rollout.auto_promote` | true, false | `false` | promote when every canary is healthy; else a person does. Only `canary` looks at it |
+//! | `rollout.health_check` | object | | required for `rolling` and `canary`; `immediate` does not look at it: |
+//! | `health_check.deadline` | time | required | from the assignment of a target until it has to be updated, or it has failed; more than `min_healthy_time`, `1ms` to `30days` |
+//! | `health_check.min_healthy_time` | time | `30s` | continuous health before a target counts as updated; `0s` to `30days` |
+//! | `health_check.interval` | time | `10s` | how often agents say how their workloads do; `1s` to `1day` |
+//! | `health_check.max_error_rate` | number | `0.1` | a larger share of failed requests makes an interval bad; 0 to 1 |
+//! | `health_check.min_samples` | count | `10` | an interval with fewer requests says nothing about that share |
+//! | `health_check.failure_threshold` | count | `3` | so many bad intervals in a row fail a target, 0 = only the deadline does; at most 100 |
+//! | `rollout.max_failed_nodes` | count | `10` | more failed targets are a failure of the deployment; so is one failed canary before the promotion, and that no target got there |
+//! | `rollout.max_failed_nodes_percent` | number | `10` | so is a larger share of all targets; 0 to 100 |
+//! | `rollout.on_failure` | `rollback`, `pause`, `fail` | `rollback` | what follows: go back to the stable version, hold everything for a person, stop where it is |
+//! | `rollout.no_auto_rollback` | true, false | `false` | turns `rollback` into `fail` |
+//! | `rollout.spread` | label key | | the node label over whose values canaries, waves and replicas are spread; 1 to 63 of letters, digits, `-`, `_`, `.` and `/` |
+//!
+//! The rest is the *workload*: what the nodes' agents need. The core looks at the outline, carries it to them, and never
+//! looks inside; nothing in it is nested more than 64 levels deep. What the agent of this project makes of it is the
+//! page `workload` of the crate `orchestrator-agent`.
+//!
+//! | field | type | what it is about |
+//! |---|---|---|
+//! | `driver` | `exec`, `docker`, `external` | required: what runs it |
+//! | `config` | object | required: what the driver has to know |
+//! | `env` | object of strings, numbers, true or false | its environment |
+//! | `resources` | object | what it may use |
+//! | `ports` | array | what it listens on |
+//! | `volumes` | array | what of the node it sees |
+//! | `artifact` | object | what it brings along |
+//! | `checks` | array | how its health is seen |
+//! | `error_rate` | object | how its requests are counted |
+//! | `switch` | `stop_first`, `start_first` | whether the old one stops before the new one starts |
+//! | `restart` | object | what happens when it ends |
+//! | `labels` | object of strings | whatever its owner wants to find it by |
+//!
+//! ```
+//! use orchestrator_core::spec::{JobSpec, Placement};
+//!
+//! let spec = JobSpec::parse(
+//!     r#"{
+//!         "namespace": "shop",
+//!         "job_id": "web",
+//!         "job_type": "service",
+//!         "selector": "zone in (eu-1, eu-2), !spot",
+//!         "placement": { "replicas": 40, "distinct": true },
+//!         "lost_after": "10m",
+//!         "rollout": {
+//!             "strategy": "canary",
+//!             "canary_percent": 5,
+//!             "auto_promote": true,
+//!             "max_parallel": 8,
+//!             "health_check": {
+//!                 "deadline": "5m",
+//!                 "min_healthy_time": "30s",
+//!                 "interval": "10s",
+//!                 "max_error_rate": 0.02,
+//!                 "min_samples": 50,
+//!                 "failure_threshold": 3
+//!             },
+//!             "max_failed_nodes": 2,
+//!             "max_failed_nodes_percent": 5,
+//!             "on_failure": "rollback",
+//!             "spread": "zone"
+//!         },
+//!         "driver": "docker",
+//!         "config": { "image": "registry.example/web:2.1" },
+//!         "env": { "LOG": "info" },
+//!         "ports": [{ "name": "http", "port": 8080 }],
+//!         "checks": [{ "type": "http", "path": "/health" }],
+//!         "error_rate": { "from": "checks" },
+//!         "labels": { "team": "checkout" }
+//!     }"#,
+//! )?;
+//! assert_eq!(spec.placement, Placement::Replicas { count: 40, distinct: true });
+//! assert_eq!(JobSpec::parse(&spec.to_json().to_string()), Ok(spec));
+//!
+//! // The least there is to say: one execution on every node, all at once.
+//! JobSpec::parse(r#"{ "job_id": "web", "driver": "exec", "config": { "command": ["./web"] } }"#)?;
+//!
+//! // What is wrong is said with its place, and what may stand there.
+//! let why = JobSpec::parse(r#"{ "job_id": "web", "driver": "exec", "config": {}, "replica": 3 }"#).unwrap_err();
+//! assert_eq!(
+//!     why.to_string(),
+//!     "replica: 3 is not allowed; there is no such field; the nearest is replicas"
+//! );
+//! # Ok::<(), orchestrator_core::spec::SpecErrors>(())
+//! ```
 
 pub(crate) mod parse;
 
@@ -13,8 +125,14 @@ pub use parse::{REPLICAS_MAX, SPEC_BYTES_MAX, SpecError, SpecErrors};
 
 /// One immutable version of a job.
 ///
-/// Made by [`JobSpec::parse`]. Its serde form is the log's, which takes on trust what was parsed
-/// once; [`JobSpec::to_json`] is the form that people write.
+/// [`JobSpec::parse`] makes it of a [document](self), every default filled in; a program may as well build it by hand. A job
+/// holds it to the rules of a document in either case, and [refuses](crate::Rejection::InvalidSpec) it with all that breaks
+/// them. Only the workload of one that was built by hand is its owner's: there need be no `driver` and no `config`, and a
+/// field may have any name that the spec itself has not, and any shape of at most 64 levels.
+///
+/// Its serde form is the log's; the form that people write is [`JobSpec::to_json`]. Reading the log's form checks names and
+/// the selector, and no more. A job that takes its log in checks the rest again, as it did when the version was registered:
+/// a spec that breaks a rule is [no part of a log](crate::BrokenLog::DoesNotFit). A snapshot is taken on trust.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct JobSpec {
     /// `namespace` and `job_id`.
@@ -23,14 +141,15 @@ pub struct JobSpec {
     pub job_type: JobType,
     /// Which nodes may run it.
     pub selector: Selector,
-    /// How many of them do.
+    /// How many executions there are on them.
     pub placement: Placement,
-    /// How long an execution of a replicated job waits for its node once that is down, not merely silent.
+    /// How long an execution of a replicated job waits for its node once that is down, not merely silent. In a document
+    /// five minutes where nothing is said.
     pub lost_after: Span,
     /// How the fleet moves to this version.
     pub rollout: RolloutSpec,
     /// What the agent needs: `driver`, `config`, `env`, `checks`, … The core carries it and never
-    /// looks inside.
+    /// looks inside. None of its fields may have the name of one that the spec has itself.
     pub workload: Map<String, Value>,
 }
 
@@ -61,16 +180,16 @@ pub enum Placement {
     },
 }
 
-/// How a fleet moves from one version to the next.
+/// How a fleet moves from one version to the next. [`Default`] is what an empty document says.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct RolloutSpec {
     /// In which order, and what has to be proven on the way.
     pub strategy: Strategy,
-    /// Largest number of targets in flight; 0 = all remaining targets in one wave.
+    /// Largest number of targets in flight; 0 = all remaining targets in one wave, which is the default.
     pub max_parallel: u32,
-    /// Most failed targets that are tolerated.
+    /// Most failed targets that are tolerated; 10 where nothing is said.
     pub max_failed_nodes: u32,
-    /// The same as a share of all targets, 0 to 100.
+    /// The same as a share of all targets, 0 to 100; 10 where nothing is said. Whichever is passed first counts.
     pub max_failed_nodes_percent: f64,
     /// Turns `on_failure: rollback` into `fail`.
     pub no_auto_rollback: bool,
@@ -84,7 +203,8 @@ pub struct RolloutSpec {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Every target at once; health is not asked for.
+    /// Every target at once; health is not asked for. What runs is updated; what did not start within an hour has failed,
+    /// and of a batch job what did not end within a year.
     Immediate {
         /// Kept for the record, never looked at.
         health_check: Option<HealthCheck>,
@@ -109,9 +229,9 @@ pub enum Strategy {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Canaries {
-    /// So many targets, at least 1.
+    /// So many targets, and no more than there are; 0 is one, too.
     Count(u32),
-    /// A share of all targets in percent, 1 to 100, rounded up.
+    /// A share of all targets in percent, at most 100, rounded up; 0 is one target.
     Percent(u32),
 }
 
@@ -129,19 +249,23 @@ impl Canaries {
 }
 
 /// When a target is healthy, and when it has failed.
+///
+/// The defaults that are named here are those of a document. There is none for `deadline`, which is why this has no
+/// [`Default`]: how long a version may take to show its health is known only to whoever wrote it.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct HealthCheck {
-    /// From assignment to updated.
+    /// From assignment to updated; more than `min_healthy_time`, at most 30 days.
     pub deadline: Span,
-    /// Continuous health before a target counts as updated; less than `deadline`.
+    /// Continuous health before a target counts as updated; 30 seconds by default. 0 = the first good interval is enough.
     pub min_healthy_time: Span,
-    /// Largest share of failed requests in an interval, 0 to 1.
+    /// Largest share of failed requests in an interval that is not bad, 0 to 1; 0.1 by default.
     pub max_error_rate: f64,
-    /// Length of an interval.
+    /// Length of an interval, from 1 second to 1 day; 10 seconds by default. It is the agents' business: the core
+    /// counts the intervals that it is told of, and waits for none.
     pub interval: Span,
-    /// Bad intervals in a row that fail a target; 0 = wait for the deadline.
+    /// Bad intervals in a row that fail a target, at most 100; 3 by default. 0 = wait for the deadline.
     pub failure_threshold: u8,
-    /// An interval with fewer requests says nothing about the error rate.
+    /// An interval with fewer requests says nothing about the error rate; 10 by default.
     pub min_samples: u32,
 }
 

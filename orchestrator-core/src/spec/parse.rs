@@ -24,31 +24,25 @@ pub const SPEC_BYTES_MAX: usize = 1 << 20;
 pub const REPLICAS_MAX: u32 = 1_000_000;
 /// A log entry nests a carried field deeper still, and serde_json reads no more than 127 levels.
 const DEPTH_MAX: usize = 64;
-/// What a spec says by itself.
-const RESERVED: [&str; 7] = [
-    "namespace",
-    "job_id",
-    "job_type",
-    "selector",
-    "placement",
-    "lost_after",
-    "rollout",
-];
 const DAY: Span = Span::from_secs(24 * 60 * 60);
 const MONTH: Span = Span::from_secs(30 * 24 * 60 * 60);
 
 impl JobSpec {
-    /// Reads a job document.
+    /// Reads a [job document](crate::spec), or says all that is wrong with it.
     pub fn parse(json: &str) -> Result<Self, SpecErrors> {
         parse(json, job)
     }
 
-    /// Reads a job document that was read as JSON before; its repeated keys are gone unnoticed.
+    /// Reads a job document that was read before, as JSON or from a file of another form; its repeated keys are gone
+    /// unnoticed.
     pub fn from_value(value: &Value) -> Result<Self, SpecErrors> {
         from_value(value, job)
     }
 
     /// The rules of a document for a spec that was made by hand; but the workload is its owner's.
+    ///
+    /// A log that comes back is held to it, too: a rule that is added here later makes the logs unreadable that have
+    /// what it refuses. One that is for new documents only belongs to [`job`].
     pub(crate) fn check(&self) -> Result<(), SpecErrors> {
         let mut errors = Errors::default();
         rollout(&mut errors, "rollout".into(), &self.rollout.to_json());
@@ -65,7 +59,7 @@ impl JobSpec {
             errors.add("lost_after".into(), self.lost_after.to_string(), allowed);
         }
         for (name, value) in &self.workload {
-            if RESERVED.contains(&name.as_str()) {
+            if JOB_FIELDS.contains(&name.as_str()) {
                 errors.add(
                     name.clone(),
                     found(value),
@@ -87,7 +81,12 @@ impl JobSpec {
         }
     }
 
-    /// The document that [`JobSpec::parse`] makes an equal spec of, every default spelled out.
+    /// The document, every default spelled out.
+    ///
+    /// [`JobSpec::parse`] makes an equal spec of it where it made this one, and of one that was made by hand where a
+    /// [document](crate::spec) could have said the same: the workload is as the table has it, with a `driver` and a
+    /// `config`, and canaries are not 0, which becomes 1. In what no job would take it finds errors; that may be a
+    /// document, too, which its defaults make longer than [`SPEC_BYTES_MAX`].
     pub fn to_json(&self) -> Value {
         let mut document = self.workload.clone();
         let placement = match self.placement {
@@ -112,7 +111,7 @@ impl JobSpec {
 }
 
 impl RolloutSpec {
-    /// Reads the document that a job has under `rollout`.
+    /// Reads the document that a [job](crate::spec) has under `rollout`.
     pub fn parse(json: &str) -> Result<Self, SpecErrors> {
         parse(json, rollout)
     }
@@ -122,8 +121,8 @@ impl RolloutSpec {
         from_value(value, rollout)
     }
 
-    /// The record's `spec`: the document that [`RolloutSpec::parse`] makes an equal spec of, every
-    /// default spelled out.
+    /// The record's `spec`: the document, every default spelled out. [`RolloutSpec::parse`] makes an equal spec of it,
+    /// unless it was made by hand with 0 canaries, which becomes 1, or against the rules.
     pub fn to_json(&self) -> Value {
         let (strategy, health_check, canaries, auto_promote) = match &self.strategy {
             Strategy::Immediate { health_check } => (
@@ -195,6 +194,7 @@ fn check<T>(value: &Value, read: Read<T>, notes: Notes) -> Result<T, SpecErrors>
     }
 }
 
+/// What a spec says by itself.
 const JOB_FIELDS: [&str; 8] = [
     "namespace",
     "job_id",
@@ -235,6 +235,7 @@ const CARRIED: [(&str, Shape); 12] = [
     ("restart", Shape::Object),
     ("labels", Shape::Entries("a string", Value::is_string)),
 ];
+/// Of a document only: what drives a job that was made by hand is its owner's to know.
 const REQUIRED: [&str; 2] = ["driver", "config"];
 
 fn job(errors: &mut Errors, path: String, value: &Value) -> Option<JobSpec> {

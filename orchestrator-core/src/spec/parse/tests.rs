@@ -186,6 +186,21 @@ fn replicas_may_be_said_at_the_top() {
 }
 
 #[test]
+fn a_workload_made_by_hand_has_no_field_of_the_specs() {
+    let text = r#"{"job_id": "web", "driver": "exec", "config": {}}"#;
+    for field in JOB_FIELDS {
+        let mut job = JobSpec::parse(text).unwrap();
+        job.workload.insert(field.to_owned(), json!(3));
+        let message =
+            format!("{field}: 3 is not allowed; no part of a workload: the spec has it already");
+        assert_eq!(job.check().unwrap_err().to_string(), message);
+    }
+    let mut job = JobSpec::parse(text).unwrap();
+    job.workload = Map::from_iter([("image".to_owned(), json!("web:1"))]);
+    assert_eq!(job.check(), Ok(()));
+}
+
+#[test]
 fn mistakes_in_a_rollout() {
     check_rollouts(&[
         ("[]", "document: [] is not allowed; an object"),
