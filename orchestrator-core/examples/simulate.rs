@@ -37,6 +37,10 @@ the run
 
 A SHARE is a number from 0 to 1. The same options show the same run on every machine.";
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what to simulate is said from outside"
+)]
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--help" || word == "-h") {

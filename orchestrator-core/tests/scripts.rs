@@ -3,15 +3,16 @@
 //! `STORY=canary cargo test --test scripts -- --nocapture` plays those with `canary` in their name, and
 //! prints every line with the message that it led to.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "stories are files, and a person asks which to play"
+)]
+
 mod story;
 
 use std::path::{Path, PathBuf};
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "which stories to play is asked by a person"
-)]
 fn every_story_holds() {
     let wanted = std::env::var("STORY").ok();
     let mut names = stories();
