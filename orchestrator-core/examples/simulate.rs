@@ -3,6 +3,7 @@
 //! `cargo run --release -p orchestrator-core --example simulate -- --nodes 10000 --strategy canary
 //! --failure-rate 0.02 --seed 7`
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use orchestrator_core::sim::{Pace, Settings, Sketch, Violation, run};
@@ -68,12 +69,16 @@ fn main() -> ExitCode {
 
 fn settings(words: &[String]) -> Result<Settings, String> {
     let mut sketch = Sketch::default();
+    let mut given = BTreeSet::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let (name, mut value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word.as_str(), None),
         };
+        if !given.insert(name) {
+            return Err(format!("{name} is given twice"));
+        }
         let mut take = || {
             value
                 .take()

@@ -75,6 +75,8 @@ pub(super) struct Real {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Exposure {
     pub(super) nodes: u32,
+    /// Those that have to do with it now.
+    pub(super) still: u32,
     pub(super) longest_millis: u64,
     pub(super) failed_requests: u64,
 }
@@ -362,9 +364,11 @@ impl Agents {
     /// How many nodes had to do with a version, and for how long, when it ends now.
     pub(super) fn exposure(&self, now: u64, version: u32) -> Exposure {
         let mut exposure = self.exposure.get(&version).copied().unwrap_or_default();
-        let runs = self.nodes.iter().flat_map(|node| &node.runs);
-        for run in runs.filter(|run| run.told.version == version) {
-            exposure.longest_millis = exposure.longest_millis.max(now - run.told_at);
+        for node in &self.nodes {
+            let runs = node.runs.iter().filter(|run| run.told.version == version);
+            let longest = runs.map(|run| now - run.told_at).max();
+            exposure.still += u32::from(longest.is_some());
+            exposure.longest_millis = exposure.longest_millis.max(longest.unwrap_or(0));
         }
         exposure
     }

@@ -142,6 +142,7 @@ impl Run<'_> {
         Blast {
             nodes: exposure.nodes,
             share_percent: 100.0 * f64::from(exposure.nodes) / nodes,
+            still: exposure.still,
             longest_millis: exposure.longest_millis,
             failed_requests: exposure.failed_requests,
         }
@@ -177,6 +178,7 @@ impl Run<'_> {
             last_state: parts.last().map_or(part.state, |last| last.state),
             virtual_millis: now,
             steps: self.driver.steps,
+            checked: self.driver.checked,
             entries: self.driver.log.len() as u64,
             reports: self.driver.reports,
             restarts: self.driver.recoveries,

@@ -2,8 +2,9 @@
 //!
 //! [`run`] rolls a second version out over a fleet that runs a first one, with everything that goes
 //! wrong on the way as the [`Settings`] say, in virtual time. The driver in here has nothing but the
-//! crate's public interface. After each step it asks whether [what must always hold](crate::laws) does,
-//! and at the end compares what the nodes were told with what they really run.
+//! crate's public interface. After each step, or after [every so many](Settings::recheck_every), it asks whether
+//! [what must always hold](crate::laws) does, and at the end compares what the nodes were told with what they really
+//! run. [`Outcome::checked`] says how many steps were looked at.
 //!
 //! ```
 //! use orchestrator_core::sim::{Settings, run};

@@ -74,6 +74,8 @@ pub struct Blast {
     pub nodes: u32,
     /// The same as a share of the fleet.
     pub share_percent: f64,
+    /// Those of them that are still told to.
+    pub still: u32,
     /// The longest that one of them had to do with it while the run was watched.
     pub longest_millis: u64,
     /// Requests that failed on it.
@@ -123,6 +125,8 @@ pub struct Outcome {
     pub virtual_millis: u64,
     /// Steps of the job.
     pub steps: u64,
+    /// Of them, those after which the laws were checked, see [`Settings::recheck_every`](super::Settings::recheck_every).
+    pub checked: u64,
     /// Entries in its log.
     pub entries: u64,
     /// Reports that were heard.

@@ -41,7 +41,9 @@ pub struct Settings {
     pub quiet: bool,
     /// Messages and agents' work are moved to multiples of this, so that they go in batches.
     pub grid_millis: u64,
-    /// Every how many steps the state is rebuilt and the targets are counted again; 0 = never.
+    /// Every how many steps the laws are checked: the state is rebuilt, its targets are counted again, and what was said
+    /// is said twice; a step that wrote nothing down is only looked at for having changed nothing. 0 = no step is
+    /// checked, and the laws only when the run is over.
     pub recheck_every: u32,
 }
 

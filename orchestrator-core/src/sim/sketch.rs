@@ -4,6 +4,11 @@ use super::settings::{Curve, Network, Settings};
 use crate::spec::{Canaries, HealthCheck, OnFailure, RolloutSpec, Strategy};
 use crate::time::Span;
 
+/// A fleet of no more nodes has every step checked.
+const CHECKED_WHOLLY: u32 = 1000;
+/// About so many targets are counted again in the run of a larger one, which takes some seconds.
+const COUNTED_MAX: u64 = 20_000_000;
+
 /// What is asked for; all else is as it usually is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sketch {
@@ -108,7 +113,7 @@ impl Sketch {
             heal: false,
             quiet: true,
             grid_millis: 1000,
-            recheck_every: 0,
+            recheck_every: 1,
             ..Settings::default()
         };
         settings.version.start_failure = self.failure_rate;
@@ -118,7 +123,23 @@ impl Sketch {
         if self.chaos {
             chaos(&mut settings);
         }
+        settings.recheck_every = self.recheck_every(settings.rollout.max_parallel);
         Ok(settings)
+    }
+
+    /// Every step of a small fleet. A check counts every target again, so of the steps of a large one only so many are
+    /// checked that the run does not take several times as long.
+    fn recheck_every(&self, max_parallel: u32) -> u32 {
+        if self.nodes <= CHECKED_WHOLLY {
+            return 1;
+        }
+        let waves = match max_parallel {
+            0 => 1,
+            n => self.nodes.div_ceil(n),
+        };
+        let steps = (u64::from(waves) + 1) * if self.chaos { 90 } else { 15 };
+        let checks = (COUNTED_MAX / u64::from(self.nodes)).max(1);
+        u32::try_from(steps.div_ceil(checks)).unwrap_or(u32::MAX)
     }
 
     fn strategy(&self) -> Strategy {
@@ -152,4 +173,29 @@ fn chaos(settings: &mut Settings) {
     (faults.cuts, faults.crashes, faults.restarts) = (60, 30, 30);
     (faults.torn, faults.deaf) = (0.02, 0.02);
     (faults.clock_jumps, faults.clock_jump_millis) = (20, 60_000);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_fleet_is_checked_at_every_step_and_a_large_one_at_some() {
+        let every = |nodes, max_parallel, chaos| {
+            let sketch = Sketch {
+                nodes,
+                max_parallel,
+                chaos,
+                ..Sketch::default()
+            };
+            sketch.settings().unwrap().recheck_every
+        };
+        assert_eq!(every(1000, None, false), 1);
+        assert_eq!(every(1000, Some(1), true), 1);
+        assert_eq!(every(10_000, None, false), 1);
+        assert_eq!(every(10_000, Some(10), false), 8);
+        // Of about 165 steps, and of about 14,000.
+        assert_eq!(every(1_000_000, None, false), 9);
+        assert_eq!(every(1_000_000, Some(1000), false), 751);
+    }
 }
