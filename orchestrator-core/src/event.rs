@@ -163,7 +163,9 @@ pub enum Event {
         /// Which slots.
         slots: Vec<u32>,
     },
-    /// A person asked for a deployment of this version again.
+    /// A command asked for a deployment: to a version that was just registered, the same once more, nothing, or an older
+    /// one. It begins in the same step, in the place of one that is under way. A rollback that follows from a failure has
+    /// no such entry: [`Event::Ended`] says that it comes.
     Requested(Want),
     /// A deployment began.
     Started(Box<Started>),
@@ -294,7 +296,7 @@ impl Member {
     }
 }
 
-/// Where a node is.
+/// Whether a job can give a node work, and what keeps it from it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Presence {

@@ -187,13 +187,17 @@ impl Fleet {
 
     /// Every node that a job's spec matches, as the job wants to hear of them: to register it with, and the
     /// answer to [`Effect::MembersNeeded`](crate::Effect::MembersNeeded).
+    ///
+    /// `own` says how many executions of this very job are in the [load](Input::SetLoads) that the node was last given:
+    /// `job.desired(node).len()`, if loads are counted by that. A job knows its own and asks for those of others, so
+    /// they are taken off. A driver that sets no loads, or a job that runs everywhere, may say 0.
     pub fn members(&self, spec: &JobSpec, own: impl Fn(&str) -> u32) -> Vec<Member> {
         let member = |node: &Node| node.member(spec, own(&node.name));
         self.nodes().filter_map(member).collect()
     }
 
     /// What to tell a job of a node, after an entry that [names it](Event::nodes). Telling it too much does no
-    /// harm: a job takes no notice of what it knows.
+    /// harm: a job takes no notice of what it knows. `own` is that of [`Fleet::members`].
     pub fn change(&self, name: &str, spec: &JobSpec, own: u32) -> NodeChange {
         let became = |status| NodeChange::Became {
             name: name.to_owned(),
@@ -235,7 +239,7 @@ pub struct Node {
     pub labels: Labels,
     /// What it told about itself.
     pub facts: Facts,
-    /// How many executions it has been given.
+    /// How many executions it has been given, those of all jobs: what [`Input::SetLoads`] said last.
     pub load: u32,
     /// Whether it is heard of.
     pub connectivity: Connectivity,
@@ -246,8 +250,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// This node as a job with this spec sees it; `None` where the selector does not match. `own` are
-    /// the job's own executions there ([`Job::desired`](crate::Job::desired)), which are no load of others.
+    /// This node as a job with this spec sees it; `None` where the selector does not match. `own` are the job's own
+    /// executions there, as [`Fleet::members`] has it, which are no load of others.
     pub fn member(&self, spec: &JobSpec, own: u32) -> Option<Member> {
         let spread = spec.rollout.spread.as_ref();
         let zone = spread.and_then(|label| self.labels.get(label));
@@ -346,9 +350,11 @@ pub enum Input {
         /// Its name.
         name: NodeName,
     },
-    /// So many executions are placed on these nodes now.
+    /// So many executions are placed on these nodes now, of all jobs together. The driver counts them, who alone knows
+    /// all jobs: what is [desired](crate::Job::desired) there, added up. Jobs whose executions are placed hear of it by
+    /// [`Fleet::change`], and choose the node that has least to do; where it is never said, all have the same.
     SetLoads {
-        /// Only those that changed.
+        /// Only those that changed; the others keep theirs.
         loads: BTreeMap<NodeName, u32>,
     },
 }

@@ -31,8 +31,9 @@ pub enum Input<'a> {
     /// What a person, or a program for one, wants.
     Command(Request),
     /// Nobody listened for so long: deadlines, the waiting for lost nodes and what targets have shown of their health
-    /// move on by it, which takes a look at each of them. To be said once, as the first step after a restart of the driver. Where it is left out, a job that was rebuilt takes all time since
-    /// its latest entry for nobody's, also if somebody listened in vain; 0 = somebody was there all the time.
+    /// move on by it, which takes a look at each of them. To be said once, as the first step after a restart of the
+    /// driver. Where it is left out, a job that was rebuilt takes all time since its latest entry for nobody's, also if
+    /// somebody listened in vain; 0 = somebody was there all the time.
     Absent {
         /// Milliseconds; no more than have passed since the last entry are taken.
         millis: u64,
@@ -164,7 +165,12 @@ pub struct Done {
 /// What an agent can observe.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation {
-    /// The workload runs.
+    /// The workload runs. Where health is not asked for that makes a target of a service updated, as
+    /// [`Restarted`](Self::Restarted) and any [`Interval`](Self::Interval) do; everywhere else it is
+    /// [nothing new](crate::Ignored::NothingNew), and the intervals decide.
+    ///
+    /// While the node counts as [lost](crate::Ignored::Lost) it is left out, and not remembered: one of the three has to be
+    /// said again when the node is back, or the target fails at its deadline.
     Started,
     /// It cannot.
     CannotStart {
@@ -180,7 +186,7 @@ pub enum Observation {
     Restarted,
     /// An interval went by.
     Interval(Interval),
-    /// What was told to stop has stopped.
+    /// What was told to stop has stopped. As [`Started`](Self::Started), it is not remembered while the node counts as lost.
     Stopped,
 }
 

@@ -354,13 +354,14 @@ impl Job {
         self.state.seq
     }
 
-    /// The highest version ever registered; 0 = none.
+    /// The highest version ever registered, whether or not anything runs it: it stays when that was taken back, stopped,
+    /// or is forgotten. 0 = none. What runs is [`Job::current`].
     pub fn version(&self) -> u32 {
         self.state.version_max
     }
 
-    /// What a node runs that no deployment speaks for: what new and returning ones are told. 0 =
-    /// nothing.
+    /// The version that a node runs that no deployment speaks for: what new and returning ones are told. 0 = nothing.
+    /// After a rollback to an older version it is lower than [`Job::version`].
     pub fn current(&self) -> u32 {
         self.state.current
     }
@@ -456,6 +457,9 @@ impl Job {
 
     /// The assignments that are reported on: those without a verdict, and those that are updated and may
     /// turn bad as long as the deployment goes on.
+    ///
+    /// It walks all targets of the deployment, however few of them are watched: a driver asks once an interval, and not
+    /// for every report. [`Job::outstanding`] walks no more than the waves that have targets in flight.
     pub fn watched(&self) -> impl Iterator<Item = Assignment<'_>> {
         let targets = self.state.active().into_iter().flat_map(|r| &r.targets);
         let may_turn_bad = |t: &Target| {
