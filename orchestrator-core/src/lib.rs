@@ -137,6 +137,10 @@
 //! `default-features = false`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)
+)]
 
 mod admit;
 mod apply;
@@ -206,3 +210,8 @@ pub use state::{HISTORY_KEPT, KEYS_KEPT, VERSIONS_KEPT};
 pub use summary::Summary;
 pub use time::{Span, Time};
 pub use waiting_on::{Sign, WaitingOn};
+
+/// What the crate's page shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
