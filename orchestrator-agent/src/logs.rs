@@ -147,6 +147,10 @@ impl Logs {
         source.is_over = true;
         let mut is_done = true;
         for (stream, reading) in Stream::ALL.into_iter().zip(&mut source.streams) {
+            // It was tried before, and the files were still there.
+            if let Some((_, kept)) = reading.rest.take() {
+                *rest_bytes -= kept.len();
+            }
             let Ok(mut tail) = Tail::open(&source.dir, stream, CATCH_UP) else {
                 continue;
             };
@@ -592,6 +596,8 @@ mod tests {
         writer.write(b"one\n").unwrap();
         ship(&logs, &mut server);
         writer.write(b"two\nwhy it died").unwrap();
+        // The first time they could not be taken away.
+        logs.keep_rest(&run.id);
         logs.keep_rest(&run.id);
         std::fs::remove_dir_all(&run.dir).unwrap();
         ship(&logs, &mut server);

@@ -29,6 +29,7 @@ impl Driver {
             while let Some(duty) = self.group.duty(job) {
                 let request = match duty {
                     Duty::Tell(input) => {
+                        // One that has to outlast its process writes the entries down first, as it does those of jobs.
                         self.group.step(self.now, input)?;
                         continue;
                     }

@@ -124,6 +124,9 @@ impl Fleet {
     /// In this order: a heartbeat saves its node however late it is handed in, if nothing was handed in before it. A
     /// driver that was held up hands all of those that it has yet to in as one [`Input::HeartbeatMany`] first, or the
     /// first of them has the others lost. A refused input changes nothing.
+    ///
+    /// The entries have to be safe before anybody hears what follows from them: where they cannot be written down, drop the
+    /// fleet and recover it.
     pub fn step(&mut self, now: Time, input: Input) -> Result<Vec<Entry>, Rejection> {
         self.leases.pass(now);
         let mut entries = Vec::new();

@@ -226,7 +226,8 @@ impl Group {
     /// Takes one input and decides until there is nothing left to decide.
     ///
     /// A refused input changes nothing, and one that was taken before adds nothing. The entries'
-    /// [effects](Entry::effects) name the jobs that have something to do once they are persisted.
+    /// [effects](Entry::effects) name the jobs that have something to do once they are persisted: where that fails, drop
+    /// the group and recover it.
     pub fn step(&mut self, now: Time, input: Input) -> Result<Vec<Entry>, Rejection> {
         let mut entries = Vec::new();
         let admitted = admit(&self.state, input)?;

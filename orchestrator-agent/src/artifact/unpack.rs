@@ -353,7 +353,10 @@ fn damaged(why: io::Error) -> Failed {
 fn refused(why: io::Error) -> Failed {
     match why.kind() {
         ErrorKind::AlreadyExists => wrong("it is there twice".to_owned()),
-        ErrorKind::InvalidFilename => wrong("no file can have this name".to_owned()),
+        // One with a zero byte is none at all.
+        ErrorKind::InvalidFilename | ErrorKind::InvalidInput => {
+            wrong("no file can have this name".to_owned())
+        }
         _ => on_disk(why),
     }
 }

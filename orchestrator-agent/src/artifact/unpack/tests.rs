@@ -178,6 +178,12 @@ fn nothing_gets_out() {
             "of type 'S'",
         ),
         (Packed::new().file(&(deep + "f"), ""), "32 directories deep"),
+        (
+            Packed::new()
+                .entry(b'x', "note", "", 0, b"12 path=a\0b\n")
+                .file("f", ""),
+            "no file can have this name",
+        ),
     ] {
         let why = why(packed);
         assert!(why.contains(sentence), "{why}");
