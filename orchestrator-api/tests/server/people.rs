@@ -173,9 +173,18 @@ async fn a_join_token_becomes_the_token_of_one_node() {
     let joined = send(client, Method::POST, "/v1/agent/join", &join, n1.clone())
         .await
         .is(200);
-    let node = joined["token"].as_str().expect("its own token").to_owned();
     assert_eq!(joined["node"]["name"], "n1");
-    send(client, Method::POST, "/v1/agent/join", &join, n1.clone())
+    // Whoever has not used its token may not have got it: the same node is given another one, and no other node is.
+    let n2 = json!({ "name": "n2" });
+    send(client, Method::POST, "/v1/agent/join", &join, n2)
+        .await
+        .is(401);
+    let lost = joined["token"].as_str().expect("its own token").to_owned();
+    let joined = send(client, Method::POST, "/v1/agent/join", &join, n1.clone())
+        .await
+        .is(200);
+    let node = joined["token"].as_str().expect("its own token").to_owned();
+    send(client, Method::POST, "/v1/agent/join", &lost, n1.clone())
         .await
         .is(401);
     let again = send(client, Method::POST, "/v1/agent/join", &node, n1)
