@@ -166,7 +166,8 @@ impl Work {
     /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
     fn is_free(&self, id: &RunId, workload: &Workload, number: u16) -> Result<(), String> {
         // What an operator's program runs may be elsewhere.
-        if workload.driver == "external" {
+        let is_here = |workload: &Workload| workload.driver != "external";
+        if !is_here(workload) {
             return Ok(());
         }
         let alive = || {
@@ -174,7 +175,10 @@ impl Work {
             lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }))
         };
         let mut others = alive().filter(|live| live.run.id.key != id.key);
-        let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
+        let has_it = |live: &&Live| {
+            let mut ports = live.run.ports.values();
+            is_here(&live.run.workload) && ports.any(|port| *port == number)
+        };
         if let Some(other) = others.find(has_it) {
             return Err(format!("is that of {} on this node", other.run.id.key.job));
         }

@@ -195,7 +195,7 @@ impl Work {
                 "job": id.key.job.to_string(), "slot": id.key.slot, "version": live.run.version,
                 "generation": id.generation, "attempt": id.attempt, "phase": phase,
                 "ready": live.phase == Phase::Running && live.seen(now).ready,
-                "checks": live.tally.standings().collect::<Vec<_>>(),
+                "checks": live.tally.checks().collect::<Vec<_>>(),
                 "ports": live.run.ports, "directory": live.run.dir, "remarks": live.run.remarks(),
             })
         });

@@ -59,7 +59,7 @@ struct State {
 
 /// How it is with a check.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Standing {
+pub struct CheckHealth {
     /// As the job says.
     #[serde(rename = "type")]
     pub kind: &'static str,
@@ -184,8 +184,8 @@ impl Tally {
     }
 
     /// How it is with each check.
-    pub fn standings(&self) -> impl Iterator<Item = Standing> {
-        self.checks.iter().map(|state| Standing {
+    pub fn checks(&self) -> impl Iterator<Item = CheckHealth> {
+        self.checks.iter().map(|state| CheckHealth {
             kind: state.check.probe.kind(),
             passing: state.passing,
             why: state.why.clone(),
@@ -289,16 +289,16 @@ mod tests {
         checked(&mut tally, 0, &[false], 60);
         assert_eq!(tally.roll(), said(Some(false), None));
         assert_eq!(tally.roll(), said(Some(false), None), "it still fails");
-        let standing = |kind, passing, why: Option<&str>| Standing {
+        let health = |kind, passing, why: Option<&str>| CheckHealth {
             kind,
             passing: Some(passing),
             why: why.map(str::to_owned),
         };
         let both = [
-            standing("tcp", false, Some("status 500")),
-            standing("http", true, None),
+            health("tcp", false, Some("status 500")),
+            health("http", true, None),
         ];
-        assert_eq!(tally.standings().collect::<Vec<_>>(), both);
+        assert_eq!(tally.checks().collect::<Vec<_>>(), both);
         assert!(!tally.is_ready(Duration::ZERO));
     }
 

@@ -39,10 +39,10 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
     let Some(run) = newest else {
         return Standing::Unknown;
     };
+    if let (Phase::Planned, Some(why)) = (&run.phase, &run.unseen) {
+        return Standing::CannotStart(why.clone());
+    }
     match &run.phase {
-        Phase::Planned if run.unseen.is_some() => {
-            Standing::CannotStart(run.unseen.clone().unwrap_or_default())
-        }
         Phase::Planned if run.attempt == 1 => Standing::Unknown,
         Phase::Planned => Standing::Down,
         Phase::Running => Standing::Up(run.attempt),

@@ -29,9 +29,11 @@ pub(super) fn until_ended(child: i32) {
             return;
         }
         let others = children().filter(|other| other.is_zombie && other.pid != child);
-        others.for_each(|other| {
-            ask_after(&other);
-        });
+        if others.inspect(ask_after).count() == 0 {
+            // It was the child, or one that is not shown: nothing is gained by asking again.
+            let _ = wait(WaitId::Pid(waits_for), look);
+            return;
+        }
     }
 }
 

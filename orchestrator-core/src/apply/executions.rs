@@ -390,8 +390,6 @@ fn canaries_of(head: &Head, before: u32, replicas: u32) -> u32 {
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
     let mut left = Runs::default();
     let mut told: BTreeMap<u32, Runs> = BTreeMap::new();
-    // Where others may be wanted again, or no longer.
-    let mut others = BTreeSet::new();
     // By how long they have where they go; `None` is a whole deadline.
     let mut again: BTreeMap<Option<u64>, Runs> = BTreeMap::new();
     for &(slot, node, version) in moves {
@@ -410,12 +408,10 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
                 left.push(before);
             }
             review_leaving(state, before);
-            others.insert(before);
         } else if before != NONE {
             state.members.release_name(before);
         }
         state.members.attach(node, slot);
-        others.insert(node);
         if !done && (ran, version) != (0, 0) {
             tell(state, slot, version);
         }
@@ -437,9 +433,6 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         state.strays.remove(&slot);
         back(state, slot);
     }
-    others
-        .into_iter()
-        .for_each(|node| state.review_others(node));
     for (version, slots) in told {
         effects.push(Effect::Assign {
             version,
