@@ -1,14 +1,16 @@
 //! What stands before each route.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::Router;
-use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use tower::{Layer, Service};
 
 use super::audit::{self, Record};
 use super::{Access, Caller, Class, Denied, denied, headers};
@@ -16,68 +18,65 @@ use super::{Access, Caller, Class, Denied, denied, headers};
 /// A longer path is cut in the audit log.
 const OBJECT_BYTES_MAX: usize = 256;
 
-/// Puts routers together, each with the class of its routes. There is no way to add one without.
-///
-/// ```ignore
-/// let app = Guarded::new(&access)
-///     .with(Class::Read, reading)
-///     .with(Class::Operate, operating)
-///     .into_router();
-/// ```
-///
-/// A handler finds a [`Caller`] in its arguments, but on routes of [`Class::Public`].
-#[derive(Debug)]
-pub struct Guarded<S = ()> {
-    access: Access,
-    router: Router<S>,
-}
-
-impl<S: Clone + Send + Sync + 'static> Guarded<S> {
-    /// None yet.
-    pub fn new(access: &Access) -> Self {
-        Self {
-            access: access.clone(),
-            router: Router::new(),
-        }
-    }
-
-    /// Adds the routes of a router, of which all have this class. A fallback is not guarded: it has to have nothing
-    /// to hide.
-    #[must_use]
-    pub fn with(mut self, class: Class, routes: Router<S>) -> Self {
-        if !routes.has_routes() {
-            return self;
-        }
-        let state = (self.access.clone(), Tag::One(class));
-        let guard = middleware::from_fn_with_state(state, guard);
-        self.router = self.router.merge(routes.route_layer(guard));
-        self
-    }
-
-    /// Adds a router whose routes have classes by a table. What is not in the table is not reached: where a path is
-    /// in it with other methods, the answer is 405. A path that is no route's is left to the router's fallback, which
-    /// has to have nothing to hide.
-    #[must_use]
-    pub fn with_table(mut self, table: Table, routes: Router<S>) -> Self {
-        let state = (self.access.clone(), Tag::By(table));
-        let guard = middleware::from_fn_with_state(state, guard);
-        self.router = self.router.merge(routes.layer(guard));
-        self
-    }
-
-    /// All of them.
-    pub fn into_router(self) -> Router<S> {
-        self.router
-    }
-}
-
 /// Says the class of a route, by its method and its path as it was declared.
 pub type Table = fn(&Method, &str) -> Option<Class>;
 
-#[derive(Clone, Copy, Debug)]
-enum Tag {
-    One(Class),
-    By(Table),
+/// The layer that stands before all routes of a router. Their classes are in a table, and what is not in it is not
+/// reached: where a path is in it with other methods, the answer is 405. A path that is no route's is left to the
+/// router's fallback, which has to have nothing to hide.
+///
+/// A handler finds a [`Caller`] in its arguments, but on routes of [`Class::Public`].
+#[derive(Clone, Debug)]
+pub struct Guard {
+    access: Access,
+    table: Table,
+}
+
+impl Guard {
+    /// Lets those through whom `access` knows, to what `table` allows them.
+    pub fn new(access: &Access, table: Table) -> Self {
+        Self {
+            access: access.clone(),
+            table,
+        }
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        let guard = self.clone();
+        Guarded { guard, inner }
+    }
+}
+
+/// A service with a [`Guard`] before it.
+#[derive(Clone, Debug)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S> Service<Request> for Guarded<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The one that said it is ready is the one to be called.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        Box::pin(self.guard.clone().pass(request, inner))
+    }
 }
 
 /// What a table may know of a path.
@@ -90,26 +89,20 @@ static METHODS: [Method; 6] = [
     Method::DELETE,
 ];
 
-impl Tag {
-    /// The class of the route that this request found, or what else is to be done with it.
-    fn class(self, request: &Request) -> Result<Class, Unclassed> {
-        let table = match self {
-            Self::One(class) => return Ok(class),
-            Self::By(table) => table,
-        };
-        let Some(route) = request.extensions().get::<MatchedPath>() else {
-            return Err(Unclassed::NoRoute);
-        };
-        let class = |method: &Method| match *method {
-            Method::HEAD => table(&Method::GET, route.as_str()),
-            _ => table(method, route.as_str()),
-        };
-        if let Some(class) = class(request.method()) {
-            return Ok(class);
-        }
-        let known = METHODS.iter().filter(|method| class(method).is_some());
-        Err(Unclassed::Method(known.map(Method::as_str).collect()))
+/// The class of the route that this request found, or what else is to be done with it.
+fn class(table: Table, request: &Request) -> Result<Class, Unclassed> {
+    let Some(route) = request.extensions().get::<MatchedPath>() else {
+        return Err(Unclassed::NoRoute);
+    };
+    let class = |method: &Method| match *method {
+        Method::HEAD => table(&Method::GET, route.as_str()),
+        _ => table(method, route.as_str()),
+    };
+    if let Some(class) = class(request.method()) {
+        return Ok(class);
     }
+    let known = METHODS.iter().filter(|method| class(method).is_some());
+    Err(Unclassed::Method(known.map(Method::as_str).collect()))
 }
 
 enum Unclassed {
@@ -135,53 +128,52 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-async fn guard(
-    State((access, tag)): State<(Access, Tag)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let class = match tag.class(&request) {
-        Ok(class) => class,
-        Err(Unclassed::NoRoute) => return next.run(request).await,
-        Err(Unclassed::Method(known)) => return denied::no_method(&known),
-    };
-    if class == Class::Public {
-        return next.run(request).await;
-    }
-    let asked = Asked::new(&request, class);
-    let admitted = access.admit(request.uri(), request.headers(), &asked).await;
-    let caller = match admitted {
-        Ok(caller) => caller,
-        Err((who, denied)) => {
-            tracing::debug!(%who, request = &*asked.request, why = %denied, "denied");
-            if asked.is_audited() || class == Class::Administer {
-                let outcome = format!("denied: {denied}");
-                access.0.journal.say(asked.line(&who, &outcome));
+impl Guard {
+    async fn pass<S>(self, mut request: Request, mut inner: S) -> Result<Response, Infallible>
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+    {
+        let Self { access, table } = self;
+        let class = match class(table, &request) {
+            Ok(Class::Public) | Err(Unclassed::NoRoute) => return inner.call(request).await,
+            Ok(class) => class,
+            Err(Unclassed::Method(known)) => return Ok(denied::no_method(&known)),
+        };
+        let asked = Asked::new(&request, class);
+        let admitted = access.admit(request.uri(), request.headers(), &asked).await;
+        let caller = match admitted {
+            Ok(caller) => caller,
+            Err((who, denied)) => {
+                tracing::debug!(%who, request = &*asked.request, why = %denied, "denied");
+                if asked.is_audited() || class == Class::Administer {
+                    let outcome = format!("denied: {denied}");
+                    access.0.journal.say(asked.line(&who, &outcome));
+                }
+                return Ok(denied.into_response());
             }
-            return denied.into_response();
+        };
+        if !asked.is_audited() {
+            request.extensions_mut().insert(caller);
+            return inner.call(request).await;
         }
-    };
-    if !asked.is_audited() {
+        let mut left = Left {
+            access: &access,
+            asked: &asked,
+            who: caller.name(),
+            is_over: false,
+        };
         request.extensions_mut().insert(caller);
-        return next.run(request).await;
-    }
-    let mut left = Left {
-        access: &access,
-        asked: &asked,
-        who: caller.name(),
-        is_over: false,
-    };
-    request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
-    left.is_over = true;
-    if response.extensions().get::<Audited>().is_none() {
-        let line = asked.line(&left.who, &outcome(response.status()));
-        // Waited for: what was answered is in the log.
-        if let Err(why) = access.0.store.audit(vec![line]).await {
-            tracing::error!(%why, request = &*asked.request, "a line of the audit log was lost");
+        let response = inner.call(request).await?;
+        left.is_over = true;
+        if response.extensions().get::<Audited>().is_none() {
+            let line = asked.line(&left.who, &outcome(response.status()));
+            // Waited for: what was answered is in the log.
+            if let Err(why) = access.0.store.audit(vec![line]).await {
+                tracing::error!(%why, request = &*asked.request, "a line of the audit log was lost");
+            }
         }
+        Ok(response)
     }
-    response
 }
 
 fn outcome(status: StatusCode) -> String {

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -98,9 +97,8 @@ pub(super) fn is_of_another_site(uri: &Uri, headers: &HeaderMap) -> bool {
         return false;
     };
     let origin = origin.to_str().ok().and_then(|text| text.split_once("://"));
-    let origin = origin.and_then(|(_, rest)| rest.parse::<Authority>().ok());
     match (origin, host(uri, headers)) {
-        (Some(origin), Some(host)) => !origin.as_str().eq_ignore_ascii_case(host.as_str()),
+        (Some((_, origin)), Some(host)) => !origin.eq_ignore_ascii_case(host),
         _ => true,
     }
 }
@@ -112,17 +110,28 @@ pub(super) fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let Some(host) = host(uri, headers) else {
         return !headers.contains_key(HOST);
     };
-    let host = host.host().trim_matches(['[', ']']);
-    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    let last = host.rsplit('.').next().unwrap_or_default();
-    last.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
+    let name = without_port(host);
+    let ip = name.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    if let Ok(ip) = ip.unwrap_or(name).parse::<IpAddr>() {
+        return ip.to_canonical().is_loopback();
+    }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
 }
 
-fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
-    if let Some(authority) = uri.authority() {
-        return Some(authority.clone());
+/// As the request says it: a name or an address, and perhaps a port.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers.get(HOST)?.to_str().ok(),
     }
-    headers.get(HOST)?.to_str().ok()?.parse().ok()
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +196,13 @@ mod tests {
                 false,
             ),
             ("localhost.evil.example", "http://x", true, false),
+            ("localhost", "http://localhost", false, true),
+            ("[::1]", "http://[::1]", false, true),
+            ("[2001:db8::1]:7400", "http://x", true, false),
+            ("127.0.0.1.evil.example", "http://x", true, false),
+            ("127.0.0.1@evil.example", "http://x", true, false),
+            ("evil.example:localhost", "http://x", true, false),
+            ("", "http://x", true, false),
         ] {
             let headers = request(host, origin);
             assert_eq!(is_of_another_site(&uri, &headers), other, "{host} {origin}");

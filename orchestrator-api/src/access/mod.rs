@@ -1,7 +1,7 @@
 //! Who is let in, and what they may do.
 //!
 //! A request shows a [token], as `Authorization: Bearer` or as the password of HTTP Basic. [`Access::check`] says whose it
-//! is; the [guard](Guarded) before each route says whether its [role] may, by one [table](Role::may), and writes
+//! is; the [guard](Guard) before each route says whether its [role] may, by one [table](Role::may), and writes
 //! down what was denied and what was done.
 //!
 //! **A revocation** through this [`Access`] is seen by the next request. One by another process on the same store
@@ -37,7 +37,7 @@ use tokio::sync::{Mutex, Semaphore};
 use self::audit::Journal;
 use self::cache::{Before, Cache};
 pub use self::denied::{Denied, JoinError};
-pub use self::guard::{Audited, Guarded, Table};
+pub use self::guard::{Audited, Guard, Guarded, Table};
 use self::headers::{Given, Via};
 pub use self::role::{Class, Role};
 pub use self::start::Opening;

@@ -4,7 +4,7 @@ use axum::http::Method;
 
 use super::role::Class;
 
-/// To be given to [`Guarded::with_table`](super::Guarded::with_table).
+/// To be given to a [`Guard`](super::Guard).
 pub fn native(method: &Method, path: &str) -> Option<Class> {
     let class = match (method.as_str(), path) {
         ("GET", "/healthz" | "/readyz" | "/openapi.json" | "/docs") => Class::Public,

@@ -4,7 +4,7 @@
 //! rollout is in here. What is wrong with a request is told all at once, as a problem of RFC 9457
 //! ([`Problem`]), and then nothing has reached the engine.
 //!
-//! Who asks, and whether he may, is said by the [guard](crate::access::Guarded) before each route.
+//! Who asks, and whether he may, is said by the [guard](crate::access::Guard) before each route.
 
 mod agents;
 mod ask;
@@ -38,7 +38,7 @@ pub use self::openapi::document;
 pub(crate) use self::problem::TOKEN_NEEDED;
 pub use self::problem::{Fault, Problem};
 use self::rates::Rates;
-use crate::access::{Access, Guarded, routes as table};
+use crate::access::{Access, Guard, routes as table};
 use crate::engine::Handle;
 use crate::logs::Logs;
 
@@ -84,10 +84,8 @@ impl Api {
             .fallback(request::no_such_route)
             .method_not_allowed_fallback(request::no_such_method)
             .with_state(self.clone());
-        Guarded::new(&self.0.access)
-            .with_table(table::native, router)
-            .into_router()
-            .layer(request::Watch(self.clone()))
+        let guard = Guard::new(self.access(), table::native);
+        router.layer((request::Watch(self.clone()), guard))
     }
 
     /// Ends all streams and long polls, at once and for good; and it is no longer ready.

@@ -1,7 +1,8 @@
 //! Pages: how long they are, and how they are written.
 
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use crate::access::Audited;
 use crate::list::seal;
@@ -48,7 +49,10 @@ pub(super) fn cut<T>(
 
 /// JSON that was written before.
 pub(super) fn json(text: impl Into<axum::body::Body>) -> Response {
-    ([(CONTENT_TYPE, "application/json")], text.into()).into_response()
+    let mut response = Response::new(text.into());
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
 }
 
 /// JSON.

@@ -140,7 +140,7 @@ impl Seen {
             route: request.extensions().get().cloned(),
             method: request.method().clone(),
             uri: request.uri().clone(),
-            span: tracing::info_span!("request", id = id.to_str().unwrap_or_default()),
+            span: tracing::info_span!("request", id = %id.to_str().unwrap_or_default()),
             id,
         }
     }

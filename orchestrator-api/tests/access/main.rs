@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use orchestrator_api::access::token::{Made, New};
 use orchestrator_api::access::{
-    Access, Audited, Caller, Class, Denied, Guarded, JoinError, Opening, Role, Settings,
+    Access, Audited, Caller, Class, Denied, Guard, JoinError, Opening, Role, Settings,
 };
 use orchestrator_api::engine::Who;
 use orchestrator_api::store::Store;
@@ -101,21 +101,28 @@ fn app(access: &Access) -> Router {
     async fn report(caller: Caller, node: String) -> Result<String, Denied> {
         Ok(caller.speaks_for(Some(&node))?.to_string())
     }
-    let mut guarded = Guarded::new(access)
-        .with(Class::Agent, Router::new().route("/report", post(report)))
-        .with(
-            Class::Join,
-            Router::new().route("/agent/join", join(access)),
-        );
+    let mut router = Router::new()
+        .route("/report", post(report))
+        .route("/agent/join", join(access));
     for class in Class::ALL {
         let methods = if class == Class::Public {
             get(async || "public").post(async || "public")
         } else {
             get(name).post(name)
         };
-        guarded = guarded.with(class, Router::new().route(&path(class), methods));
+        router = router.route(&path(class), methods);
     }
-    guarded.into_router()
+    router.layer(Guard::new(access, class))
+}
+
+fn class(_: &Method, route: &str) -> Option<Class> {
+    match route {
+        "/report" => Some(Class::Agent),
+        "/agent/join" => Some(Class::Join),
+        of_class => Class::ALL
+            .into_iter()
+            .find(|&class| path(class) == of_class),
+    }
 }
 
 fn join(access: &Access) -> axum::routing::MethodRouter {

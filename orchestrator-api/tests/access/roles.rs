@@ -5,7 +5,7 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{Method, StatusCode};
 use axum::routing::get;
 use orchestrator_api::access::routes::native;
-use orchestrator_api::access::{Class, Guarded, Role};
+use orchestrator_api::access::{Class, Guard, Role};
 
 use crate::{Fixture, path};
 
@@ -91,9 +91,7 @@ async fn what_is_not_in_the_table_is_not_reached() {
         .route("/v1/forgotten", get(async || "forgotten"))
         .fallback(async || (StatusCode::NOT_FOUND, "nothing"));
     let fixture = Fixture {
-        app: Guarded::new(&fixture.access)
-            .with_table(native, routes)
-            .into_router(),
+        app: routes.layer(Guard::new(&fixture.access, native)),
         ..fixture
     };
     let admin = fixture.token(Role::Admin, None).await;
