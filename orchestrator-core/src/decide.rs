@@ -248,7 +248,8 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
         Some(rollout) => match target(rollout) {
             Some(state) if state.is_in_flight() || state == TargetState::Updated => return told,
             _ if rollout.is_forward() => told != rollout.head.to && may_start,
-            _ => told == rollout.head.to,
+            // Work that is done once would begin here, and once more in its turn.
+            _ => told == rollout.head.to && !(waits && rollout.head.is_batch()),
         },
     };
     let taken_back = state.versions.get(&told).is_none_or(|v| v.rejected);
