@@ -20,7 +20,7 @@ mod leases;
 mod settings;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -29,13 +29,15 @@ use self::fits::fits;
 use self::leases::Leases;
 pub use self::settings::FleetSettings;
 use crate::admit::clip;
+use crate::draw::draw;
 use crate::event::{Member, Presence};
 use crate::format::{FormatError, decode_small, encode_small, read_snapshot, write_snapshot};
 use crate::id::{InvalidName, is_name};
-use crate::input::NodeChange;
+use crate::input::{KEY_BYTES_MAX, NodeChange};
 use crate::replay::{BrokenLog, follows};
 use crate::selector::{InvalidLabels, Labels, Selector, check_labels};
 use crate::spec::JobSpec;
+use crate::state::KEYS_KEPT;
 use crate::time::{Span, Time};
 
 /// The most nodes that a fleet may have.
@@ -342,11 +344,16 @@ pub enum Input {
     Drain {
         /// Its name.
         name: NodeName,
+        /// Said again under the same key it changes nothing, whatever was said in between. The last
+        /// [`KEYS_KEPT`](crate::KEYS_KEPT) are remembered.
+        key: Option<String>,
     },
     /// End a node's drain.
     Enable {
         /// Its name.
         name: NodeName,
+        /// See [`Input::Drain`].
+        key: Option<String>,
     },
     /// Forget a node.
     Remove {
@@ -469,6 +476,13 @@ pub enum Event {
         /// Only those that changed.
         loads: BTreeMap<NodeName, u32>,
     },
+    /// What was said under a key was done.
+    Answered {
+        /// As the operator gave it.
+        key: String,
+        /// Of what was said: a key that is used for something else is refused.
+        digest: u64,
+    },
 }
 
 impl Event {
@@ -484,7 +498,7 @@ impl Event {
             | Self::Disconnected { nodes }
             | Self::WentDown { nodes } => nodes.iter().collect(),
             Self::LoadsChanged { loads } => loads.keys().collect(),
-            Self::FactsChanged { .. } => Vec::new(),
+            Self::FactsChanged { .. } | Self::Answered { .. } => Vec::new(),
         }
     }
 }
@@ -517,6 +531,12 @@ pub enum Rejection {
         /// Names and values together.
         bytes: usize,
     },
+    /// A key is too long, or empty.
+    #[error("an idempotency key has 1 to {KEY_BYTES_MAX} bytes, this one has {0}")]
+    KeyLength(usize),
+    /// A key was used before, to say something else.
+    #[error("the idempotency key {0:?} was used for something else: use another one")]
+    KeyReused(String),
     /// See [`FLEET_NODES_MAX`].
     #[error("the fleet is full: it has {FLEET_NODES_MAX} nodes; remove some first")]
     TooManyNodes,
@@ -528,6 +548,9 @@ struct State {
     seq: u64,
     #[serde(serialize_with = "as_list", deserialize_with = "from_list")]
     nodes: BTreeMap<NodeName, Node>,
+    /// The last that were used, oldest first, each with the digest of what was said.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    keys: VecDeque<(String, u64)>,
 }
 
 /// All checking. Costs a look-up for each node named, never a scan.
@@ -555,22 +578,8 @@ fn admit(state: &State, input: &Input) -> Result<Vec<Event>, Rejection> {
                 vec![Event::Reconnected { nodes }]
             }
         }
-        Input::Drain { name } => {
-            let drained = Event::Drained { name: name.clone() };
-            if known(state, name)?.drain {
-                Vec::new()
-            } else {
-                vec![drained]
-            }
-        }
-        Input::Enable { name } => {
-            let enabled = Event::Enabled { name: name.clone() };
-            if known(state, name)?.drain {
-                vec![enabled]
-            } else {
-                Vec::new()
-            }
-        }
+        Input::Drain { name, key } => mark(state, name, true, key.as_deref())?,
+        Input::Enable { name, key } => mark(state, name, false, key.as_deref())?,
         Input::Remove { name } => {
             known(state, name)?;
             vec![Event::Removed { name: name.clone() }]
@@ -586,6 +595,37 @@ fn admit(state: &State, input: &Input) -> Result<Vec<Event>, Rejection> {
             }
         }
     })
+}
+
+/// The operator's mark is set, or taken away.
+fn mark(
+    state: &State,
+    name: &NodeName,
+    drain: bool,
+    key: Option<&str>,
+) -> Result<Vec<Event>, Rejection> {
+    let digest = draw(u64::from(drain), "mark", name.as_bytes());
+    if let Some(key) = key {
+        if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+            return Err(Rejection::KeyLength(key.len()));
+        }
+        match state.keys.iter().find(|(known, _)| known == key) {
+            Some((_, said)) if *said == digest => return Ok(Vec::new()),
+            Some(_) => return Err(Rejection::KeyReused(key.to_owned())),
+            None => {}
+        }
+    }
+    let name = name.clone();
+    let marked = match known(state, &name)?.drain {
+        now if now == drain => None,
+        true => Some(Event::Enabled { name }),
+        false => Some(Event::Drained { name }),
+    };
+    let answered = key.map(|key| Event::Answered {
+        key: key.to_owned(),
+        digest,
+    });
+    Ok(marked.into_iter().chain(answered).collect())
 }
 
 fn admit_join(
@@ -681,6 +721,12 @@ fn apply(state: &mut State, entry: &Entry) {
             for (name, load) in loads {
                 edit(state, name, |node| node.load = *load);
             }
+        }
+        Event::Answered { key, digest } => {
+            if state.keys.len() == KEYS_KEPT {
+                state.keys.pop_front();
+            }
+            state.keys.push_back((key.clone(), *digest));
         }
     }
 }

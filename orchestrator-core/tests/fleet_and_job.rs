@@ -116,9 +116,21 @@ fn what_befalls_a_node_reaches_the_job() {
     assert_eq!(driver.job.presence("s1"), Some(Presence::Disconnected));
     driver.say(0, Say::Heartbeat { name: "s1".into() });
     assert_eq!(driver.job.presence("s1"), Some(Presence::Ready));
-    driver.say(0, Say::Drain { name: "s1".into() });
+    driver.say(
+        0,
+        Say::Drain {
+            name: "s1".into(),
+            key: None,
+        },
+    );
     assert_eq!(driver.job.presence("s1"), Some(Presence::Draining));
-    driver.say(0, Say::Enable { name: "s1".into() });
+    driver.say(
+        0,
+        Say::Enable {
+            name: "s1".into(),
+            key: None,
+        },
+    );
     assert_eq!(driver.job.presence("s1"), Some(Presence::Ready));
 
     // Other labels: another node matches now, and this one no longer.

@@ -98,13 +98,18 @@ async fn eligibility(State(api): State<Api>, mut ask: Ask) -> Result<Response, P
 }
 
 async fn mark(api: &Api, mut ask: Ask, eligible: Option<bool>) -> Result<Response, Problem> {
-    // Checked like everywhere; there is nothing that it has to keep from happening twice.
-    let (_, who) = (ask.key(), ask.who());
+    let (key, who) = (ask.key(), ask.who());
     let wanted = ask.node().zip(eligible);
     let (name, eligible) = ask.done(wanted)?;
     let input = match eligible {
-        true => Input::Enable { name: name.clone() },
-        false => Input::Drain { name: name.clone() },
+        true => Input::Enable {
+            name: name.clone(),
+            key,
+        },
+        false => Input::Drain {
+            name: name.clone(),
+            key,
+        },
     };
     api.handle().fleet(input, Some(who)).await?;
     Ok(audited(show(api, &name).await?))

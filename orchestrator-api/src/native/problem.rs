@@ -223,6 +223,15 @@ impl From<fleet::Rejection> for Problem {
             fleet::Rejection::InvalidName(_) => at("/name"),
             fleet::Rejection::InvalidLabels(_) => at("/labels"),
             fleet::Rejection::TooManyFacts { .. } => at("/facts"),
+            fleet::Rejection::KeyLength(_) => {
+                let fault = Fault::of_header("idempotency-key", detail.clone());
+                Self::new(StatusCode::BAD_REQUEST, "malformed-request", detail).with(vec![fault])
+            }
+            fleet::Rejection::KeyReused(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                detail,
+            ),
             fleet::Rejection::TooManyNodes => {
                 Self::new(StatusCode::CONFLICT, "too-many-nodes", detail)
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Connectivity, Event, FLEET_NODES_MAX, Node, NodeName, State, check_facts, is_lost};
 use crate::id::is_name;
+use crate::input::KEY_BYTES_MAX;
 use crate::selector::check_labels;
 
 /// Whether the event follows on the state: it speaks of nodes that are there, and says something new of them.
@@ -43,6 +44,10 @@ pub(super) fn fits(state: &State, event: &Event) -> bool {
         Event::Drained { name } => node(name).is_some_and(|node| !node.drain),
         Event::Enabled { name } => node(name).is_some_and(|node| node.drain),
         Event::Removed { name } => node(name).is_some(),
+        Event::Answered { key, .. } => {
+            (1..=KEY_BYTES_MAX).contains(&key.len())
+                && state.keys.iter().all(|(known, _)| known != key)
+        }
         Event::LoadsChanged { loads } => {
             let new =
                 |(name, load): (&NodeName, &u32)| node(name).is_some_and(|node| node.load != *load);

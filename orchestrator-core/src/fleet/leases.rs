@@ -65,7 +65,8 @@ impl Leases {
             | Event::FactsChanged { .. }
             | Event::Drained { .. }
             | Event::Enabled { .. }
-            | Event::LoadsChanged { .. } => {}
+            | Event::LoadsChanged { .. }
+            | Event::Answered { .. } => {}
         }
     }
 

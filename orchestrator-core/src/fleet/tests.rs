@@ -49,6 +49,7 @@ fn word(event: &Event) -> &'static str {
         Event::Enabled { .. } => "enabled",
         Event::Removed { .. } => "removed",
         Event::LoadsChanged { .. } => "loads",
+        Event::Answered { .. } => "answered",
     }
 }
 
@@ -115,18 +116,77 @@ fn each_node_is_lost_on_time_whatever_the_order_of_heartbeats() {
 }
 
 #[test]
+fn what_is_said_again_under_its_key_undoes_nothing() {
+    let mut story = Story::new();
+    let mark = |drain: bool, key: &str| {
+        let (name, key) = ("n1".into(), Some(key.to_owned()));
+        match drain {
+            true => Input::Drain { name, key },
+            false => Input::Enable { name, key },
+        }
+    };
+    story.at(0, join("n1"));
+    assert_eq!(story.at(0, mark(true, "k1")), ["drained", "answered"]);
+    assert_eq!(story.at(0, mark(false, "k2")), ["enabled", "answered"]);
+    let mut story = Story {
+        fleet: story.recovered(),
+        ..story
+    };
+    // It was on its way for long.
+    assert!(story.at(0, mark(true, "k1")).is_empty());
+    assert_eq!(story.status("n1"), NodeStatus::Ready);
+    let reused = story.fleet.step(at(0), mark(false, "k1"));
+    assert_eq!(reused, Err(Rejection::KeyReused("k1".to_owned())));
+    for key in ["", &"k".repeat(crate::input::KEY_BYTES_MAX + 1)] {
+        let refused = story.fleet.step(at(0), mark(false, key));
+        assert_eq!(refused, Err(Rejection::KeyLength(key.len())));
+    }
+    // What changes nothing is remembered, too.
+    assert_eq!(story.at(0, mark(false, "k3")), ["answered"]);
+    for number in 0..crate::KEYS_KEPT {
+        story.at(0, mark(true, &format!("m{number}")));
+    }
+    assert_eq!(story.at(0, mark(true, "k1")), ["answered"], "forgotten");
+}
+
+#[test]
 fn a_drain_survives_disconnects() {
     let mut story = Story::new();
     story.at(0, join("n1"));
-    assert_eq!(story.at(0, Input::Drain { name: "n1".into() }), ["drained"]);
-    assert!(story.at(0, Input::Drain { name: "n1".into() }).is_empty());
+    assert_eq!(
+        story.at(
+            0,
+            Input::Drain {
+                name: "n1".into(),
+                key: None
+            }
+        ),
+        ["drained"]
+    );
+    assert!(
+        story
+            .at(
+                0,
+                Input::Drain {
+                    name: "n1".into(),
+                    key: None
+                }
+            )
+            .is_empty()
+    );
     assert_eq!(story.status("n1"), NodeStatus::Draining);
     story.at(30_001, Input::Tick);
     assert_eq!(story.status("n1"), NodeStatus::Disconnected);
     assert_eq!(story.at(40_000, join("n1")), ["back"]);
     assert_eq!(story.status("n1"), NodeStatus::Draining);
     assert_eq!(
-        story.at(40_000, Input::Enable { name: "n1".into() }),
+        story.at(
+            40_000,
+            Input::Enable {
+                name: "n1".into(),
+                key: None
+            }
+        ),
         ["enabled"]
     );
     assert_eq!(story.status("n1"), NodeStatus::Ready);
@@ -220,8 +280,14 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         }
     );
     for input in [
-        Input::Drain { name: "n2".into() },
-        Input::Enable { name: "n2".into() },
+        Input::Drain {
+            name: "n2".into(),
+            key: None,
+        },
+        Input::Enable {
+            name: "n2".into(),
+            key: None,
+        },
         Input::Remove { name: "n2".into() },
         Input::SetLoads {
             loads: [("n2".into(), 1)].into(),
@@ -263,7 +329,13 @@ fn a_log_that_says_what_cannot_have_happened_is_refused() {
     let mut story = Story::new();
     story.at(0, join("n1"));
     story.at(0, join("n2"));
-    story.at(0, Input::Drain { name: "n2".into() });
+    story.at(
+        0,
+        Input::Drain {
+            name: "n2".into(),
+            key: None,
+        },
+    );
     let name = || NodeName::from("n1");
     let stranger = || NodeName::from("x");
     let joined = |name: &str, labels: &[(&str, &str)], facts: &[(&str, &str)]| Event::Joined {
@@ -392,13 +464,14 @@ fn a_cut_off_fleet_is_told_in_bounded_steps() {
 fn any_input() -> impl Strategy<Value = Input> {
     let name = || (0..5u8).prop_map(|number| NodeName::from(format!("n{number}")));
     let zone = prop_oneof![Just("a"), Just("b")];
+    let key = || prop::option::of(prop_oneof![Just("k1".to_owned()), Just("k2".to_owned())]);
     prop_oneof![
         Just(Input::Tick),
         (name(), zone).prop_map(|(name, zone)| join_with(&name, &[("zone", zone)], &[])),
         name().prop_map(|name| Input::Heartbeat { name }),
         prop::collection::vec(name(), 0..4).prop_map(|names| Input::HeartbeatMany { names }),
-        name().prop_map(|name| Input::Drain { name }),
-        name().prop_map(|name| Input::Enable { name }),
+        (name(), key()).prop_map(|(name, key)| Input::Drain { name, key }),
+        (name(), key()).prop_map(|(name, key)| Input::Enable { name, key }),
         name().prop_map(|name| Input::Remove { name }),
         (name(), 0..3u32).prop_map(|(name, load)| Input::SetLoads {
             loads: [(name, load)].into()

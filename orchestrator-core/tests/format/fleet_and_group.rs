@@ -27,8 +27,20 @@ fn fleet_log() -> Vec<fleet::Entry> {
         (0, Say::SetLoads { loads }),
         (31, Say::Tick),
         (1, Say::Heartbeat { name: name() }),
-        (0, Say::Drain { name: name() }),
-        (0, Say::Enable { name: name() }),
+        (
+            0,
+            Say::Drain {
+                name: name(),
+                key: Some("k1".to_owned()),
+            },
+        ),
+        (
+            0,
+            Say::Enable {
+                name: name(),
+                key: None,
+            },
+        ),
         (31, Say::Tick),
         (301, Say::Tick),
         (0, Say::Remove { name: name() }),

@@ -26,8 +26,8 @@ pub(super) fn action(command: &Command) -> &'static str {
 pub(super) fn audit_of_fleet(at: Time, who: &Who, input: &fleet::Input) -> Option<Audit> {
     let (action, node) = match input {
         fleet::Input::Join { name, .. } => ("join", name),
-        fleet::Input::Drain { name } => ("drain", name),
-        fleet::Input::Enable { name } => ("enable", name),
+        fleet::Input::Drain { name, .. } => ("drain", name),
+        fleet::Input::Enable { name, .. } => ("enable", name),
         fleet::Input::Remove { name } => ("remove", name),
         _ => return None,
     };
