@@ -242,7 +242,7 @@ fn runs_elsewhere(state: &State, slot: u32) -> u32 {
     let waits = state.waits_for_turn(slot);
     let target = |r: &Rollout| state.target_of(slot).map(|t| r.targets[t as usize].state());
     // What failed starts nowhere any more.
-    let may_start = !state.is_outdated(told) && (told == state.current || !state.has_failed(told));
+    let may_start = !state.is_outdated(told) && !state.runs_what_failed(slot);
     let stays = match state.active() {
         None => may_start,
         Some(rollout) => match target(rollout) {
@@ -293,7 +293,7 @@ fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
     // An updated target that is bad now, or has moved, has its time to show that it is well. What takes a bad version
     // back does not wait for it.
     let holds = head.tally.in_flight() > 0
-        || !rollout.suspects.is_empty() && head.kind != DeploymentKind::Rollback;
+        || rollout.waits_for_proof() && head.kind != DeploymentKind::Rollback;
     if head.tally.pending == 0 || holds && !immediate {
         return None;
     }
@@ -347,7 +347,7 @@ fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
 fn finish(state: &State, rollout: &Rollout) -> Option<Event> {
     let head = &rollout.head;
     // An updated target that is bad now has its time to become good again: it proves nothing.
-    if head.tally.pending > 0 || head.tally.in_flight() > 0 || !rollout.suspects.is_empty() {
+    if head.tally.pending > 0 || head.tally.in_flight() > 0 || rollout.waits_for_proof() {
         return None;
     }
     let completed = Event::Ended {

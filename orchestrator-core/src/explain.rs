@@ -171,6 +171,14 @@ impl Chain {
         if let Some(record) = number.and_then(|number| job.record_by_number(number)) {
             self.now = record.status.message;
         }
+        // Why it waits for them, as far as that is known.
+        let rollout = job.state.active().filter(|r| r.waits_for_proof());
+        let suspects = rollout.into_iter().flat_map(|r| r.suspects.iter());
+        let mut known = suspects.filter_map(|t| Some((t, self.links.bad.get(&t)?)));
+        if let Some((target, bad)) = known.next() {
+            let name = rollout.and_then(|r| job.target_name(r.head.number, target));
+            self.now += &format!("; {} is bad by {bad}", name.unwrap_or_default());
+        }
     }
 
     fn finish(mut self) -> Option<Explanation> {

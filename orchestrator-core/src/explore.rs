@@ -300,7 +300,7 @@ impl World {
                 WaitingOn::Executions => world.step(Command::Scale { replicas: 1 }.into()),
                 WaitingOn::Members => panic!("no selector has changed: {:?}", self.path),
                 WaitingOn::ReadyNode => panic!("every node is ready: {:?}", self.path),
-                WaitingOn::Health { .. } => {
+                WaitingOn::Health { .. } | WaitingOn::Proof { .. } => {
                     let targets = world
                         .job
                         .state

@@ -466,7 +466,9 @@ impl Job {
             t.state() == TargetState::Updated && !self.state.slots[t.slot as usize].is_done()
         };
         let watched = targets.filter(move |t| t.state().is_in_flight() || may_turn_bad(t));
-        watched.map(|target| self.assignment(target.slot))
+        let watched = watched.map(|target| self.assignment(target.slot));
+        // What was updated and taken away since is not.
+        watched.filter(|assignment| assignment.target.is_some())
     }
 
     /// The assignments that wait for a verdict.

@@ -165,7 +165,7 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 if taken_back(state, version) {
                     return broken(10, format!("slot {slot} moves with what was taken back"));
                 }
-                if version != 0 && version != state.current && state.has_failed(version) {
+                if version != 0 && version != state.current && has_failed(state, slot, version) {
                     return broken(10, format!("slot {slot} moves with what failed"));
                 }
                 let target = active.and_then(|r| Some(&r.targets[state.target_of(slot)? as usize]));
@@ -188,6 +188,20 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
 /// Whether a version was taken back, and no person brings it back.
 fn taken_back(state: &State, version: u32) -> bool {
     version != state.base() && state.versions.get(&version).is_some_and(|v| v.rejected)
+}
+
+/// Whether a version failed where an execution runs it, or its last deployment failed: as far as the deployments that
+/// are remembered tell.
+fn has_failed(state: &State, slot: u32, version: u32) -> bool {
+    let last = state.heads().find(|head| head.to == version);
+    let slot = &state.slots[slot as usize];
+    let there = state.rollout.as_ref().and_then(|r| {
+        let target = r.targets.get(slot.target as usize)?;
+        let told = r.generation(target) == u64::from(slot.generation);
+        (told && r.head.to == version).then_some(target.state())
+    });
+    last.is_some_and(|head| head.state == DeploymentState::Failed)
+        || there == Some(TargetState::Failed)
 }
 
 fn in_flight_bounded(rollout: &Rollout) -> Law {
@@ -242,6 +256,18 @@ fn counts(rollout: &Rollout) -> Law {
     }
     if !rollout.dispatches.iter().map(|d| d.open).eq(open) {
         return broken(5, "a dispatch counts its open targets wrongly");
+    }
+    let mut named = vec![0; rollout.dispatches.len()];
+    for target in rollout.targets.iter().filter(|t| t.dispatch != 0) {
+        named[target.dispatch as usize - 1] += 1;
+    }
+    let idle = (0..).zip(&named).filter(|(_, named)| **named == 0);
+    let idle = idle.map(|(number, _): (u32, _)| number);
+    if !rollout.dispatches.iter().map(|d| &d.named).eq(&named) || !idle.eq(rollout.idle.clone()) {
+        return broken(
+            5,
+            "a dispatch is kept that nothing names, or is not counted",
+        );
     }
     let listed = |target: u32| {
         let dispatch = rollout.targets[target as usize].dispatch as usize - 1;
@@ -377,7 +403,7 @@ fn waits(state: &State, rollout: &Rollout) -> Law {
         );
     }
     match waiting_on(state, rollout) {
-        WaitingOn::Health { .. } if due.is_none() => {
+        WaitingOn::Health { .. } | WaitingOn::Proof { .. } if due.is_none() => {
             broken(14, "it waits for health without a deadline")
         }
         // All canaries are out, and of a silent one nothing is known: the rest waits for its return.

@@ -335,6 +335,7 @@ fn name_of(state: &State, target: u32) -> &str {
 /// Why targets have to be passed over.
 fn away(state: &State, targets: &Runs) -> String {
     let away = |target: u32| match state.members.find(name_of(state, target)) {
+        None if name_of(state, target).is_empty() => "without a node",
         None => "gone",
         Some(node) => match state.members.presence(node) {
             Presence::Ready => "without a node",

@@ -76,6 +76,7 @@ impl PutAside {
             canary: target.is_canary(),
             bad_intervals: target.streak,
             lost: target.is_lost(),
+            unproven: target.is_unproven(),
             deadline: None,
             reason: reason.ok().map(|at| self.reasons[at].1.clone()),
         }

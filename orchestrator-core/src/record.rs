@@ -130,6 +130,8 @@ pub struct TargetView {
     pub bad_intervals: u8,
     /// Whether its node is silent.
     pub lost: bool,
+    /// Updated, and yet to show that it is well: it turned bad, or has moved.
+    pub unproven: bool,
     /// Until when it has to be healthy.
     #[serde(
         skip_serializing_if = "Option::is_none",
@@ -197,7 +199,7 @@ impl Job {
         let dispatch = dispatch.map(|d| &rollout.dispatches[d as usize]);
         // While it is paused no deadline comes nearer, and when it is over none comes: there is none to show.
         let runs = rollout.head.state == DeploymentState::InProgress;
-        let deadline = dispatch.filter(|_| runs && target.state().is_in_flight());
+        let deadline = rollout.due_of(number).filter(|_| runs);
         let failure = rollout.failures.get(&number);
         TargetView {
             target: number,
@@ -210,7 +212,8 @@ impl Job {
             canary: target.is_canary(),
             bad_intervals: target.streak,
             lost: target.is_lost(),
-            deadline: deadline.map(|d| wall(&self.state, rollout, d.due)),
+            unproven: target.is_unproven(),
+            deadline: deadline.map(|due| wall(&self.state, rollout, due)),
             reason: failure.map(|f| f.reason.to_string()),
         }
     }

@@ -97,6 +97,9 @@ pub(crate) struct Version {
     pub(crate) stable: bool,
     /// It was taken back: nothing automatic brings it back.
     pub(crate) rejected: bool,
+    /// Its last deployment that came to its own end failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) failed: bool,
     /// How many slots were last told to run it.
     pub(crate) told: u32,
 }
@@ -129,6 +132,8 @@ pub(crate) enum Stage {
     Done,
     /// It ran something, and stopped because its node was drained.
     Drained,
+    /// It failed there.
+    Failed,
 }
 
 impl From<u8> for Stage {
@@ -137,6 +142,7 @@ impl From<u8> for Stage {
             1 => Self::Unproven,
             2 => Self::Done,
             3 => Self::Drained,
+            4 => Self::Failed,
             _ => Self::Told,
         }
     }
@@ -501,10 +507,11 @@ impl State {
         told != self.current && (self.settled || !self.left_on.contains(&told))
     }
 
-    /// Whether a version's last deployment failed.
-    pub(crate) fn has_failed(&self, version: u32) -> bool {
-        let last = self.heads().find(|head| head.to == version);
-        last.is_some_and(|head| head.state == DeploymentState::Failed)
+    /// Whether what a slot was told failed, there or as a whole, and nothing has made it current since.
+    pub(crate) fn runs_what_failed(&self, slot: u32) -> bool {
+        let Slot { told, stage, .. } = self.slots[slot as usize];
+        let failed = |version: &Version| version.failed || stage == Stage::Failed;
+        told != self.current && self.versions.get(&told).is_some_and(failed)
     }
 
     /// The newest version before `version` that may be gone back to.

@@ -21,6 +21,15 @@ pub enum WaitingOn {
         /// The earliest of their deadlines.
         deadline: Option<Time>,
     },
+    /// Updated targets that turned bad or have moved, until their deadline at the latest.
+    Proof {
+        /// How many.
+        targets: u32,
+        /// What they have to show again.
+        sign: Sign,
+        /// The earliest of their deadlines.
+        deadline: Option<Time>,
+    },
     /// A person who promotes the canaries.
     Promotion,
     /// A person who resumes it.
@@ -76,6 +85,9 @@ impl fmt::Display for WaitingOn {
             Self::Health { targets, sign, .. } => {
                 write!(f, "{targets} {} to {sign}", nodes(*targets))
             }
+            Self::Proof { targets, sign, .. } => {
+                write!(f, "{targets} updated {} to {sign} again", nodes(*targets))
+            }
             Self::Promotion => f.write_str("promotion"),
             Self::Resume => f.write_str("resume"),
             Self::ReadyNode => f.write_str("a ready node"),
@@ -114,15 +126,32 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         return WaitingOn::Promotion;
     }
     // Updated targets that turned bad have a deadline again; silent ones only come back.
-    match rollout.suspects.first() {
-        Some((due, _)) => WaitingOn::Health {
-            targets: rollout.suspects.len() as u32,
+    let back = head.kind == DeploymentKind::Rollback && head.tally.pending > 0;
+    let proof = rollout.is_gated() || rollout.waits_for_proof() && !back;
+    match rollout.suspects.first().filter(|_| proof) {
+        Some((due, _)) => WaitingOn::Proof {
+            targets: head.tally.unproven,
             sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
         None if none_wanted(state, rollout) => WaitingOn::Executions,
         None => WaitingOn::ReadyNode,
     }
+}
+
+/// How many nodes a sentence names.
+const NAMES_MAX: usize = 3;
+
+/// The nodes of the updated targets that have to show that they are well, the one that is due first first.
+fn suspects(state: &State, rollout: &Rollout) -> String {
+    let names = rollout.suspects.iter().take(NAMES_MAX);
+    let names = names.map(|t| state.node_of(rollout.targets[t as usize].slot));
+    let mut text = names.collect::<Vec<_>>().join(", ");
+    let more = rollout.suspects.len().saturating_sub(NAMES_MAX);
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text
 }
 
 /// A deadline on the driver's clock. While paused: as if it were resumed now.
@@ -165,6 +194,9 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 let within = all_count && too_many_failed(head).is_none();
                 let limits = if within { " within the limits" } else { "" };
                 text += &format!(", {} failed{limits}", head.tally.failed);
+            }
+            if head.tally.unproven > 0 {
+                text += &format!(", {} of them not yet well again", head.tally.unproven);
             }
             let away = head.tally.skipped - head.tally.gone;
             if away > 0 {
@@ -215,6 +247,17 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                     nodes(targets)
                 )
             }
+            WaitingOn::Proof { sign, .. } => {
+                let count = head.tally.unproven;
+                let which = if count == head.tally.updated {
+                    ""
+                } else {
+                    " of them"
+                };
+                let names = suspects(state, rollout);
+                let wave = head.wave;
+                format!("wave {wave}: {done}, waiting for {count}{which} to {sign} again: {names}")
+            }
             WaitingOn::Promotion if head.tally.canaries == 1 => {
                 "the canary is healthy: waiting for promotion".to_owned()
             }
@@ -230,11 +273,16 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 format!("{done}, waiting for the list of the nodes that match")
             }
             WaitingOn::ReadyNode if rollout.is_gated() && head.tally.canaries > 0 => {
-                format!(
-                    "waiting for {} of {} canaries to be heard of again",
-                    head.tally.canaries - head.tally.canaries_well,
-                    head.tally.canaries
-                )
+                let canaries = rollout.canaries.iter();
+                let slots = canaries.map(|&t| rollout.targets[t as usize].slot);
+                let nowhere = slots.filter(|slot| state.unplaced.contains(slot)).count();
+                let all = head.tally.canaries;
+                if nowhere > 0 {
+                    format!("waiting for a node with room for {nowhere} of {all} canaries")
+                } else {
+                    let silent = all - head.tally.canaries_well;
+                    format!("waiting for {silent} of {all} canaries to be heard of again")
+                }
             }
             WaitingOn::ReadyNode => {
                 match head.tally.skipped - head.tally.gone + head.tally.pending {

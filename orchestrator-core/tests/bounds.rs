@@ -121,6 +121,51 @@ fn a_deployment_does_not_grow_with_the_nodes_that_came_and_went() {
     }
 }
 
+/// The same where the canary itself has to leave its node again and again.
+#[test]
+fn a_deployment_does_not_grow_with_the_moves_of_its_canary() {
+    for placement in ["", "replicas=3", "distinct=3"] {
+        let mut story = Story::new();
+        let first = format!(
+            "nodes n1..n4\ndeploy v1 {placement}\neveryone started\ndeploy v2 canary 1 {placement}"
+        );
+        play(&mut story, &first);
+        play(
+            &mut story,
+            "wave stays healthy 30s\n#1 draining\neveryone back",
+        );
+        let before = story.job.snapshot().len();
+        for _ in 0..300 {
+            play(&mut story, "#1 draining\neveryone back");
+        }
+        let after = story.job.snapshot().len();
+        assert!(
+            after < before + before / 10,
+            "{placement}: {before}, {after}"
+        );
+        play(&mut story, "everyone stays healthy 30s\npromote");
+        play(&mut story, "everyone stays healthy 30s\nexpect completed");
+    }
+}
+
+/// That a version failed is remembered for as long as anything runs it, however many deployments came after.
+#[test]
+fn a_failed_version_starts_nowhere_however_long_ago_it_failed() {
+    let mut story = Story::new();
+    let failed = "nodes n1..n4\ndeploy v1 replicas=3\neveryone started\n\
+        deploy v2 rolling 1 replicas=3 no_auto_rollback max_failed=0\n\
+        #1 cannot start no such image\nexpect failed\nn1..n4 lost";
+    play(&mut story, failed);
+    for number in 0..20 {
+        play(&mut story, &format!("deploy a{number} replicas=3\ncancel"));
+    }
+    play(&mut story, "n1..n4 back");
+    for node in 1..=4 {
+        play(&mut story, &format!("n{node} draining\nn{node} back"));
+    }
+    play(&mut story, "expect executions v1 3");
+}
+
 /// The same where each node that leaves holds an execution, which has to move.
 #[test]
 fn a_job_does_not_grow_with_the_nodes_that_its_executions_left() {

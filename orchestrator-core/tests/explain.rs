@@ -112,3 +112,85 @@ fn a_long_rollout_is_explained_by_what_mattered() {
     assert_eq!(more.count(), 3, "{text}");
     assert!(explained.links.is_sorted_by_key(|(at, _)| *at), "{text}");
 }
+
+/// What people did stays, however many waves went out before and after it; and what is left out is said with its
+/// beginning.
+#[test]
+fn what_people_did_is_not_lost_among_waves() {
+    let mut story = Story::new();
+    let mut play = |lines: &str, count: usize| {
+        for _ in 0..count {
+            story.play(lines).unwrap();
+        }
+    };
+    play("nodes n1..n99\ndeploy v1\neveryone started", 1);
+    play("deploy v2 rolling 1", 1);
+    play("wave stays healthy 30s", 48);
+    play("pause\nresume", 1);
+    play("wave stays healthy 30s", 48);
+    let new = Job::new(story.job.id().clone(), 7);
+    let id = story.job.deployment().unwrap().id;
+    let explained = explain(new, &story.log, id).unwrap().unwrap();
+    let text = explained.to_string();
+    assert!(
+        text.contains("paused") && text.contains("resumed"),
+        "{text}"
+    );
+    let links = &explained.links;
+    assert!(links[links.len() - 1].1.starts_with("wave 97 "), "{text}");
+    let gaps = links.windows(2).filter(|two| two[1].1.contains(" more …"));
+    let gaps: Vec<_> = gaps.map(|two| (two[0].0, two[1].0)).collect();
+    assert_eq!(gaps.len(), 2, "{text}");
+    // Each wave goes out half a minute after the one before it.
+    for (before, since) in gaps {
+        assert_eq!(since, before.after(orchestrator_core::Span::from_secs(30)));
+    }
+}
+
+/// Where everything weighs the same, what is oldest goes first, and the last stays whatever it weighs.
+#[test]
+fn of_many_failures_the_last_are_told() {
+    let mut story = Story::new();
+    let begin = "nodes n1..n99\ndeploy v1\neveryone started\n\
+        deploy v2 rolling 1 max_failed=99 max_failed_percent=100";
+    story.play(begin).unwrap();
+    for _ in 0..30 {
+        story.play("wave exits 1").unwrap();
+    }
+    let explained = |story: &Story| {
+        let new = Job::new(story.job.id().clone(), 7);
+        let id = story.job.deployment().unwrap().id;
+        explain(new, &story.log, id).unwrap().unwrap().to_string()
+    };
+    let text = explained(&story);
+    assert!(!text.contains("wave 2 was sent"), "{text}");
+    assert!(text.contains("wave 30 was sent"), "{text}");
+    for _ in 0..30 {
+        story.play("wave exits 1").unwrap();
+    }
+    let text = explained(&story);
+    assert!(text.contains("wave 61 was sent"), "{text}");
+    assert!(!text.contains("wave 60 was sent"), "{text}");
+}
+
+/// Who is bad, and by what, while everybody waits for it.
+#[test]
+fn what_holds_the_next_wave_is_named() {
+    let mut story = Story::new();
+    let begin = "nodes n1..n6\ndeploy v1\neveryone started\n\
+        deploy v2 rolling 1\nwave stays healthy 30s\n#1 errors 50 of 100\nwave stays healthy 30s";
+    story.play(begin).unwrap();
+    let new = Job::new(story.job.id().clone(), 7);
+    let record = story.job.deployment().unwrap();
+    let explained = explain(new, &story.log, record.id).unwrap().unwrap();
+    let view = story.job.targets().next().unwrap();
+    let name = &view.node;
+    assert_eq!(
+        explained.now,
+        format!(
+            "wave 2: 2 of 6 nodes updated, waiting for 1 of them to become healthy again: {name}; \
+             {name} is bad by 50 errors in 100 requests (50.0 %)"
+        )
+    );
+    assert!(view.unproven && view.deadline.is_some(), "{view:?}");
+}

@@ -229,7 +229,7 @@ fn finish(story: &mut Story) -> Result<(), TestCaseError> {
         match story.job.waiting_on() {
             Some(WaitingOn::Resume) => one(story, "resume")?,
             Some(WaitingOn::Promotion) => one(story, "promote")?,
-            Some(WaitingOn::Health { .. }) => {
+            Some(WaitingOn::Health { .. } | WaitingOn::Proof { .. }) => {
                 let before = story.job.seq();
                 one(story, "wave started")?;
                 one(story, "everyone stays healthy 30s")?;

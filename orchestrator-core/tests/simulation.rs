@@ -201,6 +201,37 @@ fn a_large_fleet_takes_few_steps() {
     assert!(outcome.steps < 1_000, "{} steps", outcome.steps);
 }
 
+/// Now and then a check fails on a node that is well: among thousands there is always one.
+#[test]
+fn a_large_fleet_with_noise_comes_to_its_end() {
+    for (strategy, parallel) in [(rolling(), 100), (canary(), 200)] {
+        let settings = Settings {
+            nodes: 1000,
+            quiet: true,
+            grid_millis: 1000,
+            recheck_every: 50,
+            version: Behavior {
+                flapping: 0.01,
+                ..Behavior::HEALTHY
+            },
+            rollout: RolloutSpec {
+                max_parallel: parallel,
+                ..strategy.rollout
+            },
+            ..strategy
+        };
+        let outcome = play(&settings);
+        let waves = 1000 / parallel + u32::from(outcome.waves[0].canary);
+        assert_eq!(
+            outcome.state,
+            DeploymentState::Completed,
+            "{}",
+            outcome.message
+        );
+        assert_eq!(outcome.waves.len(), waves as usize);
+    }
+}
+
 #[test]
 fn settings_and_outcomes_can_be_shown() {
     let settings = Settings {

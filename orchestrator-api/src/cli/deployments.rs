@@ -368,10 +368,10 @@ fn targets_text(page: &schema::TargetPage, out: &Out) -> String {
             target.node.clone(),
             target.wave.to_string(),
             yes(target.canary),
-            if target.lost {
-                format!("{state}, silent")
-            } else {
-                state
+            match (target.lost, target.unproven) {
+                (true, _) => format!("{state}, silent"),
+                (false, true) => format!("{state}, not yet well again"),
+                (false, false) => state,
             },
             live::errors(target).unwrap_or_default(),
             maybe_ago(target.deadline.as_ref()),

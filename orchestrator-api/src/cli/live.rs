@@ -218,7 +218,7 @@ fn share(failed: u64, all: u64) -> Option<String> {
 fn bad(targets: &[Target]) -> usize {
     targets
         .iter()
-        .filter(|target| target.bad_intervals > 0)
+        .filter(|target| target.bad_intervals > 0 || target.unproven)
         .count()
 }
 
@@ -266,7 +266,7 @@ mod tests {
         let target = |number: u32, wave: u32, state: &str, bad: u8| -> Value {
             json!({
                 "target": number, "slot": number, "version": 2, "generation": 7, "node": format!("n{number}"), "state": state, "wave": wave, "canary": wave == 1,
-                "bad_intervals": bad, "lost": false,
+                "bad_intervals": bad, "lost": false, "unproven": false,
             })
         };
         let mut targets = vec![target(0, 1, "updated", 0)];

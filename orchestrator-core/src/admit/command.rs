@@ -328,8 +328,7 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
                 TargetState::Pending | TargetState::Skipped if told == 0 => 1,
                 TargetState::Pending | TargetState::Skipped => {
                     let back = rollout.head.kind == DeploymentKind::Rollback;
-                    let bad = back && told == rollout.head.from
-                        || told != state.current && state.has_failed(told);
+                    let bad = back && told == rollout.head.from || state.runs_what_failed(slot);
                     if bad { SOMETHING } else { 5 }
                 }
                 TargetState::Updating | TargetState::Observing => 3,

@@ -112,8 +112,10 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         targets: Vec::with_capacity(order.len()),
         queue: Queue::new(order.len() as u32),
         dispatches: Vec::new(),
+        idle: BTreeSet::new(),
         open: VecDeque::new(),
         suspects: Dues::default(),
+        unwell_since: None,
         canaries: BTreeSet::new(),
         vacant: BTreeSet::new(),
         failures: BTreeMap::new(),
@@ -155,8 +157,7 @@ pub(super) fn dispatched(
     let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
     let rollout = rollout(state);
     let due = rollout.deadline_clock(elapsed) + rollout.deadline_millis();
-    rollout.dispatch(seq, due, wave, targets.clone());
-    let number = rollout.dispatches.len() as u32;
+    let number = rollout.dispatch(seq, due, wave, targets.clone());
     rollout.head.wave = wave;
     rollout.head.progress = Some(wall);
     if rollout.head.state == DeploymentState::Pending {
@@ -263,6 +264,11 @@ pub(super) fn failed(state: &mut State, targets: &Runs, reason: &Reason) {
     for target in targets.iter() {
         let Target { slot, dispatch, .. } = rollout(state).targets[target as usize];
         if dispatch != 0 {
+            let stage = &mut state.slots[slot as usize].stage;
+            // What a rollback has yet to see well says that already.
+            if *stage != Stage::Unproven {
+                *stage = Stage::Failed;
+            }
             unproven(state, slot);
         }
         let rollout = rollout(state);
@@ -311,12 +317,16 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     let canary_nodes = named.map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
+    if let Some(version) = state.versions.get_mut(&head.to) {
+        version.failed &= !completed;
+        version.failed |= head.state == DeploymentState::Failed;
+    }
     if completed {
         // Which of its own failed after all are within what was allowed.
         let targets = self::rollout(state).targets.iter().map(|t| t.slot);
         for slot in targets.collect::<Vec<_>>() {
             let slot = &mut state.slots[slot as usize];
-            if slot.stage == Stage::Unproven {
+            if matches!(slot.stage, Stage::Unproven | Stage::Failed) {
                 slot.stage = Stage::Told;
             }
         }

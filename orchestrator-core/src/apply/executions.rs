@@ -65,7 +65,7 @@ pub(super) fn lay_out(
             }
         }
     }
-    let mut left = Runs::default();
+    let mut left = Vec::new();
     for node in 0..state.members.len() {
         if state.members.presence(node) == Presence::Draining {
             let slots: Vec<u32> = state.members.slots(node).collect();
@@ -360,7 +360,7 @@ pub(super) fn scaled(state: &mut State, replicas: u32, retired: &[u32], effects:
         }
     }
     let nodes = retire_all(state, retired.iter().copied());
-    withdraw(nodes.into_iter().collect(), effects);
+    withdraw(nodes, effects);
     if state.active().is_some_and(Rollout::is_gated) {
         let head = &mut rollout(state).head;
         head.canaries_wanted = canaries_of(head, have, replicas);
@@ -388,7 +388,7 @@ fn canaries_of(head: &Head, before: u32, replicas: u32) -> u32 {
 }
 
 pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut Vec<Effect>) {
-    let mut left = Runs::default();
+    let mut left = Vec::new();
     let mut told: BTreeMap<u32, Runs> = BTreeMap::new();
     // By how long they have where they go; `None` is a whole deadline.
     let mut again: BTreeMap<Option<u64>, Runs> = BTreeMap::new();
@@ -445,11 +445,10 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         let (seq, Moment { wall, elapsed }) = (state.seq, state.moment);
         let rollout = rollout(state);
         let (clock, deadline) = (rollout.deadline_clock(elapsed), rollout.deadline_millis());
-        let number = rollout.dispatches.len() as u32 + 1;
         let wave = rollout.head.wave;
         let gated = rollout.head.spec.gate().is_some();
         let due = due.unwrap_or(clock + deadline);
-        rollout.dispatch(seq, due, wave, again.clone());
+        let number = rollout.dispatch(seq, due, wave, again.clone());
         for target in again.iter() {
             let proven = rollout.targets[target as usize].state() == TargetState::Updated;
             if proven && gated {

@@ -4,6 +4,7 @@ mod deployment;
 mod executions;
 mod nodes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use self::deployment::{
@@ -46,7 +47,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         Event::Registered { version, spec } => registered(state, *version, spec, effects),
         Event::NodesJoined { nodes } => joined(state, nodes),
         Event::NodesChanged { status, nodes } => {
-            let mut left = Runs::default();
+            let mut left = Vec::new();
             // One by one, as they were said: what takes the place of one may be on the next.
             for node in nodes.iter() {
                 let Changed { missing, stopped } = node_changed(state, node, *status);
@@ -65,7 +66,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             // The youngest first: that is the order in which a node holds them.
             let mut nodes = retire_all(state, slots.iter().rev().copied());
             nodes.reverse();
-            withdraw(nodes.into_iter().collect(), effects);
+            withdraw(nodes, effects);
         }
         Event::Requested(want) => state.want = Some(*want),
         Event::Started(started) => begin(state, started, effects),
@@ -178,6 +179,9 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
             state.keys.push_back(answered.clone());
         }
     }
+    if let Some(rollout) = &mut state.rollout {
+        rollout.review_suspects(elapsed);
+    }
 }
 
 fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>, effects: &mut Vec<Effect>) {
@@ -186,6 +190,7 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>, effects: &mu
         registered: state.moment.wall,
         stable: false,
         rejected: false,
+        failed: false,
         told: 0,
     };
     state.versions.insert(version, new);
@@ -194,7 +199,13 @@ fn registered(state: &mut State, version: u32, spec: &Arc<JobSpec>, effects: &mu
 }
 
 /// Nodes that run less than before, if there are any.
-fn withdraw(nodes: Runs, effects: &mut Vec<Effect>) {
+fn withdraw(nodes: impl IntoIterator<Item = u32>, effects: &mut Vec<Effect>) {
+    // Of several executions on a node it hears once.
+    let mut seen = BTreeSet::new();
+    let nodes: Runs = nodes
+        .into_iter()
+        .filter(|node| seen.insert(*node))
+        .collect();
     if !nodes.is_empty() {
         effects.push(Effect::Withdraw { nodes });
     }

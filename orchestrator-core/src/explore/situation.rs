@@ -63,10 +63,12 @@ pub(super) fn situation(state: &State, now: Time) -> Key {
             registered: _,
             stable,
             rejected,
+            failed,
             // Follows from the slots.
             told: _,
         } = version;
-        key.push(u64::from(*number) << 2 | u64::from(*stable) << 1 | u64::from(*rejected));
+        let flags = [stable, rejected, failed].into_iter();
+        key.push(flags.fold((*number).into(), |bits, &on| bits << 1 | u64::from(on)));
     }
     for node in 0..members.len() {
         let wait = leaving.of(node);
@@ -165,8 +167,10 @@ fn present(rollout: &Rollout, elapsed: u64, key: &mut Key) {
         queue,
         // What of them is still to come is each target's.
         dispatches: _,
+        idle: _,
         open: _,
-        suspects: _,
+        suspects,
+        unwell_since,
         canaries,
         vacant,
         // Why they failed is only shown.
@@ -182,8 +186,16 @@ fn present(rollout: &Rollout, elapsed: u64, key: &mut Key) {
     past(head, key);
     let clock = rollout.deadline_clock(elapsed);
     let threshold = head.spec.gate().map_or(0, |gate| gate.failure_threshold);
+    // For whom it waits, and whether who turns bad now is one of them.
+    let waits = unwell_since.map_or(0, |since| {
+        let within = |due: &u64| *due <= since + rollout.deadline_millis();
+        let held =
+            (0..targets.len() as u32).filter(|&t| suspects.of(t).as_ref().is_some_and(within));
+        bits(held) << 1 | u64::from(since == clock)
+    });
     key.extend([
         u64::from(*forgiven),
+        waits,
         bits(canaries.iter().copied()),
         bits(vacant.iter().copied()),
     ]);

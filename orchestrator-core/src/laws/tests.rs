@@ -319,9 +319,35 @@ fn law_10_nothing_bad_starts_again() {
     order(&mut job, command);
     let detail = String::new();
     says(&mut job, &Observation::CannotStart { detail });
-    assert!(job.state.has_failed(2) && !job.state.versions[&2].rejected);
+    assert!(job.state.versions[&2].failed && !job.state.versions[&2].rejected);
     register(&mut job, 3);
     let moves = vec![(0, 0, 2)];
+    breaks_by(10, &job, &next(&job, Event::Placed { moves }));
+    // It failed there, and a person called it off.
+    let mut job = settled();
+    let mut lenient = spec(2);
+    lenient.rollout.max_failed_nodes_percent = 100.0;
+    let command = Command::Register {
+        spec: lenient,
+        members: None,
+        again: false,
+    };
+    order(&mut job, command);
+    well(&mut job);
+    promote(&mut job);
+    let reports = job.outstanding().take(1).map(|assignment| Report {
+        target: assignment.target.unwrap(),
+        generation: assignment.generation,
+        number: 1,
+        what: Observation::Exited { code: 1 },
+    });
+    let reports: Vec<Report> = reports.collect();
+    let slot = rollout(&mut job).targets[reports[0].target as usize].slot;
+    let _ = job.step(NOW, Input::Reports(&reports)).unwrap();
+    let id = job.deployment().unwrap().id;
+    order(&mut job, Command::Cancel(id));
+    assert!(!job.state.versions[&2].failed);
+    let moves = vec![(slot, slot, 2)];
     breaks_by(10, &job, &next(&job, Event::Placed { moves }));
 }
 

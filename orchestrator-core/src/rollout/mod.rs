@@ -30,10 +30,17 @@ pub(crate) struct Rollout {
     pub(crate) targets: Vec<Target>,
     pub(crate) queue: Queue,
     pub(crate) dispatches: Vec<Dispatch>,
+    /// Dispatches that no target names any more: the next ones take their place, so that who comes and goes makes it
+    /// no larger.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) idle: BTreeSet<u32>,
     /// Dispatches with targets in flight, the earliest deadline first.
     pub(crate) open: VecDeque<u32>,
     /// Updated targets that are unproven, with the deadline for showing that they are well.
     pub(crate) suspects: Dues,
+    /// Since when, in the deadlines' time, nothing is in flight and there has been a suspect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unwell_since: Option<u64>,
     pub(crate) canaries: BTreeSet<u32>,
     /// Targets that came late and whose executions are no more: those that come next take their place, so that who
     /// comes and goes makes it no larger.
@@ -124,6 +131,8 @@ pub(crate) struct Dispatch {
     pub(crate) wave: u32,
     /// Targets in flight.
     pub(crate) open: u32,
+    /// Targets that it was the last one of.
+    pub(crate) named: u32,
     /// Empty once none is in flight.
     pub(crate) targets: Runs,
 }
@@ -206,22 +215,39 @@ impl Rollout {
         if !slot.is_unproven() {
             self.suspects.remove(target);
         }
+        let after = slot.dispatch;
+        if before != after && after != 0 {
+            self.dispatches[after as usize - 1].named += 1;
+        }
         if before != 0 {
+            self.dispatches[before as usize - 1].named -= u32::from(before != after);
             self.close(before);
         }
     }
 
-    /// Forgets a dispatch, by its number, of which nothing is in flight.
+    /// Closes a dispatch, by its number, if nothing of it is in flight; it is of no use if no target names it either.
     pub(crate) fn close(&mut self, number: u32) {
-        let done = |d: &Dispatch| d.open == 0;
-        if !done(&self.dispatches[number as usize - 1]) {
+        let Dispatch {
+            due,
+            open,
+            named,
+            ref mut targets,
+            ..
+        } = self.dispatches[number as usize - 1];
+        if open > 0 {
             return;
         }
-        self.dispatches[number as usize - 1].targets = Runs::default();
-        while let Some(&first) = self.open.front()
-            && done(&self.dispatches[first as usize])
-        {
-            self.open.pop_front();
+        let index = number - 1;
+        if !std::mem::take(targets).is_empty() {
+            let due_of = |d: &u32| self.dispatches[*d as usize].due;
+            let first = self.open.partition_point(|d| due_of(d) < due);
+            let mut same = (first..).zip(self.open.range(first..));
+            if let Some((at, _)) = same.find(|&(_, &d)| d == index) {
+                self.open.remove(at);
+            }
+        }
+        if named == 0 {
+            self.idle.insert(index);
         }
     }
 
@@ -259,20 +285,31 @@ impl Rollout {
         }
     }
 
-    pub(crate) fn dispatch(&mut self, generation: u64, due: u64, wave: u32, targets: Runs) {
+    /// Opens a dispatch of targets that are about to be in flight; answers its number.
+    pub(crate) fn dispatch(&mut self, generation: u64, due: u64, wave: u32, targets: Runs) -> u32 {
         let new = Dispatch {
             generation,
             due,
             wave,
             open: 0,
+            named: 0,
             targets,
         };
-        room::push(&mut self.dispatches, new);
+        let index = match self.idle.pop_first() {
+            Some(index) => {
+                self.dispatches[index as usize] = new;
+                index
+            }
+            None => {
+                room::push(&mut self.dispatches, new);
+                self.dispatches.len() as u32 - 1
+            }
+        };
         // Nearly always the last: only what moved off a lost node keeps a deadline that was set before.
         let later = |&d: &u32| self.dispatches[d as usize].due > due;
         let after = self.open.iter().rev().take_while(|d| later(d)).count();
-        let number = self.dispatches.len() as u32 - 1;
-        self.open.insert(self.open.len() - after, number);
+        self.open.insert(self.open.len() - after, index);
+        index + 1
     }
 
     /// The deadlines' time: the job's, less what it was held.
@@ -290,12 +327,7 @@ impl Rollout {
 
     /// The latest deadline of a target in flight, in the deadlines' time.
     pub(crate) fn due_last(&self) -> Option<u64> {
-        let open = self
-            .open
-            .iter()
-            .rev()
-            .map(|&d| &self.dispatches[d as usize]);
-        open.filter(|d| d.open > 0).map(|d| d.due).next()
+        self.open.back().map(|&d| self.dispatches[d as usize].due)
     }
 
     /// The generation of a target's assignment; 0 before it has one.
@@ -335,6 +367,24 @@ impl Rollout {
     pub(crate) fn suspect(&mut self, target: u32, due: u64, at: Time) {
         self.suspects.insert(target, due);
         self.change(target, at, Target::set_unproven);
+    }
+
+    /// Notes since when it waits for updated targets to be well again.
+    pub(crate) fn review_suspects(&mut self, elapsed: u64) {
+        let over = self.head.state.is_final() || self.head.tally.in_flight() > 0;
+        if over || self.suspects.is_empty() {
+            self.unwell_since = None;
+        } else if self.unwell_since.is_none() {
+            self.unwell_since = Some(self.deadline_clock(elapsed));
+        }
+    }
+
+    /// Whether what comes next waits for updated targets to show that they are well: for those that were bad, or had
+    /// moved, when nothing was in flight any more. For those that turn bad meanwhile what comes after that will wait: in
+    /// a large fleet there is always one.
+    pub(crate) fn waits_for_proof(&self) -> bool {
+        let first = self.unwell_since.zip(self.suspects.first());
+        first.is_some_and(|(since, (due, _))| due <= since + self.deadline_millis())
     }
 
     /// From assignment to updated, in milliseconds.

@@ -219,6 +219,8 @@ pub(crate) struct Tally {
     pub(crate) updated: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
+    /// Updated ones that turned bad or have moved, and have yet to show that they are well.
+    pub(crate) unproven: u32,
     /// Skipped ones that do not come back.
     pub(crate) gone: u32,
     /// Failed ones that had failed before the rollback.
@@ -247,7 +249,12 @@ impl Tally {
             TargetState::Pending => step(&mut self.pending),
             TargetState::Updating => step(&mut self.updating),
             TargetState::Observing => step(&mut self.observing),
-            TargetState::Updated => step(&mut self.updated),
+            TargetState::Updated => {
+                step(&mut self.updated);
+                if target.is_unproven() {
+                    step(&mut self.unproven);
+                }
+            }
             TargetState::Failed => {
                 step(&mut self.failed);
                 if target.failed_before() {

@@ -82,7 +82,12 @@ impl Run<'_> {
                 let all_ready = live.next() == Some(true) && live.all(|ready| ready);
                 !all_ready
             }
-            Some(WaitingOn::Health { .. } | WaitingOn::Resume | WaitingOn::Members) => false,
+            Some(
+                WaitingOn::Health { .. }
+                | WaitingOn::Proof { .. }
+                | WaitingOn::Resume
+                | WaitingOn::Members,
+            ) => false,
         }
     }
 

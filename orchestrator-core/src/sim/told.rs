@@ -35,6 +35,9 @@ fn told(settings: &Settings, outcome: &Outcome) -> String {
     text += &format!("\noutcome       {}\n", outcome.message);
     if outcome.state == DeploymentState::Completed || outcome.followed.is_some() {
         text += &format!("took          {}\n", span(outcome.duration_millis));
+    } else if !outcome.state.is_final() {
+        let watched = span(settings.watch.as_millis());
+        text += &format!("              it was not over when it had been watched for {watched}\n");
     }
     if let Some(followed) = &outcome.followed {
         text += &format!(

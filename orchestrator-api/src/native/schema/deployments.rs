@@ -256,6 +256,9 @@ pub struct Target {
     pub error_rate: Option<f64>,
     /// Whether its node is silent.
     pub lost: bool,
+    /// Updated, and yet to show that it is well: it turned bad, or has moved.
+    #[serde(default)]
+    pub unproven: bool,
     /// Until when it has to be healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
