@@ -1,6 +1,8 @@
 //! What the engine has done since it started, to be seen from outside.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Counters that only grow.
 #[derive(Debug, Default)]
@@ -8,6 +10,8 @@ pub struct Counts {
     commits: AtomicU64,
     commits_failed: AtomicU64,
     entries: AtomicU64,
+    /// When one failed last, if none was written since.
+    failed_at: Mutex<Option<Instant>>,
 }
 
 impl Counts {
@@ -26,7 +30,20 @@ impl Counts {
         self.entries.load(Ordering::Relaxed)
     }
 
+    /// Whether the last transaction failed, and that was no longer ago than this.
+    pub fn failed_within(&self, span: Duration) -> bool {
+        let failed_at = self
+            .failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|at| at.elapsed() < span)
+    }
+
     pub(super) fn note(&self, entries: usize, failed: bool) {
+        *self
+            .failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = failed.then(Instant::now);
         if failed {
             self.commits_failed.fetch_add(1, Ordering::Relaxed);
         } else {

@@ -15,6 +15,9 @@ use super::schema;
 
 /// A store that does not answer within this is not there.
 const READY_WITHIN: Duration = Duration::from_secs(5);
+/// A server that could keep nothing is not ready for so long, unless it can again: if nobody asks it for anything,
+/// nothing shows that.
+const FAILED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -48,6 +51,13 @@ async fn readyz(State(api): State<Api>) -> Result<Response, Problem> {
         );
         Problem::for_now("store", detail)
     })??;
+    // What is asked for takes more room than a check does.
+    if api.handle().counts().failed_within(FAILED_WITHIN) {
+        return Err(Problem::for_now(
+            "store",
+            "the last change could not be kept: the log has more",
+        ));
+    }
     Ok(json(r#"{"status":"ok"}"#))
 }
 

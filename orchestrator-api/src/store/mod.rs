@@ -342,6 +342,14 @@ pub enum StoreError {
         /// Where.
         place: String,
     },
+    /// What is there under this name now is another file, or none. Nothing of the commit was written.
+    #[error(
+        "{place} was deleted or replaced while the server ran: put it back, or start the server anew with what is there"
+    )]
+    Gone {
+        /// Where.
+        place: String,
+    },
     /// A newer program wrote it.
     #[error(
         "{place} is of version {found}, and this program knows versions up to {known}: run the newer program that wrote it"

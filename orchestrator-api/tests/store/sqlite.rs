@@ -51,6 +51,33 @@ async fn closing_folds_the_log_into_the_file() {
     assert_eq!(*store.position().borrow(), 40);
 }
 
+/// What is written to a file that has no name any more nobody finds again.
+#[tokio::test]
+async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
+    for replaced in [false, true] {
+        let crate::Fixture { store, dir } = crate::embedded();
+        let mut claim = own(&store, "a/web").await;
+        take(&store, entries(&claim, 1)).await;
+        claim.seq += 1;
+        store.check().await.expect("well");
+        let aside = dir.path().join("aside");
+        fs::rename(file(&dir), &aside).expect("put aside");
+        if replaced {
+            fs::copy(&aside, file(&dir)).expect("copied");
+        }
+        let more = store.commit(vec![entries(&claim, 1)]).await;
+        let error = more.expect_err("not there");
+        assert!(matches!(error, StoreError::Gone { .. }), "{error:?}");
+        assert!(error.to_string().contains("orchestrator.db"), "{error}");
+        let error = store.check().await.expect_err("not there");
+        assert!(matches!(error, StoreError::Gone { .. }), "{error:?}");
+        // Put back, it goes on.
+        fs::rename(&aside, file(&dir)).expect("put back");
+        store.check().await.expect("well");
+        take(&store, entries(&claim, 1)).await;
+    }
+}
+
 #[tokio::test]
 async fn many_commits_share_a_transaction() {
     const JOBS: usize = 300;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,6 +88,16 @@ impl Place {
             place: self.name(),
             source: found.into(),
         }
+    }
+
+    pub(super) fn gone(&self) -> StoreError {
+        StoreError::Gone { place: self.name() }
+    }
+
+    /// Which file has this name now.
+    pub(super) fn file(&self) -> Option<(u64, u64)> {
+        let found = self.0.metadata().ok()?;
+        Some((found.dev(), found.ino()))
     }
 
     pub(super) fn newer(&self, found: u32, known: u32) -> StoreError {
