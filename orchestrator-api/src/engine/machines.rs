@@ -105,6 +105,11 @@ impl Jobs {
         due.map(|(_, id)| id.clone()).collect()
     }
 
+    /// Those that want to be woken at all.
+    pub(super) fn waiting(&self) -> Vec<JobId> {
+        self.wake_of.keys().cloned().collect()
+    }
+
     /// Looks again at how much a job has on a node. Answers how much all jobs have there, where that has changed.
     pub(super) fn count(&mut self, id: &JobId, node: &NodeName) -> Option<u32> {
         let job = self.by_id.get(id)?;

@@ -209,8 +209,8 @@ pub(crate) enum Ask {
     Command {
         job: JobId,
         request: Request,
-        /// Only if this is the job's last deployment.
-        of: Option<DeploymentId>,
+        /// Only if this is the job's last deployment, and of this revision, if one is named.
+        of: Option<(DeploymentId, Option<u64>)>,
         who: Who,
         reply: Reply<Done>,
     },
@@ -281,12 +281,14 @@ impl Handle {
     }
 
     /// Takes a deployment back, where it is the last one of its job: by the same rules as a rollback of the job. One
-    /// that is taken back already is not taken back further: the answer is the rollback that there is.
+    /// that is taken back already is not taken back further: the answer is the rollback that there is. `expected` is the
+    /// revision that the caller has seen, where that matters to him.
     pub async fn take_back(
         &self,
         id: DeploymentId,
         to: Option<u32>,
         key: Option<String>,
+        expected: Option<u64>,
         who: Who,
     ) -> Result<Done, EngineError> {
         let shown = self.deployment(id).await?;
@@ -299,7 +301,7 @@ impl Handle {
         self.ask(|reply| Ask::Command {
             job,
             request,
-            of: Some(id),
+            of: Some((id, expected)),
             who,
             reply,
         })

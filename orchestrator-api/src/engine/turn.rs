@@ -6,7 +6,7 @@ mod load;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
@@ -32,6 +32,10 @@ use crate::store::{Audit, Claim, Machine, Store, Wanted};
 const ASKS_PER_TURN_MAX: usize = 1024;
 /// A store that keeps nothing is asked again so soon, when nobody else asks.
 const AGAIN_MILLIS: u64 = 250;
+/// Where something is due later, the clock is looked at so often: somebody may have set it back.
+const CLOCK_MILLIS: u64 = 10_000;
+/// A clock that is that much behind has been set back. One that is slewed is never.
+const CLOCK_SLACK_MILLIS: u64 = 500;
 /// How many nodes are named of what an entry speaks of: more are counted, or a wave of ten thousand would be written
 /// down by name.
 const NAMES_MAX: usize = 20;
@@ -55,11 +59,15 @@ pub(super) struct Loop {
     loads: BTreeMap<NodeName, u32>,
     /// Whether the store kept all that it was last given.
     keeps: bool,
+    /// When the last turn began, by a clock that nobody sets, and by the one that people read.
+    clock: (Instant, Time),
 }
 
 /// What one turn changes, until it is committed.
 struct Turn {
     now: Time,
+    /// The clock was set back since the last turn.
+    set_back: bool,
     jobs: BTreeMap<JobId, Changed>,
     fleet: Vec<fleet::Entry>,
     fleet_audit: Vec<Audit>,
@@ -120,6 +128,7 @@ impl Loop {
             streams_max: STREAMS_MIN,
             loads: BTreeMap::new(),
             keeps: true,
+            clock: (Instant::now(), now()),
         };
         driven.load_all()?;
         driven.catch_up();
@@ -162,7 +171,8 @@ impl Loop {
         // At least a little: a clock that was set back may name the same moment again, and a store that keeps nothing
         // is not asked all the time.
         let least = if self.keeps { 1 } else { AGAIN_MILLIS };
-        let left = due.as_millis().saturating_sub(now().as_millis()).max(least);
+        let left = due.as_millis().saturating_sub(now().as_millis());
+        let left = left.min(CLOCK_MILLIS).max(least);
         let next =
             async { tokio::time::timeout(Duration::from_millis(left), self.inbox.recv()).await };
         match self.runtime.block_on(next) {
@@ -172,9 +182,16 @@ impl Loop {
         }
     }
 
-    fn turn(&self) -> Turn {
+    fn turn(&mut self) -> Turn {
+        let (at, now) = (Instant::now(), now());
+        let (before_at, before) = self.clock;
+        let passed = at.duration_since(before_at).as_millis();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let expected = before.as_millis().saturating_add(passed);
+        self.clock = (at, now);
         Turn {
-            now: now(),
+            now,
+            set_back: now.as_millis().saturating_add(CLOCK_SLACK_MILLIS) < expected,
             jobs: BTreeMap::new(),
             fleet: Vec::new(),
             fleet_audit: Vec::new(),
@@ -258,16 +275,26 @@ impl Loop {
     fn given_way(
         &mut self,
         job: &JobId,
-        of: Option<DeploymentId>,
+        of: Option<(DeploymentId, Option<u64>)>,
     ) -> Result<Option<Answer>, EngineError> {
-        let Some(id) = of else {
+        let Some((id, expected)) = of else {
             return Ok(None);
         };
         self.find(job, false)?;
         let owned = self.jobs.get(job).map(|owned| &owned.machine);
         let last = owned.and_then(|machine| Some((machine.version(), machine.deployment()?)));
         match last {
-            Some((_, last)) if last.id == id => Ok(None),
+            Some((_, last)) if last.id == id => {
+                let found = last.status.revision;
+                match expected.filter(|expected| *expected != found) {
+                    None => Ok(None),
+                    Some(expected) => Err(EngineError::Rejected(Rejection::Unexpected {
+                        what: "revision",
+                        expected,
+                        found,
+                    })),
+                }
+            }
             Some((version, last)) if last.rollback_of == Some(id) => Ok(Some(Answer {
                 version,
                 deployment: Some(last.id),
@@ -399,7 +426,14 @@ impl Loop {
                 tracing::error!(%why, "the fleet refuses what the engine says");
             }
         }
-        for id in self.jobs.due(turn.now) {
+        let due = if turn.set_back {
+            // The moments that they named are further away now than what they wait for.
+            tracing::warn!("the clock was set back: deadlines go on by the time that has passed");
+            self.jobs.waiting()
+        } else {
+            self.jobs.due(turn.now)
+        };
+        for id in due {
             self.tell(turn, &id, Input::Tick);
         }
     }

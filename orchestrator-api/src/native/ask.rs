@@ -43,6 +43,8 @@ pub(super) struct Ask {
     body: Bytes,
     caller: Caller,
     faults: Vec<Fault>,
+    /// Somebody asked for what the caller believes to be so.
+    guarded: bool,
     /// Whether it cannot even be read, as opposed to what it says being wrong.
     malformed: bool,
 }
@@ -84,6 +86,7 @@ impl<S: Send + Sync> FromRequest<S> for Ask {
                 Problem::new(status, "internal", "nothing says who may do what here")
             })?,
             faults: Vec::new(),
+            guarded: false,
             malformed: false,
         })
     }
@@ -92,6 +95,11 @@ impl<S: Send + Sync> FromRequest<S> for Ask {
 impl Ask {
     /// What was read, where nothing is wrong with the request. `wanted` is absent only where something is.
     pub(super) fn done<T>(mut self, wanted: Option<T>) -> Result<T, Problem> {
+        if !self.guarded && self.headers.contains_key(IF_MATCH) {
+            // Who relies on it must not believe that it held.
+            let detail = "nothing here can be guarded by it: leave it out".to_owned();
+            self.malformed_header(&IF_MATCH, detail);
+        }
         let unknown = self.query.iter().map(|(name, _)| name.as_str());
         let mut unknown: Vec<&str> = unknown.filter(|name| !self.known.contains(name)).collect();
         unknown.dedup();
@@ -285,6 +293,7 @@ impl Ask {
 
     /// What the caller believes to be so, by `If-Match` or by this parameter.
     pub(super) fn expected(&mut self, name: &'static str) -> Option<u64> {
+        self.guarded = true;
         let parameter = self.whole(name);
         let Some(tag) = self.header(&IF_MATCH) else {
             return parameter;

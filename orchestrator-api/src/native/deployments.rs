@@ -261,6 +261,7 @@ async fn say(
     post, path = "/v1/deployments/{id}/rollback", tag = "deployments",
     params(
         ("id" = uuid::Uuid, Path, description = "The deployment"),
+        ("expected_revision" = Option<u64>, Query, description = "Refuse it unless it is of this revision"),
     ),
     request_body = schema::RollBack,
     responses((status = 200, body = schema::GetDeploymentResponse))
@@ -270,9 +271,10 @@ async fn roll_back(State(api): State<Api>, mut ask: Ask) -> Result<Response, Pro
     let body = ask.json();
     let fields = Fields::open(String::new(), &body, &["to_version"], ask.faults());
     let to = fields.and_then(|mut fields| fields.whole("to_version"));
+    let expected = ask.expected("expected_revision");
     let id = ask.deployment();
     let id = ask.done(id)?;
-    let done = api.handle().take_back(id, to, key, who).await?;
+    let done = api.handle().take_back(id, to, key, expected, who).await?;
     answer(&api, done, id).await
 }
 

@@ -125,7 +125,11 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
             .name("Idempotency-Key")
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
-            .description(Some("The same request under the same key is carried out once, and answered as the first time"))
+            .description(Some(format!(
+                "The same request under the same key is carried out once, and answered as the first time. Of each job, \
+                 and of all nodes together, the last {} keys are remembered",
+                orchestrator_core::KEYS_KEPT
+            )))
             .schema(Some(key));
         parameters.push(RefOr::T(key.build()));
     }

@@ -207,7 +207,7 @@ async fn placed_executions_leave_a_drained_node() {
     let name = drained.as_str().into();
     let drain = world
         .handle()
-        .fleet(fleet::Input::Drain { name }, Some(World::who()))
+        .fleet(fleet::Input::Drain { name, key: None }, Some(World::who()))
         .await;
     drain.expect("it is there");
     world
@@ -327,7 +327,10 @@ async fn asking_again_is_no_news_to_who_listens() {
     let settled = world.handle().connect("n1".into()).await;
     let settled = settled.expect("it is there").borrow().revision;
     // Something else is written meanwhile.
-    let drain = fleet::Input::Drain { name: "n2".into() };
+    let drain = fleet::Input::Drain {
+        name: "n2".into(),
+        key: None,
+    };
     let drained = world.handle().fleet(drain, Some(World::who())).await;
     drained.expect("it is there");
     let again = world.handle().connect("n1".into()).await;
@@ -346,7 +349,7 @@ async fn a_deployment_is_taken_back_once_and_only_while_it_is_the_last() {
     }
     let take_back = async |id| {
         let handle = world.handle();
-        handle.take_back(id, None, None, World::who()).await
+        handle.take_back(id, None, None, None, World::who()).await
     };
     let refused = take_back(ids[1]).await;
     assert!(matches!(refused, Err(EngineError::GaveWay { last, .. }) if last == ids[2]));

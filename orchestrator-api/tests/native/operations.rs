@@ -111,6 +111,16 @@ async fn a_guard_refuses_what_was_meant_for_something_older() {
     let same = [("if-match", tag.as_str())];
     assert_eq!(api.post_with(&both, &same, json!({})).await.status, 200);
 
+    // Taking it back starts more than any other command.
+    let back = format!("/v1/deployments/{id}/rollback");
+    let stale = [("if-match", "\"1\"")];
+    let (status, kind, _) = api.post_with(&back, &stale, json!({})).await.problem();
+    assert_eq!((status, kind.as_str()), (412, "changed-meanwhile"));
+    let stale = format!("{back}?expected_revision=1");
+    assert_eq!(api.post(&stale, json!({})).await.problem().0, 412);
+    let after = api.get(&format!("/v1/deployments/{id}")).await;
+    assert_eq!(after.json()["deployment"]["status"]["state"], "paused");
+
     let job_path = "/v1/jobs?expected_version=0";
     let stale = api.post(job_path, job("web", immediate(), json!({}))).await;
     assert_eq!(stale.problem().1, "changed-meanwhile");
@@ -161,6 +171,39 @@ async fn a_key_makes_a_command_happen_once() {
             .problem();
         assert_eq!((status, errors[0].0.as_str()), (400, "idempotency-key"));
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_node_again_undoes_nothing() {
+    let server = Server::start().await;
+    let api = &server.client;
+    let joined = api.post("/v1/agent/join", json!({ "name": "n1" })).await;
+    assert_eq!(joined.status, 200);
+    let drain = || {
+        api.post_with(
+            "/v1/nodes/n1/drain",
+            &[("idempotency-key", "k1")],
+            json!({}),
+        )
+    };
+    let drains = |reply: crate::harness::Reply| reply.json()["node"]["drain"] == true;
+    assert!(drains(drain().await));
+    let eligible = json!({ "eligible": true });
+    let enabled = api.post("/v1/nodes/n1/eligibility", eligible.clone()).await;
+    assert!(!drains(enabled));
+    // A request that was on its way for long.
+    assert!(!drains(drain().await), "it was done before");
+    let other = [("idempotency-key", "k1")];
+    let reused = api
+        .post_with("/v1/nodes/n1/eligibility", &other, eligible)
+        .await;
+    let (status, kind, _) = reused.problem();
+    assert_eq!((status, kind.as_str()), (422, "idempotency-key-reused"));
+    // And what cannot be guarded says so.
+    let guarded = api.post_with("/v1/nodes/n1/drain", &[("if-match", "\"1\"")], json!({}));
+    let (status, _, errors) = guarded.await.problem();
+    assert_eq!((status, errors[0].0.as_str()), (400, "if-match"));
     server.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 mod beginning;
 mod client;
+mod clock;
 mod crash;
 mod ending;
 mod people;

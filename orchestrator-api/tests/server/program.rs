@@ -56,10 +56,16 @@ impl Program {
     }
 
     pub(crate) fn start_with(dir: &TempDir, words: &[&str]) -> Self {
+        Self::start_among(dir, words, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_among(dir: &TempDir, words: &[&str], variables: &[(&str, &str)]) -> Self {
         let (data, log) = (data(dir), dir.path().join("log"));
         let written = File::options().create(true).append(true).open(&log);
         let mut child = command(["server", "--data-dir", word(&data)])
             .args(words)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(written.expect("a log"))
             .spawn()
