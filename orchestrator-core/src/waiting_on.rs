@@ -126,8 +126,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         return WaitingOn::Promotion;
     }
     // Updated targets that turned bad have a deadline again; silent ones only come back.
-    let back = head.kind == DeploymentKind::Rollback && head.tally.pending > 0;
-    let proof = rollout.is_gated() || rollout.waits_for_proof() && !back;
+    let proof = rollout.is_gated() || rollout.waits_for_proof();
     match rollout.suspects.first().filter(|_| proof) {
         Some((due, _)) => WaitingOn::Proof {
             targets: head.tally.unproven,

@@ -417,3 +417,17 @@ fn what_has_no_value_yet_is_absent_from_the_record() {
         }
     }
 }
+
+/// What was updated and has left since is nobody's to report on.
+#[test]
+fn what_is_watched_has_a_target() {
+    let story = played(
+        "nodes n1..n3\ndeploy v1 batch rolling 1\n#1 exits 0\n#1 gone\n#2 exits 0\n#2 draining",
+    );
+    let watched: Vec<_> = story.job.watched().collect();
+    assert_eq!(watched.len(), 1, "{watched:?}");
+    assert!(
+        watched.iter().all(|one| one.target.is_some()),
+        "{watched:?}"
+    );
+}

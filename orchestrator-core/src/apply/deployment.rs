@@ -115,7 +115,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         idle: BTreeSet::new(),
         open: VecDeque::new(),
         suspects: Dues::default(),
-        unwell_since: None,
+        quiet_since: None,
         canaries: BTreeSet::new(),
         vacant: BTreeSet::new(),
         failures: BTreeMap::new(),
@@ -326,7 +326,7 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
         let targets = self::rollout(state).targets.iter().map(|t| t.slot);
         for slot in targets.collect::<Vec<_>>() {
             let slot = &mut state.slots[slot as usize];
-            if matches!(slot.stage, Stage::Unproven | Stage::Failed) {
+            if slot.stage == Stage::Unproven {
                 slot.stage = Stage::Told;
             }
         }

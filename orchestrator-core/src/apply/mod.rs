@@ -180,7 +180,7 @@ pub(crate) fn facts(state: &mut State, event: &Event, effects: &mut Vec<Effect>)
         }
     }
     if let Some(rollout) = &mut state.rollout {
-        rollout.review_suspects(elapsed);
+        rollout.note_quiet(elapsed);
     }
 }
 

@@ -38,9 +38,9 @@ pub(crate) struct Rollout {
     pub(crate) open: VecDeque<u32>,
     /// Updated targets that are unproven, with the deadline for showing that they are well.
     pub(crate) suspects: Dues,
-    /// Since when, in the deadlines' time, nothing is in flight and there has been a suspect.
+    /// Since when, in the deadlines' time, nothing is in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) unwell_since: Option<u64>,
+    pub(crate) quiet_since: Option<u64>,
     pub(crate) canaries: BTreeSet<u32>,
     /// Targets that came late and whose executions are no more: those that come next take their place, so that who
     /// comes and goes makes it no larger.
@@ -369,13 +369,12 @@ impl Rollout {
         self.change(target, at, Target::set_unproven);
     }
 
-    /// Notes since when it waits for updated targets to be well again.
-    pub(crate) fn review_suspects(&mut self, elapsed: u64) {
-        let over = self.head.state.is_final() || self.head.tally.in_flight() > 0;
-        if over || self.suspects.is_empty() {
-            self.unwell_since = None;
-        } else if self.unwell_since.is_none() {
-            self.unwell_since = Some(self.deadline_clock(elapsed));
+    /// Notes since when nothing is in flight.
+    pub(crate) fn note_quiet(&mut self, elapsed: u64) {
+        if self.head.state.is_final() || self.head.tally.in_flight() > 0 {
+            self.quiet_since = None;
+        } else if self.quiet_since.is_none() {
+            self.quiet_since = Some(self.deadline_clock(elapsed));
         }
     }
 
@@ -383,7 +382,7 @@ impl Rollout {
     /// moved, when nothing was in flight any more. For those that turn bad meanwhile what comes after that will wait: in
     /// a large fleet there is always one.
     pub(crate) fn waits_for_proof(&self) -> bool {
-        let first = self.unwell_since.zip(self.suspects.first());
+        let first = self.quiet_since.zip(self.suspects.first());
         first.is_some_and(|(since, (due, _))| due <= since + self.deadline_millis())
     }
 
