@@ -4,8 +4,9 @@
 //! is; the [guard](Guard) before each route says whether its [role] may, by one [table](Role::may), and writes
 //! down what was denied and what was done.
 //!
-//! **A revocation** through this [`Access`] is seen by the next request. One by another process on the same store
-//! is seen after [`Settings::believed_for`] at the latest; the embedded store has but one process.
+//! **A revocation** through this [`Access`] is seen by the next request, and ends what is [open](Stay). One by another
+//! process on the same store is seen by requests after [`Settings::believed_for`] at the latest, and not by what is open;
+//! the embedded store has but one process.
 //!
 //! **Failures** are counted for each address, and once there are too many the answer is 429. That never keeps out who
 //! shows a token that is good: it is looked at before anything is counted, and the reads of the store that this costs
@@ -19,20 +20,21 @@ mod headers;
 pub mod role;
 pub mod routes;
 pub mod start;
+mod stay;
 mod throttle;
 pub mod token;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use orchestrator_core::Time;
 use orchestrator_core::fleet::NodeName;
 use subtle::ConstantTimeEq;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use self::audit::Journal;
 use self::cache::{Before, Cache};
@@ -41,9 +43,11 @@ pub use self::guard::{Audited, Guard, Guarded, Table};
 use self::headers::{Given, Via};
 pub use self::role::{Class, Role};
 pub use self::start::Opening;
+use self::stay::Holders;
+pub use self::stay::Stay;
 use self::throttle::Throttle;
 pub(crate) use self::throttle::network;
-use self::token::{Kept, Made, New, Token, TokenError};
+use self::token::{Kept, Made, New, TokenError};
 use crate::engine::Who;
 use crate::store::{Store, TokenRow};
 
@@ -82,7 +86,8 @@ struct Inner {
     cache: Cache,
     throttle: Throttle,
     reads: Semaphore,
-    open: AtomicBool,
+    holders: Holders,
+    open: watch::Sender<bool>,
     /// Held while tokens change here: what is read, changed and written back is seldom changed in between, and the
     /// store takes care of the rest. Within: which node has which token, once somebody asked.
     changing: Mutex<Option<HashMap<String, String>>>,
@@ -106,6 +111,16 @@ impl Known {
             kept,
             used_at,
         }
+    }
+
+    fn good_at(&self, now: Time) -> Result<(), Denied> {
+        if self.kept.is_good(now) {
+            return Ok(());
+        }
+        Err(match (self.kept.revoked_at, self.kept.expires_at) {
+            (None, Some(at)) => Denied::Expired(at),
+            _ => Denied::Revoked,
+        })
     }
 }
 
@@ -182,14 +197,15 @@ impl Access {
             cache: Cache::new(settings.cached_max, settings.believed_for),
             throttle: Throttle::new(),
             reads: Semaphore::new(READS_MAX),
-            open: AtomicBool::new(opening == Opening::Open),
+            holders: Holders::default(),
+            open: watch::Sender::new(opening == Opening::Open),
             changing: Mutex::default(),
         }))
     }
 
     /// Whether everyone is let in without a token.
     pub fn is_open(&self) -> bool {
-        self.0.open.load(Ordering::SeqCst)
+        *self.0.open.borrow()
     }
 
     /// Says whose request this is. `from` is the address that it comes from, as far as that is known.
@@ -217,16 +233,12 @@ impl Access {
             Err(denied) => return Err(self.failed(from, denied)),
         };
         let now = now();
-        let known = match self.look_up(&token).await {
+        let known = match self.look_up(token.hash(), token.id()).await {
             Ok(known) => known,
             Err(denied @ Denied::Unknown) => return Err(self.failed(from, denied)),
             Err(other) => return Err(other),
         };
-        if !known.kept.is_good(now) {
-            let denied = match (known.kept.revoked_at, known.kept.expires_at) {
-                (None, Some(at)) => Denied::Expired(at),
-                _ => Denied::Revoked,
-            };
+        if let Err(denied) = known.good_at(now) {
             return Err(self.failed(from, denied));
         }
         self.used(&known, now);
@@ -244,8 +256,7 @@ impl Access {
         }
     }
 
-    async fn look_up(&self, token: &Token) -> Result<Arc<Known>, Denied> {
-        let hash = token.hash();
+    async fn look_up(&self, hash: [u8; 32], id: &str) -> Result<Arc<Known>, Denied> {
         let before: Before = match self.0.cache.get(&hash) {
             Ok(known) => return Ok(known),
             Err(before) => before,
@@ -256,7 +267,7 @@ impl Access {
         };
         let row = read.map_err(|why| Denied::Store(Arc::new(why.into())))?;
         let Some(row) = row.filter(|row| bool::from(row.hash.ct_eq(&hash))) else {
-            let unspent = self.unspent(token.id(), &hash).await?;
+            let unspent = self.unspent(id, &hash).await?;
             let (row, kept) = unspent.ok_or(Denied::Unknown)?;
             return Ok(Arc::new(Known::new(row.id, hash, kept)));
         };
@@ -352,7 +363,7 @@ impl Access {
             *nodes = None;
             let made = token::create(&*inner.store, new, key.as_deref(), &who).await?;
             if closes {
-                inner.open.store(false, Ordering::SeqCst);
+                inner.open.send_replace(false);
                 tracing::info!(token = made.id, "from now on every request needs a token");
             }
             Ok(made)
@@ -360,7 +371,7 @@ impl Access {
         .await
     }
 
-    /// Revokes a token. When this answers, no request is let in with it.
+    /// Revokes a token. When this answers, no request is let in with it, and what was open with it is over.
     pub async fn revoke(&self, id: &str, who: Who) -> Result<(), TokenError> {
         let access = self.clone();
         let id = id.to_owned();
@@ -375,7 +386,7 @@ impl Access {
     async fn revoke_one(&self, id: &str, who: &Who) -> Result<(), TokenError> {
         let revoked = token::revoke(&*self.0.store, id, who).await;
         // Also where the store failed: it may have been written.
-        self.0.cache.forget(id);
+        self.ended(id);
         revoked
     }
 
@@ -449,7 +460,7 @@ impl Access {
         }
         let id = row.id.clone();
         let turned = token::turn(&*self.0.store, row, known.hash, kept, &node, who).await;
-        self.0.cache.forget(&id);
+        self.ended(&id);
         let token = match turned {
             // By another process, and it was the first.
             Err(TokenError::Changed(_)) => return Err(Denied::Unknown.into()),
@@ -458,6 +469,13 @@ impl Access {
         has.insert(node, id.clone());
         *nodes = Some(has);
         Ok(Made { id, token })
+    }
+
+    /// To be called when it is written that what was known of a token is no longer so.
+    fn ended(&self, id: &str) {
+        // In this order: who comes in between reads the store, and who came before is woken.
+        self.0.cache.forget(id);
+        self.0.holders.end(id);
     }
 
     /// Which node has which token that is good.

@@ -329,7 +329,7 @@ impl Handle {
         self.ask(|reply| Ask::Reports { node, said, reply }).await
     }
 
-    /// What a node should run, now and whenever it changes: always all of it.
+    /// What a node should run, now and whenever it changes: always all of it. It ends when the node is removed.
     pub async fn connect(
         &self,
         node: NodeName,

@@ -125,27 +125,30 @@ async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     if let Some(node) = &node {
         ask.speaks_for(node)?;
     }
-    let has_token = ask.caller().has_token();
+    let caller = ask.caller().clone();
     let node = ask.done(node)?;
-    let mut news = soon(api.handle().connect(node)).await??;
-    let open = api.0.metrics.agent_listens(has_token);
+    let mut news = soon(api.handle().connect(node.clone())).await??;
+    let open = api.0.metrics.agent_listens(caller.has_token());
     if streams {
         news.mark_changed();
         let events = stream::unfold((news, open), |(mut news, open)| async {
-            // An error means that the engine ends.
+            // An error means that the node was removed, or that the engine ends.
             news.changed().await.ok()?;
             let event = sent(&news.borrow_and_update());
             Some((event, (news, open)))
         });
-        return Ok(sse::stream(&api, events));
+        return sse::stream(&api, &caller, events).await;
     }
     if let Some(seen) = seen {
         let later = async {
-            let _ = news.wait_for(|desired| desired.revision > seen).await;
+            news.wait_for(|desired| desired.revision > seen)
+                .await
+                .is_err()
         };
-        tokio::select! {
-            _ = tokio::time::timeout(wait, later) => {}
-            () = api.stopped() => {}
+        let is_gone = api.wait(&caller, wait, later).await?.unwrap_or(false);
+        if is_gone {
+            // Says so, unless the node has come again.
+            news = soon(api.handle().connect(node)).await??;
         }
     }
     let desired = news.borrow().clone();

@@ -60,6 +60,7 @@ async fn get(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> 
     let id = ask.deployment();
     let seen = ask.whole("revision");
     let wait = ask.wait(seen);
+    let caller = ask.caller().clone();
     let id = ask.done(id)?;
     let mut shown = api.deployment(id).await?;
     if let Some(seen) = seen
@@ -71,10 +72,7 @@ async fn get(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> 
             // An error means that it will not change any more.
             let _ = news.wait_for(|shown| shown.revision > seen).await;
         };
-        tokio::select! {
-            _ = tokio::time::timeout(wait, later) => {}
-            () = api.stopped() => {}
-        }
+        api.wait(&caller, wait, later).await?;
         shown = api.deployment(id).await?;
     }
     Ok(show(&shown))

@@ -55,6 +55,7 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let after: u64 = ask.place(&list, |place| place.parse().ok()).unwrap_or(0);
     let streams = sse::is_wanted(ask.headers());
     let resumed = sse::last_event_id(&mut ask);
+    let caller = ask.caller().clone();
     let id = ask.done(id)?;
     let shown = api.deployment(id).await?;
     if streams {
@@ -63,7 +64,7 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         let tail = Tail::new(&api, id, resumed.unwrap_or(0));
-        return Ok(sse::stream(&api, tail.events()));
+        return sse::stream(&api, &caller, tail.events()).await;
     }
     let lines = api.handle().store().events(id, after, limit + 1).await?;
     let (lines, next) = cut(&list, lines, limit, |line| revision(line).to_string());

@@ -189,6 +189,7 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     });
     let streams = sse::is_wanted(ask.headers());
     let resumed = sse::last_event_id(&mut ask).filter(|_| streams);
+    let caller = ask.caller().clone();
     let job = ask.done(job)?;
     // Or there is none, and nothing to wait for.
     api.handle().look(job.clone(), |_| ()).await?;
@@ -210,7 +211,7 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
             changes,
             ready: lines.into(),
         };
-        return Ok(sse::stream(&api, followed.events()));
+        return sse::stream(&api, &caller, followed.events()).await;
     }
     let lines: Vec<String> = lines.iter().map(|line| shown(line)).collect();
     Ok(page("lines", &lines, None))

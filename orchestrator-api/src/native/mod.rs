@@ -27,6 +27,7 @@ mod sse;
 mod tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn;
@@ -38,7 +39,7 @@ pub use self::openapi::document;
 pub(crate) use self::problem::TOKEN_NEEDED;
 pub use self::problem::{Fault, Problem};
 use self::rates::Rates;
-use crate::access::{Access, Guard, routes as table};
+use crate::access::{Access, Caller, Guard, routes as table};
 use crate::engine::Handle;
 use crate::logs::Logs;
 
@@ -111,6 +112,26 @@ impl Api {
         async move {
             // An error means that the API is gone altogether.
             let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    /// For a long poll: what it waits for, or nothing where the time is up or the server ends. A caller who is not let in
+    /// any more is told so at once: what there is to see by now is not for him.
+    async fn wait<T>(
+        &self,
+        caller: &Caller,
+        wait: Duration,
+        later: impl Future<Output = T>,
+    ) -> Result<Option<T>, Problem> {
+        let mut stay = self.access().stay(caller).await?;
+        tokio::select! {
+            biased;
+            () = stay.over() => {
+                stay.again().await?;
+                Ok(None)
+            }
+            () = self.stopped() => Ok(None),
+            later = tokio::time::timeout(wait, later) => Ok(later.ok()),
         }
     }
 

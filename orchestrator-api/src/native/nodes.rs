@@ -115,7 +115,7 @@ async fn mark(api: &Api, mut ask: Ask, eligible: Option<bool>) -> Result<Respons
     Ok(audited(show(api, &name).await?))
 }
 
-/// Forgets a node. Its agent is told so when it next speaks, and may join again.
+/// Forgets a node. Its agent's stream ends; the agent is told so when it next speaks, and may join again.
 #[utoipa::path(
     delete, path = "/v1/nodes/{id}", tag = "nodes",
     params(("id" = String, Path, description = "Its name")),

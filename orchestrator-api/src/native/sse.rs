@@ -11,7 +11,8 @@ use futures_util::{Stream, StreamExt};
 
 use super::Api;
 use super::ask::{Ask, whole};
-use super::problem::Fault;
+use super::problem::{Fault, Problem};
+use crate::access::Caller;
 
 /// How often a comment tells that a stream is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -42,16 +43,27 @@ pub(super) fn last_event_id(ask: &mut Ask) -> Option<u64> {
     id
 }
 
-/// Sends these events, until they end or the server does.
-pub(super) fn stream(api: &Api, events: impl Stream<Item = Event> + Send + 'static) -> Response {
+/// Sends these events, until they end, or the server does, or the caller is not let in any more. Then he comes back, and is
+/// told why not.
+pub(super) async fn stream(
+    api: &Api,
+    caller: &Caller,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Result<Response, Problem> {
+    let mut stay = api.access().stay(caller).await?;
+    let stopped = api.stopped();
+    let over = async move {
+        tokio::select! {
+            () = stopped => {}
+            () = stay.over() => {}
+        }
+    };
     let open = api.0.metrics.stream_opened();
-    let events = events
-        .take_until(Box::pin(api.stopped()))
-        .map(move |event| {
-            // Closes with the stream.
-            let _open = &open;
-            Ok::<_, Infallible>(event)
-        });
+    let events = events.take_until(Box::pin(over)).map(move |event| {
+        // Closes with the stream.
+        let _open = &open;
+        Ok::<_, Infallible>(event)
+    });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     // Or a proxy keeps them to itself.
@@ -59,5 +71,5 @@ pub(super) fn stream(api: &Api, events: impl Stream<Item = Event> + Send + 'stat
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     );
-    response
+    Ok(response)
 }

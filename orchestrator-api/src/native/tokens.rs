@@ -43,9 +43,11 @@ async fn create(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let new = Fields::open(String::new(), &body, &known, ask.faults()).and_then(read);
     let new = ask.done(new)?;
     let was_open = api.access().is_open();
+    // Before: it ends their streams.
+    let agents = api.0.metrics.agents_without_token();
     let Made { id, token } = api.access().create_once(new, key, who).await?;
     let closed = was_open && !api.access().is_open();
-    let shut_out = Some(api.0.metrics.agents_without_token()).filter(|count| closed && *count > 0);
+    let shut_out = Some(agents).filter(|count| closed && *count > 0);
     if let Some(agents) = shut_out {
         tracing::warn!(
             agents,
@@ -100,7 +102,7 @@ async fn list(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
 
 /// Revokes a token.
 ///
-/// When this is answered, nobody is let in with it.
+/// When this is answered, nobody is let in with it, and what was open with it has ended.
 #[utoipa::path(
     delete, path = "/v1/tokens/{id}", tag = "tokens",
     params(("id" = String, Path, description = "Its id")),

@@ -1,10 +1,12 @@
 //! Join tokens: one agent, once.
 
 use axum::http::StatusCode;
+use futures_util::FutureExt;
 use orchestrator_api::access::token::{Made, Token};
 use orchestrator_api::access::{Access, Opening, Role, Settings};
 use tokio::task::JoinSet;
 
+use crate::tokens::stay;
 use crate::{Fixture, bearer, long_ago, new, who};
 
 fn made(id: &str, text: &str) -> Made {
@@ -144,11 +146,14 @@ async fn a_node_that_is_there_is_replaced_only_on_purpose() {
     let said = fixture.post("/report", Some(&old), "n1").await;
     assert_eq!(said.status, StatusCode::OK, "nothing has happened");
 
+    let mut open = stay(&fixture, &old).await.expect("it is good");
     let meant = fixture.token(Role::Join, Some("n1")).await;
     let said = fixture.post("/agent/join", Some(&meant), "n2").await;
     assert_eq!(said.status, StatusCode::FORBIDDEN);
+    assert!(open.over().now_or_never().is_none());
     let said = fixture.post("/agent/join", Some(&meant), "n1").await;
     assert_eq!(said.status, StatusCode::OK);
+    assert!(open.over().now_or_never().is_some());
     let said = fixture.post("/report", Some(&old), "n1").await;
     assert_eq!(said.status, StatusCode::UNAUTHORIZED);
 

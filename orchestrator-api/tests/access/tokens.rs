@@ -7,8 +7,9 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt;
 use orchestrator_api::access::token::{Made, TokenError, create_offline};
-use orchestrator_api::access::{Access, Denied, Opening, Role, Settings};
+use orchestrator_api::access::{Access, Denied, Opening, Role, Settings, Stay};
 use orchestrator_api::store::StoreError;
 
 use crate::{Fixture, bearer, long_ago, new, who};
@@ -45,6 +46,39 @@ async fn a_revoked_token_is_refused_at_once() {
     assert!(matches!(again, Err(TokenError::NoSuchToken(_))));
     let again = fixture.access.revoke("", who()).await;
     assert!(matches!(again, Err(TokenError::NoSuchToken(_))));
+}
+
+/// Leave to keep something open, for who shows this token.
+pub(crate) async fn stay(fixture: &Fixture, made: &Made) -> Result<Stay, Denied> {
+    let caller = fixture.access.check(&headers(made), address()).await?;
+    fixture.access.stay(&caller).await
+}
+
+#[tokio::test]
+async fn when_a_revocation_is_answered_nothing_is_open_with_the_token() {
+    let fixture = Fixture::closed();
+    for _ in 0..50 {
+        let token = fixture.token(Role::Viewer, None).await;
+        let mut open = stay(&fixture, &token).await.expect("it is good");
+        assert!(open.over().now_or_never().is_none());
+        // One more comes at the same time: it is woken as well, or not let in.
+        let (late, revoked) = tokio::join!(
+            stay(&fixture, &token),
+            fixture.access.revoke(&token.id, who())
+        );
+        revoked.expect("it can be revoked");
+        for mut open in [Ok(open), late].into_iter().flatten() {
+            assert!(open.over().now_or_never().is_some());
+            assert!(matches!(open.again().await, Err(Denied::Revoked)));
+        }
+    }
+    // Let in before, and slow to open anything.
+    let token = fixture.token(Role::Viewer, None).await;
+    let caller = fixture.access.check(&headers(&token), address()).await;
+    let revoked = fixture.access.revoke(&token.id, who()).await;
+    revoked.expect("it can be revoked");
+    let stay = fixture.access.stay(&caller.expect("it was good")).await;
+    assert!(matches!(stay, Err(Denied::Revoked)), "{stay:?}");
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ impl Drop for Server {
 pub(crate) struct Api {
     http: Client<HttpConnector, Full<Bytes>>,
     pub(crate) address: SocketAddr,
+    token: Option<String>,
 }
 
 pub(crate) struct Reply {
@@ -172,7 +173,21 @@ impl Api {
         Self {
             http: Client::builder(TokioExecutor::new()).build_http(),
             address,
+            token: None,
         }
+    }
+
+    /// The same, with a token that is made for it.
+    pub(crate) async fn with_token(&self, token: Value) -> (String, Self) {
+        let made = self.post("/v1/tokens", token).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let made = made.json();
+        let text = |field: &str| made[field].as_str().unwrap().to_owned();
+        let client = Self {
+            token: Some(format!("Bearer {}", text("token"))),
+            ..self.clone()
+        };
+        (text("id"), client)
     }
 
     pub(crate) async fn open(
@@ -185,8 +200,10 @@ impl Api {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        let token = self.token.as_deref();
+        let token = token.map(|token| ("authorization", token));
+        for (name, value) in headers.iter().copied().chain(token) {
+            request = request.header(name, value);
         }
         let request = request.body(Full::new(body)).unwrap();
         let response = self.http.request(request).await.unwrap();

@@ -10,3 +10,4 @@ mod live;
 mod logs;
 mod operations;
 mod records;
+mod stays;

@@ -103,6 +103,8 @@ impl Loop {
         for entry in turn.fleet.iter().filter(|_| fleet_lost.is_none()) {
             if let fleet::Event::Removed { name } = &entry.event {
                 self.jobs.forget_gone(name);
+                // Ends them: whoever listens asks anew, and learns that the node is gone.
+                self.streams.remove(name);
             }
         }
         for look in turn.looks {
