@@ -2,11 +2,13 @@
 //!
 //! A loop of our own, because each of its steps has a bound: how many connections there are, in all and of one
 //! address; how long one may take for its handshake and for the head of a request; for how long it may take nothing of
-//! an answer; how long the end may take. How long a body may take is the business of its route.
+//! an answer; how long the end may take. How long a body may take is the business of its route; the rest of one that no
+//! route wants is read with a bound, too.
 //!
 //! Over TLS it speaks HTTP/2 and HTTP/1.1, as the client prefers, and HTTP/1.1 without TLS.
 
 mod places;
+mod rest;
 pub mod tls;
 
 use std::convert::Infallible;
@@ -243,7 +245,7 @@ impl Server {
                 begun.send_replace(true);
             }
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.call(request)
+            router.call(rest::is_read(request))
         })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::http::Method;
 use axum::routing::get;
 use futures_util::stream;
 use orchestrator_api::access::audit;
@@ -379,6 +380,66 @@ async fn what_is_too_much_is_refused_and_the_server_goes_on() {
         tokio::task::yield_now().await;
     }
     assert_eq!(who().await.as_deref(), Some("unknown, from 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn who_still_sends_when_he_is_answered_is_heard_out() {
+    let pair = pair("localhost");
+    let serving = over_tls(&pair, Limits::default()).await;
+    let client = Client {
+        protocol: "h2",
+        ..Client::of(&pair)
+    };
+    let mut connection = client.open(serving.to).await.expect("a connection");
+    let (part, parts) = mpsc::channel::<Bytes>(1);
+    let body = stream::unfold(parts, async |mut parts| {
+        let part = parts.recv().await?;
+        Some((Ok::<_, Infallible>(part), parts))
+    });
+    part.send("{".into()).await.expect("it is open");
+    // There is no such method, so that nobody reads what comes with it.
+    let said = connection.send(Method::POST, "/", Body::from_stream(body));
+    let said = said.await.expect("an answer");
+    assert_eq!(said.status(), 405);
+    assert_eq!(text(said).await, "");
+    // What came behind that answer came before this one.
+    let other = connection.get("/").await.expect("an answer");
+    assert_eq!(text(other).await, "fast");
+    part.send("}".into()).await.expect("it was not reset");
+
+    let serving = Serving::plain(Limits::default()).await;
+    let mut stream = TcpStream::connect(serving.to).await.expect("a connection");
+    let refused = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{";
+    stream.write_all(refused).await.expect("it takes them");
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.expect("an answer");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 405"));
+    let more = b"}GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(more).await.expect("it takes them");
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer).await;
+    read.expect("it was not reset");
+    assert!(answer.ends_with("fast"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_wants_is_not_waited_for_for_long() {
+    let serving = Serving::plain(Limits::default()).await;
+    for (headers, within) in [
+        // It may be on its way.
+        ("content-length: 2\r\n", 2),
+        ("transfer-encoding: chunked\r\n", 2),
+        // Whatever comes is too much.
+        ("content-length: 1048577\r\n", 0),
+        // It is not: its sender waits for a word.
+        ("content-length: 2\r\nexpect: 100-continue\r\n", 0),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        let begun = Instant::now();
+        let answer = exchange(serving.to, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 405"), "{headers}: {answer}");
+        assert_eq!(begun.elapsed().as_secs(), within, "{headers}");
+    }
 }
 
 #[tokio::test]

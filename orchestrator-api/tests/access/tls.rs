@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -126,8 +126,18 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) async fn get(&mut self, path: &str) -> hyper::Result<Response<Incoming>> {
-        let request = Request::get(format!("https://localhost{path}"));
-        let request = request.body(Body::empty()).expect("a request");
+        self.send(Method::GET, path, Body::empty()).await
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> hyper::Result<Response<Incoming>> {
+        let request = Request::builder().method(method);
+        let request = request.uri(format!("https://localhost{path}"));
+        let request = request.body(body).expect("a request");
         match self {
             Self::One(sender) => {
                 sender.ready().await?;
