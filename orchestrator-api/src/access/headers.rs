@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -115,14 +116,17 @@ pub(super) fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     if let Ok(ip) = ip.unwrap_or(name).parse::<IpAddr>() {
         return ip.to_canonical().is_loopback();
     }
+    // With a dot at its end it is the same name.
+    let name = name.strip_suffix('.').unwrap_or(name);
     let last = name.rsplit('.').next().unwrap_or_default();
     last.eq_ignore_ascii_case("localhost")
 }
 
 /// As the request says it: a name or an address, and perhaps a port.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    match uri.authority() {
-        Some(authority) => Some(authority.as_str()),
+    match uri.authority().map(Authority::as_str) {
+        // What is before an @ says who asks, and not where.
+        Some(said) => Some(said.rsplit_once('@').map_or(said, |(_, host)| host)),
         None => headers.get(HOST)?.to_str().ok(),
     }
 }
@@ -203,11 +207,73 @@ mod tests {
             ("127.0.0.1@evil.example", "http://x", true, false),
             ("evil.example:localhost", "http://x", true, false),
             ("", "http://x", true, false),
+            ("localhost.", "http://localhost.", false, true),
+            ("localhost.:7400", "http://localhost.:7400", false, true),
+            ("app.localhost.", "http://app.localhost.", false, true),
+            ("localhost..", "http://x", true, false),
+            (".", "http://x", true, false),
+            ("evil.example.", "http://evil.example.", false, false),
+            ("localhost.evil.example.", "http://x", true, false),
+            ("me@localhost", "http://x", true, false),
         ] {
             let headers = request(host, origin);
             assert_eq!(is_of_another_site(&uri, &headers), other, "{host} {origin}");
             assert_eq!(is_for_loopback(&uri, &headers), loopback, "{host}");
         }
         assert!(!is_of_another_site(&uri, &HeaderMap::new()));
+    }
+
+    /// The whole URI on HTTP/1.1, and `:authority` on HTTP/2.
+    #[test]
+    fn what_a_uri_says_of_the_host_counts_more_than_the_header() {
+        for (authority, origin, other, loopback) in [
+            ("localhost", "http://localhost", false, true),
+            ("LocalHost.:7400", "http://localhost.:7400", false, true),
+            ("127.0.0.1:7400", "http://127.0.0.1:7400", false, true),
+            ("127.1.2.3", "http://127.1.2.3", false, true),
+            ("[::1]", "http://[::1]", false, true),
+            ("[::1]:7400", "https://[::1]:7400", false, true),
+            ("[::ffff:127.0.0.1]:7400", "http://x", true, true),
+            (
+                "[2001:db8::1]:7400",
+                "http://[2001:db8::1]:7400",
+                false,
+                false,
+            ),
+            ("[2001:db8::1]", "http://x", true, false),
+            ("localhost:7400", "http://localhost:3000", true, true),
+            ("evil.example", "http://evil.example", false, false),
+            ("evil.example:7400", "http://localhost:7400", true, false),
+            // What comes before the host.
+            ("me@localhost:7400", "http://localhost:7400", false, true),
+            ("me:pw@127.0.0.1", "http://127.0.0.1", false, true),
+            ("evil.example@[::1]:7400", "http://[::1]:7400", false, true),
+            ("localhost@evil.example", "http://localhost", true, false),
+            (
+                "localhost:80@evil.example:80",
+                "http://localhost:80",
+                true,
+                false,
+            ),
+            (
+                "127.0.0.1@evil.example",
+                "http://evil.example",
+                false,
+                false,
+            ),
+            ("[::1]:7400@evil.example", "http://[::1]:7400", true, false),
+        ] {
+            let uri = format!("http://{authority}/v1/jobs");
+            let uri: Uri = uri.parse().expect("a URI");
+            for header in ["localhost:7400", "evil.example:7400"] {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::HOST, HeaderValue::from_static(header));
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+                let name = format!("{authority} {origin} {header}");
+                assert_eq!(is_of_another_site(&uri, &headers), other, "{name}");
+                assert_eq!(is_for_loopback(&uri, &headers), loopback, "{name}");
+            }
+            assert_eq!(is_for_loopback(&uri, &HeaderMap::new()), loopback);
+        }
     }
 }
