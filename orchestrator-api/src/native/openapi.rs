@@ -159,25 +159,22 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
             .schema(Some(tag));
         parameters.push(RefOr::T(tag.build()));
     }
+    let has_body = *method != HttpMethod::Get;
     let named = path.contains('{') || path.starts_with("/v1/agent/");
     let commands = posts && !path.starts_with("/v1/agent/");
     let statuses = [
         ("400", true, "The request cannot be read"),
         ("404", named, "There is no such thing"),
-        ("408", posts, "The body came too slowly"),
+        ("408", has_body, "The body came too slowly"),
         (
             "409",
             commands || path == "/v1/agent/join",
             "What is there does not allow it",
         ),
         ("412", guarded, "It has changed meanwhile"),
-        ("413", *method != HttpMethod::Get, "The body is too large"),
-        ("415", *method != HttpMethod::Get, "The body is no JSON"),
-        (
-            "422",
-            *method != HttpMethod::Get,
-            "What the request says is wrong",
-        ),
+        ("413", has_body, "The body is too large"),
+        ("415", has_body, "The body is no JSON"),
+        ("422", has_body, "What the request says is wrong"),
         ("503", true, "Not now: after a while it may be done"),
     ];
     for (status, _, description) in statuses.into_iter().filter(|(_, may, _)| *may) {
