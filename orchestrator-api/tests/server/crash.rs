@@ -1,4 +1,5 @@
-//! Servers killed at random moments, while operators and agents go on: what was answered is there afterwards.
+//! Servers killed at random moments, and while a deployment is paused or its deadline runs; meanwhile operators and agents
+//! go on. What was answered is there afterwards, and who did it.
 //!
 //! `CRASHES=200` in the environment makes a long run of it.
 
@@ -21,6 +22,19 @@ const NODES: usize = 6;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Between two tries to reach a server that is not there.
 const AGAIN: Duration = Duration::from_millis(20);
+/// For how long a deployment is paused: long enough for a kill.
+const PAUSED: Duration = Duration::from_millis(50);
+/// Between two things that are done to what no deployment needs.
+const HOUSEWORK: Duration = Duration::from_millis(20);
+/// The deadline of what nobody reports of, where it is waited for.
+const SHORT: &str = "500ms";
+/// It has passed by then, on a machine of any speed, also if each server was killed that could have noticed.
+const LONG_PAST: Duration = Duration::from_secs(120);
+/// A node that no job may use.
+const SPARE: &str = "spare";
+/// The name of the job that is not only rolled out.
+const WILD: &str = "wild";
+const WILD_REPLICAS: u64 = 3;
 
 /// A job that goes from version to version. Every fourth version is bad, and every third one is paused for a moment.
 #[derive(Debug)]
@@ -30,7 +44,7 @@ struct Kind {
     max_parallel: u64,
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     Kind {
         name: "one",
         canaries: 0,
@@ -46,11 +60,20 @@ const KINDS: [Kind; 3] = [
         canaries: 1,
         max_parallel: 3,
     },
+    // Of this one a version is canceled, failed, restarted, scaled, stopped, or runs out of time.
+    Kind {
+        name: WILD,
+        canaries: 0,
+        max_parallel: NODES as u64,
+    },
 ];
 
 impl Kind {
     fn of(job: &str) -> &'static Self {
-        let name = job.strip_prefix("default/").expect("its namespace");
+        Self::named(job.strip_prefix("default/").expect("its namespace"))
+    }
+
+    fn named(name: &str) -> &'static Self {
         let mut kinds = KINDS.iter();
         kinds.find(|kind| kind.name == name).expect("one of them")
     }
@@ -69,8 +92,22 @@ impl Kind {
             rollout["canary_count"] = self.canaries.into();
         }
         let config = json!({ "number": number, "bad": number.is_multiple_of(4) });
-        json!({ "job_id": self.name, "driver": "exec", "config": config, "rollout": rollout })
+        json!({
+            "job_id": self.name, "driver": "exec", "selector": "!spare", "config": config, "rollout": rollout,
+        })
     }
+}
+
+/// A version of the job that is not only rolled out. Of one that is silent nobody reports.
+fn wild(number: &str, silent: bool, deadline: &str) -> Value {
+    json!({
+        "job_id": WILD, "driver": "exec", "selector": "!spare", "replicas": WILD_REPLICAS,
+        "config": { "number": number, "bad": false, "silent": silent },
+        "rollout": {
+            "strategy": "rolling", "max_parallel": NODES, "max_failed_nodes": 0, "on_failure": "fail",
+            "health_check": { "deadline": deadline, "min_healthy_time": "0s", "failure_threshold": 1 },
+        },
+    })
 }
 
 /// What was answered.
@@ -85,8 +122,23 @@ struct Ledger {
     begun: BTreeMap<(&'static str, u64), BTreeSet<u64>>,
     /// The furthest position of the store that anybody heard of.
     position: u64,
+    /// What was changed, by the request that did it.
+    deeds: BTreeMap<String, &'static str>,
+    /// What stays so until somebody begins to change it.
+    stands: Stands,
     answers: u64,
     reports: u64,
+}
+
+/// What was answered of what is no deployment. Of what is being changed nothing is known.
+#[derive(Clone, Default)]
+struct Stands {
+    /// Whether the spare node is drained.
+    drained: Option<bool>,
+    /// Whether a token is good.
+    tokens: BTreeMap<String, bool>,
+    /// Of the wild job: its current version, and how many executions it has.
+    wild: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Default)]
@@ -95,15 +147,27 @@ struct Seen {
     over: Option<String>,
     promoted: bool,
     paused: bool,
+    /// Nobody reports of it, and its deadline is near.
+    timed: bool,
+    /// What was asked for: which type, to which version.
+    begun: Option<(&'static str, u64)>,
     /// Nothing more can become of it, and it was found so after a crash.
     checked: bool,
+}
+
+/// What a kill may wait for.
+#[derive(Clone, Copy, Default)]
+struct News {
+    answers: u64,
+    paused: bool,
+    timed: bool,
 }
 
 /// What operators and agents share.
 struct World {
     server: watch::Sender<Client>,
     ledger: Mutex<Ledger>,
-    answers: watch::Sender<u64>,
+    news: watch::Sender<News>,
     finishing: watch::Sender<bool>,
 }
 
@@ -116,21 +180,39 @@ impl World {
         let mut ledger = self.ledger();
         note(&mut ledger);
         ledger.answers += 1;
-        self.answers.send_replace(ledger.answers);
+        let open = || {
+            ledger
+                .deployments
+                .values()
+                .filter(|seen| seen.over.is_none())
+        };
+        self.news.send_replace(News {
+            answers: ledger.answers,
+            paused: open().any(|seen| seen.paused),
+            timed: open().any(|seen| seen.timed),
+        });
     }
 
-    /// Says it until it is answered, by whichever server there is then.
+    /// Changes something, once however often it has to be said, and notes that it was done.
+    async fn change(&self, action: &'static str, name: &str, path: &str, body: &Value) -> Reply {
+        let reply = self.say(Method::POST, path, Some(name), Some(body)).await;
+        if reply.status < 300 {
+            self.ledger().deeds.insert(name.to_owned(), action);
+        }
+        reply
+    }
+
+    /// Says it until it is answered, by whichever server there is then. What has a name is carried out once, and is known
+    /// by it in the audit log.
     async fn say(
         &self,
         method: Method,
         path: &str,
-        key: Option<&str>,
+        name: Option<&str>,
         body: Option<&Value>,
     ) -> Reply {
-        let headers: Vec<_> = key
-            .map(|key| ("idempotency-key", key))
-            .into_iter()
-            .collect();
+        let headers = name.map(|name| [("idempotency-key", name), ("x-request-id", name)]);
+        let headers = headers.iter().flatten().copied().collect::<Vec<_>>();
         loop {
             let client = self.server.borrow().clone();
             match client.send(method.clone(), path, &headers, body).await {
@@ -147,10 +229,8 @@ async fn operate(world: Arc<World>, kind: &'static Kind) {
         if *world.finishing.borrow() {
             return;
         }
-        let (key, document) = (format!("{}-{number}", kind.name), kind.document(number));
-        let said = world
-            .say(Method::POST, "/v1/jobs", Some(&key), Some(&document))
-            .await;
+        let (name, document) = (format!("{}-{number}", kind.name), kind.document(number));
+        let said = world.change("register", &name, "/v1/jobs", &document).await;
         assert!([200, 201].contains(&said.status), "{:#}", said.body);
         // Said twice where the first answer was lost, and yet carried out once.
         assert_eq!(said.body["version"], number, "{:#}", said.body);
@@ -160,7 +240,7 @@ async fn operate(world: Arc<World>, kind: &'static Kind) {
             .to_owned();
         world.note(|ledger| {
             ledger.versions.insert((kind.name, number), id.clone());
-            ledger.deployments.entry(id.clone()).or_default();
+            ledger.seen(&id);
         });
         let mut record = follow(&world, kind, &id, number).await;
         if let Some(back) = record["rolled_back_by"].as_str().map(str::to_owned) {
@@ -170,15 +250,131 @@ async fn operate(world: Arc<World>, kind: &'static Kind) {
     }
 }
 
+/// Says to a job of its own what else there is to say to jobs and deployments, one after the other.
+async fn meddle(world: Arc<World>) {
+    for round in 0.. {
+        let register = async |what: &str, silent: bool, deadline: &str| {
+            world.ledger().stands.wild = None;
+            let name = format!("wild-{round}-{what}");
+            let document = wild(&name, silent, deadline);
+            let said = world.change("register", &name, "/v1/jobs", &document).await;
+            assert_eq!(said.status, 201, "{:#}", said.body);
+            begun(&world, &said.body, None)
+        };
+        let command = async |what: &'static str, body: Value| {
+            world.ledger().stands.wild = None;
+            let name = format!("wild-{round}-to-{what}");
+            let path = format!("/v1/jobs/default/{WILD}/{what}");
+            world.change(what, &name, &path, &body).await.is(200)
+        };
+        let completed = async |(id, version): (String, u64), executions: u64| {
+            let record = follow(&world, &KINDS[3], &id, 0).await;
+            assert_eq!(record["status"]["state"], "completed", "{record:#}");
+            world.ledger().stands.wild = Some((version, executions));
+        };
+        for (what, state) in [("cancel", "canceled"), ("fail", "failed")] {
+            if *world.finishing.borrow() {
+                return;
+            }
+            let (id, _) = register(what, true, "1h").await;
+            let (name, path) = (
+                format!("{id}-{what}"),
+                format!("/v1/deployments/{id}/{what}"),
+            );
+            let said = world.change(what, &name, &path, &json!({})).await.is(200);
+            assert_eq!(said["deployment"]["status"]["state"], state, "{said:#}");
+            world.note(|ledger| see(ledger.seen(&id), &said["deployment"]));
+        }
+
+        let (id, _) = register("late", true, SHORT).await;
+        world.note(|ledger| ledger.seen(&id).timed = true);
+        let ended = timeout(LONG_PAST, follow(&world, &KINDS[3], &id, 0)).await;
+        let record = ended.expect("its deadline passes whoever serves");
+        assert_eq!(record["status"]["state"], "failed", "{record:#}");
+
+        let (id, version) = register("well", false, "10m").await;
+        completed((id, version), WILD_REPLICAS).await;
+        let replicas = [2, 4, 5][round % 3];
+        let scaled = command("scale", json!({ "replicas": replicas })).await;
+        assert_eq!(scaled["changed"], true, "{scaled:#}");
+        world.ledger().stands.wild = Some((version, replicas));
+        let restarted = command("restart", json!({})).await;
+        let restart = begun(&world, &restarted, Some(("restart", version)));
+        completed((restart.0, version), replicas).await;
+        let stopped = command("stop", json!({})).await;
+        let stop = begun(&world, &stopped, Some(("stop", 0)));
+        completed((stop.0, 0), 0).await;
+    }
+}
+
+/// Notes the deployment that a command began, and gives its id and version.
+fn begun(world: &World, said: &Value, what: Option<(&'static str, u64)>) -> (String, u64) {
+    let id = said["deployment_id"].as_str().expect("an id").to_owned();
+    let version = said["version"].as_u64().expect("a version");
+    world.note(|ledger| ledger.seen(&id).begun = what);
+    (id, version)
+}
+
+/// Drains and enables a node, makes and revokes tokens.
+async fn keep_house(world: Arc<World>) {
+    let labels = json!({ "name": SPARE, "labels": { "spare": "yes" } });
+    let joined = world.say(Method::POST, "/v1/agent/join", None, Some(&labels));
+    joined.await.is(200);
+    for round in 0.. {
+        if *world.finishing.borrow() {
+            return;
+        }
+        for (action, verb, body) in [
+            ("drain", "drain", json!({})),
+            ("enable", "eligibility", json!({ "eligible": true })),
+        ] {
+            world.ledger().stands.drained = None;
+            let (name, path) = (
+                format!("house-{round}-{action}"),
+                format!("/v1/nodes/{SPARE}/{verb}"),
+            );
+            world.change(action, &name, &path, &body).await.is(200);
+            world.ledger().stands.drained = Some(action == "drain");
+            sleep(HOUSEWORK).await;
+        }
+        // A machine's token leaves the server open for everybody else here.
+        let new = json!({ "name": format!("house {round}"), "role": "join" });
+        let name = format!("house-{round}-token");
+        let made = world
+            .change("create token", &name, "/v1/tokens", &new)
+            .await;
+        let id = match made.status {
+            201 => made.body["id"].as_str(),
+            // It was made, and the answer with its secret was lost.
+            409 => {
+                let said = made.body["detail"].as_str();
+                said.and_then(|said| said.strip_prefix("token ")?.split(' ').next())
+            }
+            _ => None,
+        };
+        let id = id.unwrap_or_else(|| panic!("{:#}", made.body)).to_owned();
+        world.ledger().deeds.insert(name, "create token");
+        world.ledger().stands.tokens.insert(id.clone(), true);
+        sleep(HOUSEWORK).await;
+        // Some are kept.
+        if round % 3 > 0 {
+            world.ledger().stands.tokens.remove(&id);
+            let (name, path) = (format!("house-{round}-revoke"), format!("/v1/tokens/{id}"));
+            let revoked = world.say(Method::DELETE, &path, Some(&name), None);
+            revoked.await.is(204);
+            let mut ledger = world.ledger();
+            ledger.deeds.insert(name, "revoke token");
+            ledger.stands.tokens.insert(id, false);
+        }
+    }
+}
+
 /// Sees a deployment to its end, and what an operator has to do to it done.
 async fn follow(world: &World, kind: &Kind, id: &str, number: u64) -> Value {
     let path = format!("/v1/deployments/{id}");
-    let command = async |what: &str| {
-        let key = format!("{id}-{what}");
-        let path = format!("{path}/{what}");
-        world
-            .say(Method::POST, &path, Some(&key), Some(&json!({})))
-            .await
+    let command = async |what: &'static str| {
+        let (name, path) = (format!("{id}-{what}"), format!("{path}/{what}"));
+        world.change(what, &name, &path, &json!({})).await
     };
     let mut revision = 0;
     loop {
@@ -187,7 +383,7 @@ async fn follow(world: &World, kind: &Kind, id: &str, number: u64) -> Value {
         let status = &record["status"];
         revision = status["revision"].as_u64().expect("a revision");
         let state = status["state"].as_str().expect("a state").to_owned();
-        world.note(|ledger| see(ledger.seen(id), kind, &record));
+        world.note(|ledger| see(ledger.seen(id), &record));
         if ["completed", "failed", "canceled"].contains(&state.as_str()) {
             return record;
         }
@@ -195,7 +391,9 @@ async fn follow(world: &World, kind: &Kind, id: &str, number: u64) -> Value {
             let paused = command("pause").await;
             if paused.status == 200 {
                 world.note(|ledger| ledger.seen(id).paused = true);
-                world.ledger().seen(id).paused = false;
+                // A server may be killed now, and the next one has to know.
+                sleep(PAUSED).await;
+                world.note(|ledger| ledger.seen(id).paused = false);
                 let resumed = command("resume").await;
                 assert!([200, 409].contains(&resumed.status), "{:#}", resumed.body);
             }
@@ -218,7 +416,9 @@ impl Ledger {
 }
 
 /// Notes what was answered of a deployment. Nothing of it goes back, and never is more under way than may be.
-fn see(seen: &mut Seen, kind: &Kind, record: &Value) {
+fn see(seen: &mut Seen, record: &Value) {
+    let job = record["job_id"].as_str().expect("a job");
+    let kind = Kind::named(job);
     let status = &record["status"];
     let revision = status["revision"].as_u64().expect("a revision");
     assert!(
@@ -238,10 +438,15 @@ fn see(seen: &mut Seen, kind: &Kind, record: &Value) {
         !seen.promoted || status["canary_promoted"] == true,
         "it was promoted: {record:#}"
     );
+    // The limits hold also then.
     assert!(
-        !seen.paused || state == "paused",
+        !seen.paused || state == "paused" || state == "failed",
         "it was paused: {record:#}"
     );
+    if let Some((kind, to)) = seen.begun {
+        assert_eq!(record["type"], kind, "{record:#}");
+        assert_eq!(record["to_version"], to, "{record:#}");
+    }
     let in_flight = status["in_flight_nodes"].as_u64().expect("a count");
     assert!(
         in_flight <= kind.max_parallel,
@@ -331,10 +536,16 @@ impl Agent {
                 continue;
             }
             let workload = &desired["workloads"][&job][version.to_string()];
-            let checks = workload["config"]["bad"] == false;
+            if workload["config"]["silent"] == true {
+                continue;
+            }
+            let observation = match version {
+                0 => json!({ "kind": "stopped" }),
+                _ => json!({ "kind": "interval", "checks": workload["config"]["bad"] == false }),
+            };
             reports.push(json!({
                 "job": job, "slot": slot, "generation": generation, "target": target,
-                "number": 1, "observation": { "kind": "interval", "checks": checks },
+                "number": 1, "observation": observation,
                 "version": version,
             }));
         }
@@ -407,18 +618,24 @@ async fn check(client: &Client, world: &World, before: &Ledger, all: bool) {
             "{newest}: {job:#}"
         );
     }
-    for (&(name, version), id) in &before.versions {
-        let seen = &before.deployments[id];
+    check_what_stands(client, &before.stands).await;
+    check_audit(client, &before.deeds).await;
+    let versions = before.versions.iter();
+    let versions: BTreeMap<&str, (&str, u64)> = versions
+        .map(|(&(name, version), id)| (id.as_str(), (name, version)))
+        .collect();
+    for (id, seen) in &before.deployments {
         if seen.checked && !all {
             continue;
         }
         let path = format!("/v1/deployments/{id}");
         let record = client.get(&path).await.expect(there).is(200)["deployment"].take();
-        let kind = KINDS
-            .iter()
-            .find(|kind| kind.name == name)
-            .expect("one of them");
-        see(&mut seen.clone(), kind, &record);
+        see(&mut seen.clone(), &record);
+        world.ledger().seen(id).checked |= seen.over.is_some();
+        let Some(&(name, version)) = versions.get(id.as_str()) else {
+            continue;
+        };
+        let kind = Kind::named(name);
         assert_eq!(record["to_version"], version);
         let status = &record["status"];
         let events = client
@@ -456,7 +673,49 @@ async fn check(client: &Client, world: &World, before: &Ledger, all: bool) {
             under_way as u64 <= kind.max_parallel || status["state"] == "failed",
             "{targets:#?}"
         );
-        world.ledger().seen(id).checked |= seen.over.is_some();
+    }
+}
+
+async fn check_what_stands(client: &Client, before: &Stands) {
+    let there = "the server answers: nobody kills it now";
+    if let Some(drained) = before.drained {
+        let node = client.get(&format!("/v1/nodes/{SPARE}")).await;
+        let node = node.expect(there).is(200);
+        assert_eq!(node["node"]["drain"], drained, "{node:#}");
+    }
+    let tokens = client.all("/v1/tokens", "tokens").await.expect(there);
+    for (id, good) in &before.tokens {
+        let token = tokens.iter().find(|token| token["id"] == **id);
+        let token = token.unwrap_or_else(|| panic!("{id} was made"));
+        assert_eq!(token["active"], *good, "{token:#}");
+    }
+    if let Some((current, executions)) = before.wild {
+        let path = format!("/v1/jobs/default/{WILD}");
+        let job = client.get(&path).await.expect(there).is(200);
+        assert_eq!(job["job"]["current_version"], current, "{job:#}");
+        let versions = client.all(&format!("{path}/versions"), "versions").await;
+        let versions = versions.expect(there);
+        let told = versions.iter().map(|version| &version["executions"]);
+        let told: u64 = told.map(|told| told.as_u64().expect("a number")).sum();
+        assert_eq!(told, executions, "{versions:#?}");
+    }
+}
+
+/// Each deed was written down, and once, though it may have been said to more servers than one.
+async fn check_audit(client: &Client, deeds: &BTreeMap<String, &'static str>) {
+    let lines = client.all("/v1/audit", "lines").await;
+    let lines = lines.expect("the server answers: nobody kills it now");
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in lines.iter().filter(|line| line["outcome"] == "done") {
+        let text = |name: &str| line[name].as_str().expect("a text");
+        found
+            .entry(text("request"))
+            .or_default()
+            .push(text("action"));
+    }
+    for (request, action) in deeds {
+        let lines = found.get(request.as_str()).map_or(&[][..], Vec::as_slice);
+        assert_eq!(lines, [*action], "{request}");
     }
 }
 
@@ -483,7 +742,7 @@ async fn what_was_answered_survives_kills_at_random_moments() {
     let world = Arc::new(World {
         server: watch::Sender::new(server.client.clone()),
         ledger: Mutex::default(),
-        answers: watch::Sender::new(0),
+        news: watch::Sender::default(),
         finishing: watch::Sender::new(false),
     });
     let (mut operators, mut agents) = (JoinSet::new(), JoinSet::new());
@@ -507,24 +766,45 @@ async fn what_was_answered_survives_kills_at_random_moments() {
     {
         tokio::task::yield_now().await;
     }
-    for kind in &KINDS {
+    for kind in &KINDS[..3] {
         operators.spawn(operate(world.clone(), kind));
     }
+    operators.spawn(meddle(world.clone()));
+    operators.spawn(keep_house(world.clone()));
 
     let mut dice = Dice(1);
-    for _ in 0..crashes {
-        // Each server gets something done; then one moment is as good as another.
+    let (mut paused, mut timed) = (0, 0);
+    for crash in 0..crashes {
+        // Each server gets something done. Then one moment is as good as another, but for two that are short.
         let before = world.ledger().answers;
-        let mut answers = world.answers.subscribe();
+        let is_time = |news: &News| {
+            news.answers > before
+                && match crash % 4 {
+                    1 => news.paused,
+                    3 => news.timed,
+                    _ => true,
+                }
+        };
+        let mut news = world.news.subscribe();
         tokio::select! {
-            answered = answers.wait_for(|answers| *answers > before) => drop(answered.expect("answers")),
+            answered = news.wait_for(is_time) => drop(answered.expect("answers")),
             Some(broken) = agents.join_next() => broken.expect("an agent goes on for ever"),
             Some(broken) = operators.join_next() => broken.expect("an operator goes on until the end"),
         }
-        sleep(Duration::from_millis(dice.below(300))).await;
+        if crash.is_multiple_of(2) {
+            sleep(Duration::from_millis(dice.below(300))).await;
+        }
         server.kill();
         // What was sent before its end may be read after it.
         let ledger = world.ledger().clone();
+        let open = || {
+            ledger
+                .deployments
+                .values()
+                .filter(|seen| seen.over.is_none())
+        };
+        paused += open().filter(|seen| seen.paused).count();
+        timed += open().filter(|seen| seen.timed).count();
         if dice.below(4) == 0 {
             Program::kill_early(&dir, dice.below(begun));
         }
@@ -540,6 +820,10 @@ async fn what_was_answered_survives_kills_at_random_moments() {
         agents.try_join_next().is_none(),
         "an agent goes on for ever"
     );
+    assert!(
+        crashes < CRASHES || paused.min(timed) > 0,
+        "{paused} deployments were paused at a kill, and of {timed} the deadline was near"
+    );
     let ledger = world.ledger().clone();
     check(&server.client, &world, &ledger, true).await;
     agents.shutdown().await;
@@ -549,10 +833,13 @@ async fn what_was_answered_survives_kills_at_random_moments() {
         answers,
         reports,
         position,
+        deeds,
         ..
     } = ledger;
     println!(
-        "{crashes} crashes: {answers} answers, {} versions, {} deployments, {reports} reports, position {position}",
+        "{crashes} crashes, {paused} of paused deployments, {timed} before a deadline: {answers} answers, {} deeds, \
+         {} versions, {} deployments, {reports} reports, position {position}",
+        deeds.len(),
         versions.len(),
         deployments.len(),
     );
