@@ -368,7 +368,11 @@ pub(crate) fn beginning(
         (Strategy::Canary { .. }, _) => format!("canary, {canaries} first"),
     };
     let nodes = nodes(total);
-    format!("version {from} to version {to} began over {total} {nodes} ({how})")
+    let what = match from {
+        0 => format!("version {to}"),
+        from => format!("version {from} to version {to}"),
+    };
+    format!("{what} began over {total} {nodes} ({how})")
 }
 
 fn aim(kind: DeploymentKind, to: u32) -> String {
