@@ -186,7 +186,7 @@ impl From<TokenError> for Problem {
 /// A path that has only these methods.
 pub(super) fn no_method(known: &[&'static str]) -> Response {
     let allowed = known.join(", ");
-    let detail = format!("this path does not have this method, but {allowed}");
+    let detail = format!("this method is not for this path, which takes {allowed}");
     let status = StatusCode::METHOD_NOT_ALLOWED;
     let mut response = Problem::new(status, "no-such-method", detail).into_response();
     let allowed = HeaderValue::from_str(&allowed).expect("names of methods");
