@@ -7,7 +7,7 @@ use crate::native::schema::{Deployment, JobType, State, Strategy, Target};
 
 /// How many waves are shown, the last ones that began.
 const WAVES_MAX: usize = 8;
-/// The lines beside theirs, and the one below. A picture that does not fit cannot be drawn over.
+/// The lines beside theirs, and the one below.
 const OTHER_LINES: usize = 12;
 
 /// What a deployment does, in a few words.
@@ -191,7 +191,21 @@ pub(super) fn picture(
     }
     lines.push(String::new());
     lines.push(status.message.clone());
-    lines.iter().map(|line| cut(line, out.width)).collect()
+    let lines: Vec<String> = lines.iter().map(|line| cut(line, out.width)).collect();
+    fitting(lines, out.height)
+}
+
+/// What there is room for above the cursor: a picture that does not fit cannot be drawn over. The first two lines and the
+/// last say most.
+fn fitting(mut lines: Vec<String>, height: usize) -> Vec<String> {
+    let most = height.saturating_sub(1).max(1);
+    if lines.len() > most {
+        lines.retain(|line| !line.is_empty());
+    }
+    let over = lines.len().saturating_sub(most);
+    let first = (most - 1).min(2);
+    lines.drain(first..first + over);
+    lines
 }
 
 /// How many requests of a target failed in its last interval: `1.2 % of 250`.
@@ -321,7 +335,7 @@ wave: going on";
 
     #[test]
     fn a_picture_fits_its_terminal() {
-        for height in [14, 16, 24, 60] {
+        for height in [2, 3, 4, 6, 10, 14, 16, 24, 60] {
             for sent in [2, 4, 9, 300] {
                 let lines = drawn(sent, 40, height);
                 assert!(
@@ -330,6 +344,7 @@ wave: going on";
                 );
                 let fits = |line: &String| line.chars().count() <= 40;
                 assert!(lines.iter().all(fits), "{lines:#?}");
+                assert_eq!(lines.last().map(String::as_str), Some("wave: going on"));
             }
         }
         let lines = drawn(300, 100, 40);
