@@ -13,7 +13,7 @@ use super::logs;
 use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, count, pairs, read, word, yes};
 use super::watch::{self, Follow};
-use crate::native::schema;
+use crate::native::schema::{self, State};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -203,10 +203,10 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     } = &answer.job;
     let what = match &answer.deployment_id {
         Some(id) if answer.changed => format!("version {}, deployment {id}", answer.version),
-        Some(id) => format!(
-            "nothing to change at version {}, last deployment {id}",
-            answer.version
-        ),
+        Some(id) => {
+            let goal = goal(id, answer.job.current_version, client).await?;
+            format!("nothing to change at version {goal}, last deployment {id}")
+        }
         None => format!("nothing to do at version {}", answer.version),
     };
     if !out.json {
@@ -218,6 +218,16 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
         }
         _ => Ok(0),
     }
+}
+
+/// The version that is gone to, or is current. After a rollback that is not the newest one, which the answer has.
+async fn goal(id: &str, current: u32, client: &Client) -> Result<u32, Error> {
+    let last = client.get(&format!("/v1/deployments/{id}")).await?;
+    let schema::GetDeploymentResponse { deployment } = read(last)?;
+    Ok(match deployment.status.state {
+        State::Pending | State::InProgress | State::Paused => deployment.to_version,
+        State::Completed | State::Failed | State::Canceled => current,
+    })
 }
 
 /// How many nodes of a wave are named.

@@ -54,6 +54,8 @@ async fn a_job_from_its_plan_to_its_stop() {
         .await;
     session.types("job plan web.toml").await;
     session.watches("job rollback web --to 1").await;
+    person.writes("web.toml", WEB);
+    session.types("job run web.toml --detach").await;
     session.types("job versions web").await;
     session.watches("job restart web").await;
     session.types("job status web").await;
