@@ -362,6 +362,28 @@ pub enum StoreError {
         /// The highest that is known.
         known: u32,
     },
+    /// It has nothing in it, not even tables.
+    #[error(
+        "{place} is empty, and a store never is: put it aside, and restore a backup; or remove it, if there was nothing yet"
+    )]
+    Empty {
+        /// Where.
+        place: String,
+    },
+    /// Its log is there, and it is not.
+    #[error(
+        "{place} is missing, though its log is there ({place}-wal): put it back, or restore a backup"
+    )]
+    Missing {
+        /// Where.
+        place: String,
+    },
+    /// It is to be a directory.
+    #[error("{place} cannot be a directory: there is a file in its place")]
+    NoDirectory {
+        /// Where.
+        place: String,
+    },
     /// Another process has it.
     #[error("{place} is in use by another server{}: stop that one first, or give this one another directory", by(*.pid))]
     InUse {

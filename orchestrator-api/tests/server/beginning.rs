@@ -136,12 +136,22 @@ async fn a_file_that_is_damaged_newer_or_of_another_program() {
 fn a_directory_that_is_none() {
     let dir = dir();
     std::fs::write(data(&dir), "a file").expect("written");
+    for data in [data(&dir), data(&dir).join("below")] {
+        let said = refused(&data, &["--listen", HERE]);
+        let expected = "cannot be a directory: there is a file in its place";
+        assert_eq!(said, format!("{} {expected}", word(&data)));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_somebody_emptied() {
+    let dir = dir();
+    Program::start(&dir).stop().await;
+    let file = data(&dir).join("orchestrator.db");
+    std::fs::write(&file, "").expect("emptied");
     let said = refused(&data(&dir), &["--listen", HERE]);
-    assert!(said.contains(word(&data(&dir))), "{said}");
-    assert!(
-        said.ends_with("see to it, or give another --data-dir"),
-        "{said}"
-    );
+    let expected = format!("{} is empty, and a store never is: ", word(&file));
+    assert!(said.starts_with(&expected), "{said}");
 }
 
 #[test]

@@ -131,6 +131,47 @@ async fn a_truncated_file_is_damaged() {
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
 }
 
+/// It would be a store without tokens, which lets everybody in.
+#[tokio::test]
+async fn an_emptied_file_is_not_taken_for_a_new_one() {
+    let dir = closed(100).await;
+    fs::write(file(&dir), []).expect("emptied");
+    let error = Sqlite::open(dir.path()).expect_err("emptied");
+    assert!(matches!(error, StoreError::Empty { .. }), "{error:?}");
+    // One with a page and no table is as empty.
+    fs::remove_file(file(&dir)).expect("removed");
+    let conn = rusqlite::Connection::open(file(&dir)).expect("made");
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+        .expect("a page");
+    drop(conn);
+    assert!(fs::metadata(file(&dir)).expect("there").len() > 0);
+    let error = Sqlite::open(dir.path()).expect_err("without tables");
+    assert!(matches!(error, StoreError::Empty { .. }), "{error:?}");
+    // What is gone together with its log begins anew; its log alone is not taken into another file.
+    fs::remove_file(file(&dir)).expect("removed");
+    let log = dir.path().join("orchestrator.db-wal");
+    fs::write(&log, b"frames").expect("written");
+    let error = Sqlite::open(dir.path()).expect_err("without its log");
+    assert!(matches!(error, StoreError::Missing { .. }), "{error:?}");
+    fs::remove_file(log).expect("removed");
+    Sqlite::open(dir.path()).expect("a new one");
+}
+
+#[tokio::test]
+async fn what_was_killed_while_it_was_made_is_made_anew() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.path()).expect("made");
+    for left in ["orchestrator.db.new", "orchestrator.db.new-journal"] {
+        fs::write(dir.path().join(left), [0xA5; 5000]).expect("written");
+    }
+    drop(Sqlite::open(dir.path()).expect("made anew"));
+    let names = fs::read_dir(dir.path()).expect("read");
+    let mut names: Vec<_> = names.map(|name| name.expect("read").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["orchestrator.db", "orchestrator.lock"]);
+    drop(Sqlite::open(dir.path()).expect("opened again"));
+}
+
 /// Of a large file, a damaged page is found when it is read.
 #[tokio::test]
 async fn damage_is_found_where_it_is_read() {

@@ -76,6 +76,9 @@ impl Place {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 StoreError::ReadOnly { place }
             }
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                StoreError::NoDirectory { place }
+            }
             _ => StoreError::Failed {
                 place,
                 source: Box::new(error),
@@ -98,6 +101,14 @@ impl Place {
     pub(super) fn file(&self) -> Option<(u64, u64)> {
         let found = self.0.metadata().ok()?;
         Some((found.dev(), found.ino()))
+    }
+
+    pub(super) fn empty(&self) -> StoreError {
+        StoreError::Empty { place: self.name() }
+    }
+
+    pub(super) fn missing(&self) -> StoreError {
+        StoreError::Missing { place: self.name() }
     }
 
     pub(super) fn newer(&self, found: u32, known: u32) -> StoreError {

@@ -15,7 +15,7 @@ mod write;
 mod writer;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,8 @@ use crate::list::{Page, Query};
 
 /// The file within the directory.
 const FILE: &str = "orchestrator.db";
+/// Its name until it has its tables.
+const UNMADE: &str = "orchestrator.db.new";
 /// Whoever holds the lock on this file has the directory. It is never removed: a second file of this name would be
 /// a second lock.
 const LOCK: &str = "orchestrator.lock";
@@ -68,9 +70,9 @@ impl Sqlite {
             .create(dir)
             .map_err(|error| Place::new(dir).io(error))?;
         let lock = lock(dir)?;
-        // Made here because SQLite would make it readable for everybody; its helpers take after it.
-        private(&dir.join(FILE)).map_err(|error| place.io(error))?;
-
+        if !place.path().exists() {
+            make(dir, &place)?;
+        }
         let conn = schema::open(&place)?;
         settle(dir).map_err(|error| place.io(error))?;
         let readers = Readers::open(&place).map_err(|error| place.fault(error))?;
@@ -236,6 +238,28 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| place.io(error))?;
     Ok(file)
+}
+
+/// Makes the file under another name: one that has its own is whole, and is never taken for a new one because somebody
+/// emptied it, which would let everybody in.
+fn make(dir: &Path, place: &Place) -> Result<(), StoreError> {
+    // SQLite would take the log of a file that is gone into the one that is made now.
+    if dir.join(format!("{FILE}-wal")).exists() {
+        return Err(place.missing());
+    }
+    let unmade = dir.join(UNMADE);
+    let named = Place::new(&unmade);
+    // What was not finished before is begun anew, and so is its journal.
+    for left in [&unmade, &dir.join(format!("{UNMADE}-journal"))] {
+        match std::fs::remove_file(left) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(named.io(error)),
+            _ => {}
+        }
+    }
+    // Made here because SQLite would make it readable for everybody; its helpers take after it.
+    private(&unmade).map_err(|error| named.io(error))?;
+    schema::make(&named)?;
+    std::fs::rename(&unmade, place.path()).map_err(|error| place.io(error))
 }
 
 /// Makes the names of the files survive a crash: SQLite sees to what is in them.

@@ -23,6 +23,18 @@ const WAL_BYTES_MAX: i64 = 64 << 20;
 const CACHED_KIB: i64 = 64 << 10;
 const STATEMENTS: usize = 128;
 
+/// Makes the tables in a file that has nothing in it. It is all in that one file then, and on the disk.
+pub(super) fn make(place: &Place) -> Result<(), StoreError> {
+    let made = || {
+        let mut conn = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // Takes effect only in a file without a page, and so comes before the first thing that writes one.
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        migrate(&mut conn, 0)
+    };
+    made().map_err(|error| place.fault(error))
+}
+
 /// The connection that writes, to a file of the current version.
 pub(super) fn open(place: &Place) -> Result<Connection, StoreError> {
     let fault = |error| place.fault(error);
@@ -50,7 +62,7 @@ fn connect(place: &Place, access: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// The version of the file: 0 of one that is still empty.
+/// The version of the file.
 fn version(conn: &Connection, place: &Place) -> Result<u32, StoreError> {
     let number = |sql| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
     let read = || {
@@ -62,7 +74,8 @@ fn version(conn: &Connection, place: &Place) -> Result<u32, StoreError> {
     };
     let known = u32::try_from(STEPS.len()).expect("a handful of steps");
     match read().map_err(|error| place.fault(error))? {
-        (0, 0, 0) => Ok(0),
+        // One of ours has its tables before it has its name.
+        (0, 0, 0) => Err(place.empty()),
         (application, version, _) if application == i64::from(APPLICATION) => {
             match u32::try_from(version) {
                 Ok(version) if (1..=known).contains(&version) => Ok(version),
@@ -93,8 +106,6 @@ fn check(conn: &Connection, place: &Place) -> Result<(), StoreError> {
 }
 
 fn prepare(conn: &Connection) -> rusqlite::Result<()> {
-    // Takes effect only in a file without a page, and so comes before the first thing that writes one.
-    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
