@@ -11,9 +11,10 @@ use super::error::Error;
 use super::show::Column::Left;
 use super::show::{Out, Table, ago, maybe_ago, now, read, word};
 use crate::access::Role;
-use crate::access::token::{Made, New, create_offline};
+use crate::access::token::{Made, New, TokenError, create_offline};
 use crate::engine::chain;
 use crate::native::schema;
+use crate::store::StoreError;
 use crate::typed;
 
 #[derive(clap::Subcommand)]
@@ -105,7 +106,7 @@ pub(super) async fn run(
                     };
                     let is_new = !dir.join("orchestrator.db").exists();
                     let made = create_offline(&dir, new).await;
-                    let Made { id, token } = made.map_err(|why| Error::Offline(chain(&why)))?;
+                    let Made { id, token } = made.map_err(|why| offline(&why))?;
                     if is_new {
                         eprintln!(
                             "{} was no data directory, and is a new one now.",
@@ -134,12 +135,45 @@ pub(super) async fn run(
             out.answer(page, list_text)?;
         }
         Command::Revoke { id } => {
-            client()?.delete(&format!("/v1/tokens/{id}")).await?;
+            let client = client()?;
+            // Asked before: afterwards there may be nobody left who is let in.
+            let is_last = is_last_admin(&id, &client).await?;
+            client.delete(&format!("/v1/tokens/{id}")).await?;
             let done = json!({ "revoked": id });
             out.answer(done, |_: &Value, _| format!("{id}: revoked\n"))?;
+            if is_last {
+                eprintln!(
+                    "It was the last admin token that was good: another can be made only where the server's data is, the \
+                     server being stopped (orchestrator token create --data-dir <dir> --role admin --name <who>)."
+                );
+            }
         }
     }
     Ok(0)
+}
+
+/// Whether nobody can make tokens any more without this one.
+async fn is_last_admin(id: &str, client: &Client) -> Result<bool, Error> {
+    let all = client.list("/v1/tokens", &[], "tokens", usize::MAX).await?;
+    let schema::TokenPage { tokens, .. } = read(all)?;
+    let good = |token: &&schema::Token| token.active && token.role == schema::Role::Admin;
+    let admins: Vec<&str> = tokens.iter().filter(good).map(|t| t.id.as_str()).collect();
+    Ok(admins == [id])
+}
+
+/// Why no token was made in a directory, and what to do.
+fn offline(why: &TokenError) -> Error {
+    Error::Offline(match why {
+        TokenError::Store(StoreError::InUse { place, pid }) => {
+            let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            format!(
+                "a server runs on {place}{process}: leave out --data-dir, so that it is the one who is asked for the \
+                 token, or stop it first"
+            )
+        }
+        TokenError::Store(why) => chain(why),
+        why => chain(why),
+    })
 }
 
 /// The token alone, so that a script can keep it; what is to be known of it goes the other way.

@@ -264,6 +264,7 @@ async fn tokens_and_the_audit_log() {
     let (person, asked) = of_answers(vec![
         http("200 OK", TOKENS),
         http("201 Created", MADE),
+        http("200 OK", TOKENS),
         "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
         http("200 OK", AUDIT),
     ])
@@ -284,6 +285,7 @@ async fn tokens_and_the_audit_log() {
     let expected = [
         "GET /v1/tokens?page_size=100 HTTP/1.1",
         "POST /v1/tokens HTTP/1.1",
+        "GET /v1/tokens?page_size=1000 HTTP/1.1",
         "DELETE /v1/tokens/4k2m9x0a7c1d HTTP/1.1",
         "GET /v1/audit?page_size=1 HTTP/1.1",
     ];

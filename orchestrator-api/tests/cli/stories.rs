@@ -244,6 +244,22 @@ async fn the_first_token_closes_the_server() {
     let wanted = "error: the token is mistyped or cut short: copy it again";
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.starts_with(wanted), "{ran:?}");
+    // Whoever locks everybody out is told how to come in again; not so, who leaves another admin.
+    let ran = person
+        .types(&format!(
+            "token create --name you --role admin {mine} --output json"
+        ))
+        .await;
+    let other = ran.json()["id"].as_str().unwrap().to_owned();
+    let ran = person.types(&format!("token revoke {other} {mine}")).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    let ran = person.types(&format!("token revoke {id} {mine}")).await;
+    assert_eq!(ran.stdout, format!("{id}: revoked\n"));
+    assert!(
+        ran.stderr.starts_with("It was the last admin token"),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("token create --data-dir"), "{ran:?}");
     server.stop().await;
 }
 

@@ -95,6 +95,15 @@ async fn a_directory_that_another_server_has() {
         said.ends_with("stop that one first, or give this one another directory"),
         "{said}"
     );
+    // Whoever wants a token of that server is told that he can ask it.
+    let data_dir = data(&dir);
+    let words = ["token", "create", "--name", "me", "--role", "admin"];
+    let words = [&words[..], &["--data-dir", word(&data_dir)]].concat();
+    let (code, out, said) = run(&words);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    let expected = format!("error: a server runs on {} (process ", word(&data_dir));
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(said.contains("leave out --data-dir"), "{said}");
     server.stop().await;
     // And is free again.
     Program::start(&dir).stop().await;
