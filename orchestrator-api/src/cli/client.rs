@@ -77,10 +77,9 @@ impl Client {
         ca_cert: Option<&Path>,
     ) -> Result<Self, Error> {
         let (address, secure) = Address::read(address)?;
-        let tls = match secure {
-            true => Some(tls(ca_cert)?),
-            false => None,
-        };
+        // A file that is named is looked at also where it is not needed: whoever names it means something by it.
+        let wanted = secure || ca_cert.is_some();
+        let tls = wanted.then(|| tls(ca_cert)).transpose()?;
         let bearer = token.filter(|token| !token.trim().is_empty()).map(|token| {
             let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
             let mut value = value.map_err(|_| {
@@ -91,12 +90,13 @@ impl Client {
         });
         Ok(Self {
             address,
-            tls,
+            tls: tls.filter(|_| secure),
             bearer: bearer.transpose()?,
             answered: Cell::new(false),
         })
     }
 
+    /// Where it is, as it was said.
     pub(super) fn address(&self) -> &str {
         &self.address.text
     }
@@ -365,7 +365,7 @@ impl Client {
         }
     }
 
-    fn broken(&self, why: &str) -> Error {
+    pub(super) fn broken(&self, why: &str) -> Error {
         Error::Broken {
             address: self.address.text.clone(),
             why: why.to_owned(),
@@ -486,8 +486,9 @@ fn tls(ca_cert: Option<&Path>) -> Result<TlsConnector, Error> {
             path: path.clone(),
             why,
         };
-        let certs = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
-        let certs: Vec<_> = certs.map_err(|why| unreadable(why.to_string()))?;
+        let pem = std::fs::read(&path).map_err(|why| Error::unreadable(&path, &why))?;
+        let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let certs = certs.map_err(|why| unreadable(why.to_string()))?;
         // A system's list may have some that are of no use.
         let (usable, _) = roots.add_parsable_certificates(certs);
         if usable == 0 {

@@ -1,6 +1,6 @@
 //! What goes wrong on the way to an answer, each in one sentence that says what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::show::printable;
 use crate::native::{Fault, Problem};
@@ -26,6 +26,9 @@ pub(super) enum Error {
         /// Why.
         why: String,
     },
+    /// A file that is to have a token.
+    #[error("{} is empty: it has to have the token in it; see --token-file", _0.display())]
+    NoToken(PathBuf),
     /// A job file that is wrong, with all places as they are shown to people.
     #[error("{text}")]
     File {
@@ -98,6 +101,14 @@ pub(super) const USAGE: u8 = 64;
 pub(super) const NOBODY_READS: u8 = 141;
 
 impl Error {
+    /// A file that the system does not let be read.
+    pub(super) fn unreadable(path: &Path, why: &std::io::Error) -> Self {
+        Self::Unreadable {
+            path: path.to_owned(),
+            why: unread(why),
+        }
+    }
+
     /// The exit code.
     pub(super) fn code(&self) -> u8 {
         match self {
@@ -128,6 +139,14 @@ impl Error {
     }
 }
 
+/// Why a file is not read, as people say it.
+pub(super) fn unread(why: &std::io::Error) -> String {
+    match why.kind() {
+        std::io::ErrorKind::NotFound => "it is not there".to_owned(),
+        _ => why.to_string(),
+    }
+}
+
 /// What kind of problem a wrong command line is.
 const USAGE_KIND: &str = "usage";
 
@@ -141,6 +160,7 @@ impl Error {
             Self::Usage(_) => USAGE_KIND,
             Self::Address(_) => "no-address",
             Self::Unreadable { .. } => "unreadable-file",
+            Self::NoToken(_) => "no-token",
             Self::File { .. } => "wrong-file",
             Self::NoServer { .. } => "no-server",
             Self::Untrusted { .. } => "untrusted",

@@ -13,7 +13,7 @@ use serde_json::{Number, Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::Error;
+use super::error::{Error, unread};
 use super::show::printable;
 use crate::native::{Fault, Problem};
 
@@ -119,7 +119,7 @@ fn text(path: &Path) -> Result<String, String> {
         Some("-") => std::io::stdin().take(most).read_to_end(&mut bytes),
         _ => File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
     };
-    read.map_err(|why| why.to_string())?;
+    read.map_err(|why| unread(&why))?;
     if bytes.len() > SPEC_BYTES_MAX {
         return Err(format!("it has more than {SPEC_BYTES_MAX} bytes"));
     }
@@ -192,39 +192,28 @@ impl Source {
     }
 }
 
-/// Where each field stands.
+/// Where each field stands; of one that is there twice, the last, which is the one that counts.
 #[derive(Default)]
 struct Places(BTreeMap<String, Place>);
 
 struct Place {
     key: Range<usize>,
     value: Range<usize>,
-    /// The key once more.
-    again: Option<Range<usize>>,
 }
 
 impl Places {
     fn note(&mut self, field: &str, key: Range<usize>, value: Range<usize>) {
-        let again = Some(key.clone());
-        let known = self.0.entry(field.to_owned());
-        known
-            .and_modify(|place| place.again = again)
-            .or_insert(Place {
-                key,
-                value,
-                again: None,
-            });
+        self.0.insert(field.to_owned(), Place { key, value });
     }
 
     /// What is missing is wrong where that stands which should have it.
     fn wrong(&self, field: &str, what: String) -> Wrong {
         let mut known = field;
         let at = loop {
-            if let Some(Place { key, value, again }) = self.0.get(known) {
-                let is_key = known != field || what.contains("there is no such field");
-                let is_again = known == field && what.contains("each field only once");
-                let again = again.as_ref().filter(|_| is_again);
-                break Some(again.unwrap_or(if is_key { key } else { value }).clone());
+            if let Some(Place { key, value }) = self.0.get(known) {
+                let of_key = ["there is no such field", "each field only once"];
+                let is_key = known != field || of_key.iter().any(|said| what.contains(said));
+                break Some(if is_key { key } else { value }.clone());
             }
             match known.rfind(['.', '[']) {
                 Some(end) => known = &known[..end],

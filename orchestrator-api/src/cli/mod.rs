@@ -316,10 +316,12 @@ impl Global {
     fn client(&self) -> Result<Client, Error> {
         let token = match &self.token_file {
             Some(path) => {
-                let token = std::fs::read_to_string(path).map_err(|why| Error::Unreadable {
-                    path: path.clone(),
-                    why: why.to_string(),
-                })?;
+                let token = std::fs::read_to_string(path);
+                let token = token.map_err(|why| Error::unreadable(path, &why))?;
+                // Whoever names a file does not want to ask as nobody.
+                if token.trim().is_empty() {
+                    return Err(Error::NoToken(path.clone()));
+                }
                 Some(token)
             }
             None => self.token.clone(),

@@ -33,6 +33,9 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     let wrong = "{\n  \"job_id\": \"web\", \"job_id\": \"web2\",\n\t\"driver\": \"exce\",\n  \"config\": {},\n  \"rollout\": { \"strategy\": 7 }\n}\n";
     person.writes("wrong.json", wrong);
     session.types("job plan wrong.json").await;
+    let twice = "{ \"rollout\": { \"max_parallel\": 2 },\n  \"rollout\": 3,\n  \"job_id\": \"web\", \"driver\": \"exec\", \"config\": {} }\n";
+    person.writes("twice.json", twice);
+    session.types("job plan twice.json").await;
     person.writes("broken.json", "{\n  \"job_id\": }\n");
     session.types("job plan broken.json").await;
     let long = format!("a = [{}x]\n", "1, ".repeat(1000));
@@ -104,6 +107,8 @@ async fn what_is_not_there_and_what_is_typed_wrong() {
     session.types("node list --address localhost:4650").await;
     session.types("job run web.toml --timeout soon").await;
     session.types("node list --token-file none").await;
+    session.types("node list --token-file /dev/null").await;
+    session.types("node list --ca-cert none.pem").await;
     session.is("mistakes");
     server.stop().await;
 }
@@ -339,7 +344,8 @@ async fn a_certificate_is_trusted_when_its_authority_is_named() {
     assert!(ran.stderr.ends_with("with --ca-cert\n"), "{ran:?}");
     let ran = person.types("node list --ca-cert none.pem").await;
     assert!(
-        ran.stderr.starts_with("error: none.pem cannot be read: "),
+        ran.stderr
+            .starts_with("error: none.pem cannot be read: it is not there"),
         "{ran:?}"
     );
     let plain = Person::at(format!("http://localhost:{port}"));
