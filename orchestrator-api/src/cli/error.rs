@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::show::printable;
-use crate::native::{Fault, Problem};
+use crate::native::{AGAIN, Fault, Problem, TAKEN_BACK};
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
@@ -223,6 +223,7 @@ fn told(problem: &Problem, with_token: bool) -> String {
             Some((_, list)) => format!("{detail}; `orchestrator {list}` shows what there is"),
             None => detail.clone(),
         },
+        _ if problem.kind.ends_with(TAKEN_BACK) => detail.replace(AGAIN, "with --again"),
         _ => detail.clone(),
     };
     match problem.errors.as_slice() {

@@ -36,7 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::metrics::Metrics;
 pub use self::openapi::document;
-pub(crate) use self::problem::TOKEN_NEEDED;
+pub(crate) use self::problem::{AGAIN, TAKEN_BACK, TOKEN_NEEDED};
 pub use self::problem::{Fault, Problem};
 use self::rates::Rates;
 use crate::access::{Access, Caller, Guard, routes as table};

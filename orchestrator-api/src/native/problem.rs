@@ -78,6 +78,10 @@ impl Fault {
 
 /// The kind of the problem that a token solves.
 pub(crate) const TOKEN_NEEDED: &str = "token-needed";
+/// The kind of the problem that somebody wants what was taken back.
+pub(crate) const TAKEN_BACK: &str = "taken-back";
+/// How that is said to a server.
+pub(crate) const AGAIN: &str = "with again=true in the query";
 /// After how many seconds a store is asked again.
 const RETRY_SECONDS: u32 = 1;
 
@@ -178,7 +182,7 @@ fn of_job(why: &Rejection) -> (StatusCode, &'static str) {
         Rejection::NodeTwice(_) => (INVALID, "node-twice"),
         Rejection::TooManyNodes(_) => (CONFLICT, "too-many-nodes"),
         Rejection::MembersNeeded => (CONFLICT, "members-needed"),
-        Rejection::TakenBack { .. } => (CONFLICT, "taken-back"),
+        Rejection::TakenBack { .. } => (CONFLICT, TAKEN_BACK),
         Rejection::Unexpected { .. } => (StatusCode::PRECONDITION_FAILED, "changed-meanwhile"),
         Rejection::KeyReused(_) => (INVALID, "idempotency-key-reused"),
         Rejection::Over { .. } => (CONFLICT, "deployment-over"),
@@ -208,7 +212,11 @@ impl From<Rejection> for Problem {
             Rejection::TooManyReplicas(_) => vec![Fault::at("/replicas", why.to_string())],
             _ => Vec::new(),
         };
-        Self::new(status, kind, why.to_string()).with(errors)
+        let detail = match &why {
+            Rejection::TakenBack { .. } => format!("{why}, {AGAIN}"),
+            _ => why.to_string(),
+        };
+        Self::new(status, kind, detail).with(errors)
     }
 }
 
