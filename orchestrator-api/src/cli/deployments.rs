@@ -28,7 +28,7 @@ pub(super) enum Command {
     Status(Which),
     /// Watches a deployment to its end; the exit code says how it ended
     #[command(
-        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json\n  orchestrator deployment watch web --until promotion --timeout 10m"
+        after_help = "Where the output is no terminal, one line is written for each change.\nCtrl-C ends the watching and not the deployment.\nA server that does not answer any more is asked for 5 minutes; then the exit code is 1.\n\nExamples:\n  orchestrator deployment watch web\n  orchestrator deployment watch web --timeout 10m --output json\n  orchestrator deployment watch web --until promotion --timeout 10m"
     )]
     Watch {
         #[command(flatten)]

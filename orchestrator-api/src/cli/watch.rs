@@ -43,6 +43,8 @@ pub(super) const INTERRUPTED: u8 = 130;
 
 /// For how long a server may be away before watching is given up.
 pub(super) const AWAY_MAX: Duration = Duration::from_secs(300);
+/// How often it is said that it is away.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Before the server is asked again that was not there.
 pub(super) const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// How long what is drawn stands at the least: nobody reads faster.
@@ -142,16 +144,7 @@ impl Watching<'_> {
             Some((_, revision)) => format!("/v1/deployments/{id}?revision={revision}&wait=30s"),
             None => format!("/v1/deployments/{id}"),
         };
-        let answer = asked(self.client, &path);
-        let mut answer = pin!(answer);
-        let mut tick = interval_at(Instant::now() + TICK, TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut answer => break answer?,
-                _ = tick.tick() => self.screen.redraw(self.out)?,
-            }
-        };
+        let answer = self.asked(&path).await?;
         let GetDeploymentResponse { deployment } = read(answer.clone())?;
         self.seen = Some((id.to_owned(), deployment.status.revision));
         let targets = match self.screen {
@@ -163,6 +156,58 @@ impl Watching<'_> {
             sleep(DRAWN_FOR).await;
         }
         Ok(deployment)
+    }
+
+    /// An answer. A server that has answered before and is away may come back, but is not waited for for ever: also one
+    /// that takes requests and says nothing.
+    async fn asked(&mut self, path: &str) -> Result<Value, Error> {
+        let client = self.client;
+        let began = Instant::now();
+        let mut tick = interval_at(began + TICK, TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Duration::ZERO;
+        let mut why_not = None;
+        loop {
+            let mut asking = pin!(client.get(path));
+            let answer = loop {
+                tokio::select! {
+                    // First: what fails at once leaves it no other moment.
+                    biased;
+                    _ = tick.tick() => {
+                        let waited = began.elapsed();
+                        if waited >= AWAY_MAX {
+                            self.screen.make_room();
+                            eprintln!(
+                                "Given up: {} has not answered for {}. The deployment goes on.",
+                                client.address(), long(AWAY_MAX)
+                            );
+                            return Err(why_not.unwrap_or_else(|| client.broken("it says nothing")));
+                        }
+                        if waited >= told + TOLD_EVERY {
+                            told += TOLD_EVERY;
+                            self.screen.make_room();
+                            eprintln!(
+                                "{} has not answered for {}; it is asked for {} in all.",
+                                client.address(), long(told), long(AWAY_MAX)
+                            );
+                        }
+                        self.screen.redraw(self.out)?;
+                    }
+                    answer = &mut asking => break answer,
+                }
+            };
+            match answer {
+                Err(why) if client.has_answered() && why.passes() => {
+                    if why_not.is_none() {
+                        self.screen.make_room();
+                        eprintln!("{} does not answer; trying again.", client.address());
+                    }
+                    why_not = Some(why);
+                    sleep(AWAY_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn targets(&self, shown: &Deployment) -> Result<Option<TargetPage>, Error> {
@@ -182,21 +227,8 @@ impl Watching<'_> {
     }
 }
 
-/// An answer; a server that has answered before and is away may come back.
-async fn asked(client: &Client, path: &str) -> Result<Value, Error> {
-    let began = Instant::now();
-    let mut told = false;
-    loop {
-        match client.get(path).await {
-            Err(why) if client.has_answered() && why.passes() && began.elapsed() < AWAY_MAX => {
-                if !std::mem::replace(&mut told, true) {
-                    eprintln!("{} does not answer; trying again.", client.address());
-                }
-                sleep(AWAY_PAUSE).await;
-            }
-            answer => return answer,
-        }
-    }
+fn long(time: Duration) -> Span {
+    Span::from_secs(time.as_secs())
 }
 
 /// What watching looks like.
@@ -292,6 +324,67 @@ impl Screen {
     fn keep(&mut self) {
         if let Self::Live { last, lines } = self {
             (*last, *lines) = (None, 0);
+        }
+    }
+
+    /// Lets stand what is drawn for what is said now, and is drawn once more below that.
+    fn make_room(&mut self) {
+        if let Self::Live { lines, .. } = self {
+            *lines = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::cli::show::Paint;
+
+    /// A server that answers once; then nobody listens, or nobody answers.
+    async fn answers_once(client: &Client, listener: &TcpListener) {
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.expect("a request") > 0);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+            stream.write_all(answer).await.expect("written");
+        };
+        let (answer, ()) = tokio::join!(client.get("/"), answering);
+        answer.expect("an answer");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_or_says_nothing_is_given_up() {
+        for listens in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = format!("http://{}", listener.local_addr().expect("one"));
+            let client = Client::new(&address, None, None).expect("an address");
+            answers_once(&client, &listener).await;
+            let listener = listens.then_some(listener);
+            let out = Out {
+                json: false,
+                width: None,
+                height: 24,
+                paint: Paint(false),
+            };
+            let mut watching = Watching {
+                client: &client,
+                out: &out,
+                until: Until::End,
+                screen: Screen::new(&out),
+                seen: None,
+            };
+            tokio::time::pause();
+            let began = Instant::now();
+            let why = watching.asked("/").await.expect_err("nobody answers");
+            let took = began.elapsed();
+            tokio::time::resume();
+            assert_eq!(why.code(), 1, "{why}");
+            assert!(took >= AWAY_MAX && took < 2 * AWAY_MAX, "{took:?}: {why}");
+            drop(listener);
         }
     }
 }
