@@ -64,6 +64,13 @@ impl Server {
         }
     }
 
+    /// Lets the agents report nothing more. It takes a lease until that is noticed.
+    pub(crate) fn silence(&mut self) {
+        for agent in self.agents.drain(..) {
+            agent.abort();
+        }
+    }
+
     /// Tells the server to end, and does not wait for it.
     pub(crate) fn tell_to_stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
