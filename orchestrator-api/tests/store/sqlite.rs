@@ -154,6 +154,10 @@ async fn an_emptied_file_is_not_taken_for_a_new_one() {
     let error = Sqlite::open(dir.path()).expect_err("without its log");
     assert!(matches!(error, StoreError::Missing { .. }), "{error:?}");
     fs::remove_file(log).expect("removed");
+    // Nor is a link to a disk that is not mounted taken for nothing.
+    std::os::unix::fs::symlink("/not/mounted/orchestrator.db", file(&dir)).expect("linked");
+    Sqlite::open(dir.path()).expect_err("what it links to is not there");
+    fs::remove_file(file(&dir)).expect("removed");
     Sqlite::open(dir.path()).expect("a new one");
 }
 

@@ -70,8 +70,10 @@ impl Sqlite {
             .create(dir)
             .map_err(|error| Place::new(dir).io(error))?;
         let lock = lock(dir)?;
-        if !place.path().exists() {
-            make(dir, &place)?;
+        // A link to what is not there now is no place for a new one.
+        match place.path().symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => make(dir, &place)?,
+            _ => {}
         }
         let conn = schema::open(&place)?;
         settle(dir).map_err(|error| place.io(error))?;
