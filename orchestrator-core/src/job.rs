@@ -1,6 +1,7 @@
 //! The face of a job's machine: step it, persist what it says, carry out what it orders.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use crate::admit::{self, Admitted, Ignored, Rejection};
 use crate::apply::{apply, facts};
@@ -367,8 +368,8 @@ impl Job {
     }
 
     /// A version's spec; absent when it was never registered, or is forgotten.
-    pub fn spec(&self, version: u32) -> Option<&JobSpec> {
-        self.state.versions.get(&version).map(|v| &*v.spec)
+    pub fn spec(&self, version: u32) -> Option<&Arc<JobSpec>> {
+        self.state.versions.get(&version).map(|v| &v.spec)
     }
 
     /// The versions that are remembered, oldest first.

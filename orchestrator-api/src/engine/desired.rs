@@ -1,11 +1,12 @@
 //! What a node should run, of all jobs, as its agent is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{Assignment, Job, JobId};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 /// All that a node should run. Whatever else runs there is to be stopped.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,7 +18,65 @@ pub struct Desired {
     /// The executions, by job and slot.
     pub executions: Vec<Execution>,
     /// What the versions are that they name: the workload of each, by job and version.
-    pub workloads: BTreeMap<String, BTreeMap<u32, Value>>,
+    pub workloads: BTreeMap<String, BTreeMap<u32, Document>>,
+}
+
+/// The document of a version, as JSON. Written once, and shared by all nodes that run it.
+#[derive(Clone, Debug)]
+pub struct Document(Arc<RawValue>);
+
+impl Document {
+    fn of(spec: &JobSpec) -> Self {
+        let text = serde_json::value::to_raw_value(&spec.to_json());
+        Self(text.expect("a document is JSON").into())
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl PartialEq for Document {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.text() == other.text()
+    }
+}
+
+impl Serialize for Document {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+/// The documents of the versions that nodes run, by job and version, each with what it was written from: a scaling
+/// changes that.
+#[derive(Debug, Default)]
+pub(super) struct Documents(HashMap<JobId, BTreeMap<u32, (Arc<JobSpec>, Document)>>);
+
+impl Documents {
+    fn get(&mut self, id: &JobId, version: u32, spec: &Arc<JobSpec>) -> Document {
+        let of_job = self.0.entry(id.clone()).or_default();
+        match of_job.get(&version) {
+            Some((from, document)) if Arc::ptr_eq(from, spec) => document.clone(),
+            _ => {
+                let document = Document::of(spec);
+                of_job.insert(version, (spec.clone(), document.clone()));
+                document
+            }
+        }
+    }
+
+    /// Forgets what this job has no more, or all that it has.
+    pub(super) fn keep(&mut self, id: &JobId, job: Option<&Job>) {
+        let Some(of_job) = self.0.get_mut(id) else {
+            return;
+        };
+        of_job.retain(|version, _| job.is_some_and(|job| job.spec(*version).is_some()));
+        if of_job.is_empty() {
+            self.0.remove(id);
+        }
+    }
 }
 
 /// One execution of one job.
@@ -54,6 +113,7 @@ impl Desired {
         node: &str,
         revision: u64,
         jobs: impl Iterator<Item = (&'a JobId, &'a Job)>,
+        documents: &mut Documents,
     ) -> Self {
         let mut desired = Self {
             node: node.to_owned(),
@@ -72,8 +132,8 @@ impl Desired {
             }
             let specs = versions
                 .into_iter()
-                .filter_map(|v| Some((v, job.spec(v)?.to_json())));
-            let specs: BTreeMap<u32, Value> = specs.collect();
+                .filter_map(|v| Some((v, documents.get(id, v, job.spec(v)?))));
+            let specs: BTreeMap<u32, Document> = specs.collect();
             if !specs.is_empty() {
                 desired.workloads.insert(id.to_string(), specs);
             }

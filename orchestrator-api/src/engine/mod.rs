@@ -26,7 +26,7 @@ use orchestrator_core::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::counts::Counts;
-pub use self::desired::{Desired, Execution};
+pub use self::desired::{Desired, Document, Execution};
 pub(crate) use self::machines::chain;
 pub(crate) use self::rows::Words;
 use self::shown::Shown;

@@ -22,7 +22,7 @@ use self::audit::{action, audit, audit_of_fleet};
 use self::commit::STREAMS_MIN;
 use self::load::seed;
 use super::counts::Counts;
-use super::desired::Desired;
+use super::desired::{Desired, Documents};
 use super::machines::{Jobs, Owned, load_fleet};
 use super::shown::Shown;
 use super::{Ask, Done, EngineError, Reply, Said, Settings, Who};
@@ -61,6 +61,7 @@ pub(super) struct Loop {
     keeps: bool,
     /// When the last turn began, by a clock that nobody sets, and by the one that people read.
     clock: (Instant, Time),
+    documents: Documents,
 }
 
 /// What one turn changes, until it is committed.
@@ -129,6 +130,7 @@ impl Loop {
             loads: BTreeMap::new(),
             keeps: true,
             clock: (Instant::now(), now()),
+            documents: Documents::default(),
         };
         driven.load_all()?;
         driven.catch_up();
@@ -523,9 +525,9 @@ impl Loop {
         }
     }
 
-    fn desired(&self, node: &str) -> Desired {
+    fn desired(&mut self, node: &str) -> Desired {
         let revision = *self.store.position().borrow();
-        Desired::of(node, revision, self.jobs.on(node))
+        Desired::of(node, revision, self.jobs.on(node), &mut self.documents)
     }
 
     fn look(&mut self, ask: Ask) {

@@ -318,7 +318,11 @@ async fn agent(
             let job = execution.job.to_string();
             let workload = desired.workloads.get(&job);
             let workload = workload.and_then(|versions| versions.get(&execution.version));
-            let bad = workload.is_some_and(|workload| workload["config"]["version"] == World::BAD);
+            let bad = workload.is_some_and(|workload| {
+                let workload: serde_json::Value =
+                    serde_json::from_str(workload.text()).expect("it is JSON");
+                workload["config"]["version"] == World::BAD
+            });
             Said {
                 job: execution.job.clone(),
                 slot: execution.slot,

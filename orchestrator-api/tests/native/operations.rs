@@ -51,6 +51,29 @@ async fn a_deployment_takes_the_commands_that_fit() {
 }
 
 #[tokio::test]
+async fn who_fails_a_deployment_is_answered_with_that_one() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let api = &server.client;
+    api.rolled_out(job("web", immediate(), json!({ "v": 1 })))
+        .await;
+    let id = api.under_way("web").await;
+    let path = format!("/v1/deployments/{id}/fail");
+    for _ in 0..2 {
+        let key = [("idempotency-key", "k1")];
+        let failed = api.post_with(&path, &key, json!({})).await.json()["deployment"].clone();
+        assert_eq!(failed["id"], *id);
+        assert_eq!(failed["status"]["state"], "failed");
+        // And says what follows.
+        let back = failed["rolled_back_by"]
+            .as_str()
+            .expect("there is something to go back to");
+        api.until_state(back, "completed").await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_deployment_is_taken_back_once() {
     let mut server = Server::start().await;
     server.nodes(3, well).await;

@@ -440,7 +440,7 @@ impl<'a> Run<'a> {
 
     /// The first version has to be in place before the story begins.
     fn prepared(&self) -> Result<(), Flaw> {
-        let same = self.driver.job.spec(1) == Some(&spec(self.settings, 1));
+        let same = self.driver.job.spec(1).map(|spec| &**spec) == Some(&spec(self.settings, 1));
         if same && self.is_idle() {
             return Ok(());
         }

@@ -256,20 +256,30 @@ impl Loop {
             }
             nodes.insert(node);
         }
+        let jobs: BTreeSet<&JobId> = hear.iter().map(|(_, job)| job).collect();
+        for id in jobs {
+            let job = self.jobs.get(id).map(|owned| &owned.machine);
+            self.documents.keep(id, job);
+        }
         self.drop_streams();
         for node in nodes {
-            if let Some(stream) = self.streams.get(node) {
-                stream.send_replace(Arc::new(self.desired(node)));
+            let listens = self.streams.contains_key(node);
+            if let Some(now) = listens.then(|| Arc::new(self.desired(node)))
+                && let Some(stream) = self.streams.get(node)
+            {
+                stream.send_replace(now);
             }
         }
     }
 
     /// Tells nodes that a deployment does not wait for them any more. Not when it ends: all of its nodes would be told at
     /// once what most of them need not know before their next report.
-    fn set_right(&self, nodes: &BTreeSet<NodeName>) {
+    fn set_right(&mut self, nodes: &BTreeSet<NodeName>) {
         for node in nodes {
-            if let Some(stream) = self.streams.get(node) {
-                let now = Arc::new(self.desired(node));
+            let listens = self.streams.contains_key(node);
+            if let Some(now) = listens.then(|| Arc::new(self.desired(node)))
+                && let Some(stream) = self.streams.get(node)
+            {
                 stream.send_if_modified(|then| then.follow(now));
             }
         }
