@@ -34,7 +34,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 
 /// The log of a deployment, oldest first: a page, or a stream that ends when the deployment is over and all was sent.
 ///
-/// Each event of a stream has the revision as its id. A stream that is resumed after its end is answered with 204.
+/// Each event of a stream has the revision as its id. A stream that is resumed after its end is answered with 204. One
+/// that is resumed after an event that there is not, as after a backup was restored, begins anew.
 #[utoipa::path(
     get, path = "/v1/deployments/{id}/events", tag = "deployments",
     params(
@@ -59,6 +60,15 @@ async fn events(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let id = ask.done(id)?;
     let shown = api.deployment(id).await?;
     if streams {
+        let resumed = match resumed {
+            // Who has seen more than there is has seen another history: it was put back to a backup. He sees this one
+            // from its beginning. What is shown may be a moment behind what is kept.
+            Some(last) if last > shown.revision => {
+                let seen = api.handle().store().events(id, last - 1, 1).await?;
+                Some(last).filter(|_| !seen.is_empty())
+            }
+            resumed => resumed,
+        };
         let over = shown.state.is_final() && resumed.is_some_and(|last| last >= shown.revision);
         if over {
             return Ok(StatusCode::NO_CONTENT.into_response());

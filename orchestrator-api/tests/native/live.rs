@@ -108,8 +108,12 @@ async fn a_stream_ends_with_the_deployment_and_is_resumed_where_it_was() {
         let answer = api.send(Method::GET, &path, &headers, "").await;
         assert_eq!(answer.problem().0, 400, "{accept}");
     }
-    let mut whole = api.stream(&path, &[("last-event-id", "")]).await;
-    assert_eq!(whole.next().await, seen.first().cloned());
+    // Nor where more was seen than there is: that was another history.
+    let beyond = (revision + 1).to_string();
+    for last in ["", &beyond, "9000000000000000000"] {
+        let mut whole = api.stream(&path, &[("last-event-id", last)]).await;
+        assert_eq!(whole.next().await, seen.first().cloned(), "{last}");
+    }
 
     // The same in pages.
     let (mut paged, mut query) = (Vec::new(), "?page_size=2".to_owned());
