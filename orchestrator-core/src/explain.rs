@@ -161,6 +161,13 @@ impl Chain {
         if matches!(entry.event, Event::Ended { .. }) {
             self.conclude();
         }
+        if let Event::Placed { moves } = &entry.event {
+            // What it has shown on another node says nothing of where it is now.
+            let state = &self.narrator.job().state;
+            for target in moves.iter().filter_map(|&(slot, ..)| state.target_of(slot)) {
+                self.links.bad.remove(&target);
+            }
+        }
         self.links.hear(entry, sentence.to_string());
     }
 
@@ -172,9 +179,10 @@ impl Chain {
             self.now = record.status.message;
         }
         // Why it waits for them, as far as that is known.
-        let rollout = job.state.active().filter(|r| r.waits_for_proof());
-        let suspects = rollout.into_iter().flat_map(|r| r.suspects.iter());
-        let mut known = suspects.filter_map(|t| Some((t, self.links.bad.get(&t)?)));
+        let rollout = job.state.active();
+        let rollout = rollout.filter(|r| Some(r.head.number) == number);
+        let awaited = rollout.into_iter().flat_map(|r| &r.awaited);
+        let mut known = awaited.filter_map(|t| Some((*t, self.links.bad.get(t)?)));
         if let Some((target, bad)) = known.next() {
             let name = rollout.and_then(|r| job.target_name(r.head.number, target));
             self.now += &format!("; {} is bad by {bad}", name.unwrap_or_default());

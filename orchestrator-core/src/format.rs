@@ -371,6 +371,9 @@ impl Job {
     /// The job as it was; [`Job::catch_up`] takes in what came after. Whose it is says [`Job::id`].
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut state: State = read_snapshot(bytes, "a snapshot of a job")?;
+        if let Some(rollout) = &mut state.rollout {
+            rollout.recount();
+        }
         if state.replicas.is_some() {
             let distinct = state.distinct();
             state.members.index(state.seed, distinct);

@@ -6,7 +6,7 @@ use crate::apply::apply;
 use crate::event::{DeploymentKind, DeploymentState, Entry, Event, Presence};
 use crate::job::Job;
 use crate::placement::{Places, anew};
-use crate::rollout::{Rollout, Tally, Target, TargetState};
+use crate::rollout::{Head, Rollout, Tally, Target, TargetState};
 use crate::state::{NONE, State};
 use crate::waiting_on::{WaitingOn, waiting_on};
 
@@ -165,7 +165,8 @@ fn check_entry(state: &State, entry: &Entry) -> Law {
                 if taken_back(state, version) {
                     return broken(10, format!("slot {slot} moves with what was taken back"));
                 }
-                if version != 0 && version != state.current && has_failed(state, slot, version) {
+                let starts = version != 0 && !state.slots[slot as usize].is_done();
+                if starts && version != state.current && has_failed(state, slot, version) {
                     return broken(10, format!("slot {slot} moves with what failed"));
                 }
                 let target = active.and_then(|r| Some(&r.targets[state.target_of(slot)? as usize]));
@@ -190,10 +191,11 @@ fn taken_back(state: &State, version: u32) -> bool {
     version != state.base() && state.versions.get(&version).is_some_and(|v| v.rejected)
 }
 
-/// Whether a version failed where an execution runs it, or its last deployment failed: as far as the deployments that
-/// are remembered tell.
+/// Whether a version failed where an execution runs it, or its last deployment failed that was no restart: as far as the
+/// deployments that are remembered tell.
 fn has_failed(state: &State, slot: u32, version: u32) -> bool {
-    let last = state.heads().find(|head| head.to == version);
+    let of = |head: &&Head| head.to == version && head.kind != DeploymentKind::Restart;
+    let last = state.heads().find(of);
     let slot = &state.slots[slot as usize];
     let there = state.rollout.as_ref().and_then(|r| {
         let target = r.targets.get(slot.target as usize)?;

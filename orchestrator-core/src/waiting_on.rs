@@ -129,7 +129,7 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
     let proof = rollout.is_gated() || rollout.waits_for_proof();
     match rollout.suspects.first().filter(|_| proof) {
         Some((due, _)) => WaitingOn::Proof {
-            targets: head.tally.unproven,
+            targets: doubted(rollout).len() as u32,
             sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
@@ -141,12 +141,21 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
 /// How many nodes a sentence names.
 const NAMES_MAX: usize = 3;
 
-/// The nodes of the updated targets that have to show that they are well, the one that is due first first.
-fn suspects(state: &State, rollout: &Rollout) -> String {
-    let names = rollout.suspects.iter().take(NAMES_MAX);
-    let names = names.map(|t| state.node_of(rollout.targets[t as usize].slot));
+/// The updated targets that it waits for: canaries whenever they turned bad.
+fn doubted(rollout: &Rollout) -> Vec<u32> {
+    if rollout.is_gated() {
+        rollout.suspects.iter().collect()
+    } else {
+        rollout.awaited.iter().copied().collect()
+    }
+}
+
+/// The nodes of these targets, of many the first ones.
+fn named(state: &State, rollout: &Rollout, targets: &[u32]) -> String {
+    let names = targets.iter().take(NAMES_MAX);
+    let names = names.map(|&t| state.node_of(rollout.targets[t as usize].slot));
     let mut text = names.collect::<Vec<_>>().join(", ");
-    let more = rollout.suspects.len().saturating_sub(NAMES_MAX);
+    let more = targets.len().saturating_sub(NAMES_MAX);
     if more > 0 {
         text += &format!(" and {more} more");
     }
@@ -187,15 +196,15 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 DeploymentKind::Rollback => format!("rolled back to version {}: {done}", head.to),
                 _ => format!("completed: {done}"),
             };
+            if head.tally.unproven > 0 {
+                text += &format!(", {} of them not yet well again", head.tally.unproven);
+            }
             if head.tally.failed > 0 {
                 // A person went on with more than that, or a rollback found them failed.
                 let all_count = head.tally.failed_before == 0;
                 let within = all_count && too_many_failed(head).is_none();
                 let limits = if within { " within the limits" } else { "" };
                 text += &format!(", {} failed{limits}", head.tally.failed);
-            }
-            if head.tally.unproven > 0 {
-                text += &format!(", {} of them not yet well again", head.tally.unproven);
             }
             let away = head.tally.skipped - head.tally.gone;
             if away > 0 {
@@ -247,13 +256,14 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 )
             }
             WaitingOn::Proof { sign, .. } => {
-                let count = head.tally.unproven;
+                let targets = doubted(rollout);
+                let count = targets.len() as u32;
                 let which = if count == head.tally.updated {
                     ""
                 } else {
                     " of them"
                 };
-                let names = suspects(state, rollout);
+                let names = named(state, rollout, &targets);
                 let wave = head.wave;
                 format!("wave {wave}: {done}, waiting for {count}{which} to {sign} again: {names}")
             }

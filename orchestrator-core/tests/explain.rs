@@ -194,3 +194,28 @@ fn what_holds_the_next_wave_is_named() {
     );
     assert!(view.unproven && view.deadline.is_some(), "{view:?}");
 }
+
+/// Who is bad is said of the deployment that waits for it, and of the node that showed it.
+#[test]
+fn what_others_have_shown_is_not_said() {
+    let explained = |story: &Story, number: u32| {
+        let new = Job::new(story.job.id().clone(), 7);
+        let id = story.job.record_by_number(number).unwrap().id;
+        explain(new, &story.log, id).unwrap().unwrap().now
+    };
+    let mut story = Story::new();
+    let begin = "nodes n1..n6\ndeploy v1\neveryone started\n\
+        deploy v2 rolling 2\nwave stays healthy 30s\n#1 unhealthy\n\
+        deploy v3 rolling 2\nwave stays healthy 30s\n#1 errors 50 of 100\nwave stays healthy 30s";
+    story.play(begin).unwrap();
+    assert_eq!(explained(&story, 2), "superseded by version 3");
+    assert!(explained(&story, 3).contains("is bad by 50 errors"));
+    let mut story = Story::new();
+    let begin = "nodes n1..n9\ndeploy v1 replicas=4\neveryone started\n\
+        deploy v2 rolling 2 replicas=4\nwave stays healthy 30s\n#1 unhealthy\n#1 draining\n\
+        wave stays healthy 30s";
+    story.play(begin).unwrap();
+    let now = explained(&story, 2);
+    assert!(now.contains("waiting for 1 of them"), "{now}");
+    assert!(!now.contains("is bad by"), "{now}");
+}

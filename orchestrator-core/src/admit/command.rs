@@ -339,8 +339,9 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
             None => WELL,
         },
         None if told == 0 => 0,
-        None if state.current != 0 && told != state.current => 1,
-        None => 2 + u8::from(stage != Stage::Unproven),
+        None if state.runs_what_failed(slot) => 1,
+        None if state.current != 0 && told != state.current => 2,
+        None => 3 + u8::from(!matches!(stage, Stage::Unproven | Stage::Failed)),
     };
     (!state.unplaced.contains(&slot), state.is_ready(slot), good)
 }

@@ -116,6 +116,7 @@ pub(super) fn begin(state: &mut State, started: &Started, effects: &mut Vec<Effe
         open: VecDeque::new(),
         suspects: Dues::default(),
         quiet_since: None,
+        awaited: BTreeSet::new(),
         canaries: BTreeSet::new(),
         vacant: BTreeSet::new(),
         failures: BTreeMap::new(),
@@ -254,7 +255,8 @@ pub(super) fn unhealthy(state: &mut State, heard: &[Heard], cause: Bad) {
         });
         let row = &rollout.targets[target as usize];
         if row.state() == TargetState::Updated && !row.is_unproven() {
-            rollout.suspect(target, clock + rollout.deadline_millis(), wall);
+            rollout.suspect(target, clock + rollout.deadline_millis(), clock);
+            rollout.change(target, wall, Target::set_unproven);
         }
     }
 }
@@ -317,7 +319,9 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     let canary_nodes = named.map(node).collect();
     self::rollout(state).head.canary_nodes = canary_nodes;
     let completed = head.state == DeploymentState::Completed;
-    if let Some(version) = state.versions.get_mut(&head.to) {
+    // What fails in a restart fails on its node, and not as a version.
+    let tried = completed || head.kind != DeploymentKind::Restart;
+    if let Some(version) = state.versions.get_mut(&head.to).filter(|_| tried) {
         version.failed &= !completed;
         version.failed |= head.state == DeploymentState::Failed;
     }

@@ -452,7 +452,7 @@ pub(super) fn placed(state: &mut State, moves: &[(u32, u32, u32)], effects: &mut
         for target in again.iter() {
             let proven = rollout.targets[target as usize].state() == TargetState::Updated;
             if proven && gated {
-                rollout.suspects.insert(target, due);
+                rollout.suspect(target, due, clock);
             }
             rollout.change(target, wall, |t| {
                 t.dispatch = number;

@@ -169,8 +169,9 @@ fn present(rollout: &Rollout, elapsed: u64, key: &mut Key) {
         dispatches: _,
         idle: _,
         open: _,
-        suspects,
+        suspects: _,
         quiet_since,
+        awaited,
         canaries,
         vacant,
         // Why they failed is only shown.
@@ -187,12 +188,7 @@ fn present(rollout: &Rollout, elapsed: u64, key: &mut Key) {
     let clock = rollout.deadline_clock(elapsed);
     let threshold = head.spec.gate().map_or(0, |gate| gate.failure_threshold);
     // For whom it waits, and whether who turns bad now is one of them.
-    let waits = quiet_since.map_or(0, |since| {
-        let within = |due: &u64| *due <= since + rollout.deadline_millis();
-        let held =
-            (0..targets.len() as u32).filter(|&t| suspects.of(t).as_ref().is_some_and(within));
-        bits(held) << 1 | u64::from(since == clock)
-    });
+    let waits = bits(awaited.iter().copied()) << 1 | u64::from(*quiet_since == Some(clock));
     key.extend([
         u64::from(*forgiven),
         waits,

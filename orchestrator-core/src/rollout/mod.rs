@@ -32,7 +32,7 @@ pub(crate) struct Rollout {
     pub(crate) dispatches: Vec<Dispatch>,
     /// Dispatches that no target names any more: the next ones take their place, so that who comes and goes makes it
     /// no larger.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(skip)]
     pub(crate) idle: BTreeSet<u32>,
     /// Dispatches with targets in flight, the earliest deadline first.
     pub(crate) open: VecDeque<u32>,
@@ -41,6 +41,9 @@ pub(crate) struct Rollout {
     /// Since when, in the deadlines' time, nothing is in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) quiet_since: Option<u64>,
+    /// The suspects of that moment, for as long as they are: what comes next waits for them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) awaited: BTreeSet<u32>,
     pub(crate) canaries: BTreeSet<u32>,
     /// Targets that came late and whose executions are no more: those that come next take their place, so that who
     /// comes and goes makes it no larger.
@@ -132,6 +135,7 @@ pub(crate) struct Dispatch {
     /// Targets in flight.
     pub(crate) open: u32,
     /// Targets that it was the last one of.
+    #[serde(skip)]
     pub(crate) named: u32,
     /// Empty once none is in flight.
     pub(crate) targets: Runs,
@@ -214,6 +218,7 @@ impl Rollout {
         }
         if !slot.is_unproven() {
             self.suspects.remove(target);
+            self.awaited.remove(&target);
         }
         let after = slot.dispatch;
         if before != after && after != 0 {
@@ -239,10 +244,8 @@ impl Rollout {
         }
         let index = number - 1;
         if !std::mem::take(targets).is_empty() {
-            let due_of = |d: &u32| self.dispatches[*d as usize].due;
-            let first = self.open.partition_point(|d| due_of(d) < due);
-            let mut same = (first..).zip(self.open.range(first..));
-            if let Some((at, _)) = same.find(|&(_, &d)| d == index) {
+            let place = |&d: &u32| (self.dispatches[d as usize].due, d);
+            if let Ok(at) = self.open.binary_search_by_key(&(due, index), place) {
                 self.open.remove(at);
             }
         }
@@ -306,7 +309,7 @@ impl Rollout {
             }
         };
         // Nearly always the last: only what moved off a lost node keeps a deadline that was set before.
-        let later = |&d: &u32| self.dispatches[d as usize].due > due;
+        let later = |&d: &u32| (self.dispatches[d as usize].due, d) > (due, index);
         let after = self.open.iter().rev().take_while(|d| later(d)).count();
         self.open.insert(self.open.len() - after, index);
         index + 1
@@ -363,27 +366,50 @@ impl Rollout {
         }
     }
 
-    /// Takes an updated target's proof back: it is to show once more, by then, that it is well.
-    pub(crate) fn suspect(&mut self, target: u32, due: u64, at: Time) {
+    /// An updated target is to show once more, by then, that it is well.
+    pub(crate) fn suspect(&mut self, target: u32, due: u64, clock: u64) {
         self.suspects.insert(target, due);
-        self.change(target, at, Target::set_unproven);
-    }
-
-    /// Notes since when nothing is in flight.
-    pub(crate) fn note_quiet(&mut self, elapsed: u64) {
-        if self.head.state.is_final() || self.head.tally.in_flight() > 0 {
-            self.quiet_since = None;
-        } else if self.quiet_since.is_none() {
-            self.quiet_since = Some(self.deadline_clock(elapsed));
+        // At the very moment it counts as before it.
+        if self.quiet_since == Some(clock) {
+            self.awaited.insert(target);
         }
     }
 
+    /// Notes since when nothing is in flight, and who was bad then.
+    pub(crate) fn note_quiet(&mut self, elapsed: u64) {
+        if self.head.state.is_final() || self.head.tally.in_flight() > 0 {
+            self.quiet_since = None;
+            self.awaited.clear();
+        } else if self.quiet_since.is_none() {
+            self.quiet_since = Some(self.deadline_clock(elapsed));
+            self.awaited = self.suspects.iter().collect();
+        }
+    }
+
+    /// Counts again what is not kept.
+    pub(crate) fn recount(&mut self) {
+        self.head.tally.unproven = 0;
+        for dispatch in &mut self.dispatches {
+            dispatch.named = 0;
+        }
+        for target in &self.targets {
+            self.head.tally.unproven += u32::from(target.is_unproven());
+            if let Some(dispatch) = target.dispatch.checked_sub(1)
+                && let Some(dispatch) = self.dispatches.get_mut(dispatch as usize)
+            {
+                dispatch.named += 1;
+            }
+        }
+        let numbered = (0..).zip(&self.dispatches);
+        let idle = numbered.filter(|(_, dispatch)| dispatch.named == 0);
+        self.idle = idle.map(|(index, _)| index).collect();
+    }
+
     /// Whether what comes next waits for updated targets to show that they are well: for those that were bad, or had
-    /// moved, when nothing was in flight any more. For those that turn bad meanwhile what comes after that will wait: in
-    /// a large fleet there is always one.
+    /// moved, when nothing was in flight any more, wherever they go since. For those that turn bad meanwhile what comes
+    /// after that will wait: in a large fleet there is always one.
     pub(crate) fn waits_for_proof(&self) -> bool {
-        let first = self.quiet_since.zip(self.suspects.first());
-        first.is_some_and(|(since, (due, _))| due <= since + self.deadline_millis())
+        !self.awaited.is_empty()
     }
 
     /// From assignment to updated, in milliseconds.

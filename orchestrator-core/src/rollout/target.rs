@@ -210,6 +210,10 @@ impl From<Target> for TargetRow {
     }
 }
 
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
 /// How many targets are where; kept with every change, never recounted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Tally {
@@ -220,6 +224,7 @@ pub(crate) struct Tally {
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
     /// Updated ones that turned bad or have moved, and have yet to show that they are well.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) unproven: u32,
     /// Skipped ones that do not come back.
     pub(crate) gone: u32,
