@@ -345,7 +345,7 @@ pub enum Input {
         /// Its name.
         name: NodeName,
         /// Said again under the same key it changes nothing, whatever was said in between. The last
-        /// [`KEYS_KEPT`](crate::KEYS_KEPT) are remembered.
+        /// [`KEYS_KEPT`] are remembered.
         key: Option<String>,
     },
     /// End a node's drain.
