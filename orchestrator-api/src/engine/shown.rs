@@ -22,6 +22,8 @@ pub struct ShownDeployment {
     pub state: DeploymentState,
     /// `{"deployment":{…}}`, the answer to who asks for it: made once, and sent as often as it is read.
     pub answer: Bytes,
+    /// The revision in quotes, which goes with it.
+    pub tag: Bytes,
 }
 
 const BEFORE: &str = "{\"deployment\":";
@@ -43,6 +45,7 @@ impl From<DeploymentRow> for ShownDeployment {
             revision: row.revision,
             state: row.state,
             answer: [BEFORE, &row.record, AFTER].concat().into(),
+            tag: format!("\"{}\"", row.revision).into(),
         }
     }
 }

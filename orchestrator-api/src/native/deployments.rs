@@ -1,6 +1,7 @@
 //! Deployments: reading one, listing them, their targets, and what an operator may say to them.
 
 use axum::extract::State;
+use axum::http::HeaderValue;
 use axum::http::header::ETAG;
 use axum::response::{IntoResponse, Response};
 use orchestrator_core::{Command, DeploymentId, Job, Request, TEXT_BYTES_MAX};
@@ -80,8 +81,8 @@ async fn get(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> 
 
 fn show(shown: &ShownDeployment) -> Response {
     let mut response = json(shown.answer.clone());
-    let tag = format!("\"{}\"", shown.revision);
-    let tag = tag.try_into().expect("digits in quotes are ASCII");
+    let tag = HeaderValue::from_maybe_shared(shown.tag.clone());
+    let tag = tag.expect("digits in quotes are ASCII");
     response.headers_mut().insert(ETAG, tag);
     response
 }
