@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Connectivity, Event, FLEET_NODES_MAX, Node, NodeName, State, check_facts, is_lost};
+use super::rules::{State, check_facts, is_lost};
+use super::{Connectivity, Event, FLEET_NODES_MAX, Node, NodeName};
 use crate::id::is_name;
 use crate::input::KEY_BYTES_MAX;
 use crate::selector::check_labels;

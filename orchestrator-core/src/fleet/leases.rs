@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Connectivity, Event, FleetSettings, LOST_PER_ENTRY_MAX, NodeName, State};
+use super::rules::State;
+use super::{Connectivity, Event, FleetSettings, LOST_PER_ENTRY_MAX, NodeName};
 use crate::time::{Span, Time};
 
 /// Who was heard of when. Volatile: a lease is a guess that a new process makes anew.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::is_zero;
 use crate::packed::U48;
 
 /// Where a target is in its life.
@@ -210,10 +211,6 @@ impl From<Target> for TargetRow {
     }
 }
 
-fn is_none(count: &u32) -> bool {
-    *count == 0
-}
-
 /// How many targets are where; kept with every change, never recounted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Tally {
@@ -224,7 +221,7 @@ pub(crate) struct Tally {
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
     /// Updated ones that turned bad or have moved, and have yet to show that they are well.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) unproven: u32,
     /// Skipped ones that do not come back.
     pub(crate) gone: u32,
