@@ -1,15 +1,12 @@
 //! What is counted, for Prometheus.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use axum::extract::MatchedPath;
 use axum::http::{Method, StatusCode};
 use orchestrator_core::DeploymentState;
 use orchestrator_core::fleet::{Fleet, NodeStatus};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -26,39 +23,9 @@ const BUCKETS: [f64; 12] = [
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct Answered {
-    route: Route,
+    route: String,
     method: &'static str,
     status: u16,
-}
-
-/// A path as it was declared; none where nothing is at the path of the request.
-#[derive(Clone, Debug)]
-struct Route(Option<MatchedPath>);
-
-impl Route {
-    fn text(&self) -> &str {
-        self.0.as_ref().map_or("none", MatchedPath::as_str)
-    }
-}
-
-impl PartialEq for Route {
-    fn eq(&self, other: &Self) -> bool {
-        self.text() == other.text()
-    }
-}
-
-impl Eq for Route {}
-
-impl Hash for Route {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.text().hash(hasher);
-    }
-}
-
-impl EncodeLabelValue for Route {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        self.text().encode(encoder)
-    }
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -128,15 +95,9 @@ impl Metrics {
         }
     }
 
-    pub(super) fn note(
-        &self,
-        route: Option<MatchedPath>,
-        method: &Method,
-        status: StatusCode,
-        took: Duration,
-    ) {
+    pub(super) fn note(&self, route: &str, method: &Method, status: StatusCode, took: Duration) {
         let labels = Answered {
-            route: Route(route),
+            route: route.to_owned(),
             method: word(method),
             status: status.as_u16(),
         };

@@ -156,12 +156,12 @@ impl Seen {
         } = self;
         response.headers_mut().insert(X_REQUEST_ID, id);
         let (took, status) = (began.elapsed(), response.status());
-        let path = route.as_ref().map(MatchedPath::as_str);
-        let quiet = method == Method::GET || path == Some(REPORTS) || path == Some(LOGS);
+        let route = route.as_ref().map_or("none", MatchedPath::as_str);
         api.0.metrics.note(route, &method, status, took);
         let _entered = span.enter();
         let millis = took.as_micros() as f64 / 1e3;
         let (status, path) = (status.as_u16(), uri.path());
+        let quiet = method == Method::GET || route == REPORTS || route == LOGS;
         match status {
             500.. => tracing::error!(%method, path, status, millis, "answered"),
             // What only looks, and what agents say all the time, is of no interest to who reads the log later.
