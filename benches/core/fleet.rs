@@ -51,6 +51,7 @@ fn columns(nodes: usize, rounds: usize) -> [Cell; 6] {
                 ("zone", format!("z{}", number % 5)),
             ]),
             facts: pairs(&[("version", "1.0".to_owned())]),
+            leaving: false,
         };
         entries.extend(fleet.step(Time::default(), join).expect("it is new"));
     }

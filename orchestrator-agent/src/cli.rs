@@ -26,7 +26,7 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --artifact-mib N   take no artifact that is larger (1024); unpacked it may be four times as large
   --artifacts N      keep so many artifacts that nothing needs just now (16)
   --artifacts-mib N  and no more than so much of them (8192)
-  --drain            when told to end, stop the workloads first
+  --drain            when told to end, tell the server that this node leaves, and stop the workloads first
   --accept-older     take the server's state though it is older than before: it was restored
 
 SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them. With --drain it ends when they

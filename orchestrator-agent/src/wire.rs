@@ -24,6 +24,9 @@ pub struct Join {
     pub labels: BTreeMap<String, String>,
     /// What it tells about itself.
     pub facts: BTreeMap<String, String>,
+    /// It is about to go, and wants nothing new. A server that never heard of this refuses it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// What a node learns when it joins.

@@ -249,6 +249,9 @@ pub struct Node {
     pub connectivity: Connectivity,
     /// The operator's mark that nothing new should start here. It survives disconnects.
     pub drain: bool,
+    /// The node's own word for the same: it is about to go. It survives disconnects, until the node joins again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// When `connectivity` last changed.
     pub since: Time,
 }
@@ -267,9 +270,9 @@ impl Node {
         })
     }
 
-    /// Connectivity and drain in one word.
+    /// All that is known of it, in one word.
     pub fn status(&self) -> NodeStatus {
-        match (self.connectivity, self.drain) {
+        match (self.connectivity, self.drain || self.leaving) {
             (Connectivity::Connected, false) => NodeStatus::Ready,
             (Connectivity::Connected, true) => NodeStatus::Draining,
             (Connectivity::Disconnected, _) => NodeStatus::Disconnected,
@@ -328,6 +331,8 @@ pub enum Input {
         labels: Labels,
         /// Its facts, replacing the former ones.
         facts: Facts,
+        /// It is about to go: nothing new should start there, until it joins and says no more so.
+        leaving: bool,
     },
     /// A node is heard of.
     Heartbeat {
@@ -377,6 +382,7 @@ impl Input {
                 name,
                 labels,
                 facts,
+                leaving: _,
             } => check_join(name, labels, facts),
             Self::Tick
             | Self::Heartbeat { .. }
@@ -465,6 +471,16 @@ pub enum Event {
         /// Its name.
         name: NodeName,
     },
+    /// A node is about to go.
+    Leaving {
+        /// Its name.
+        name: NodeName,
+    },
+    /// A node that was about to go has joined again.
+    Stays {
+        /// Its name.
+        name: NodeName,
+    },
     /// A node is forgotten.
     Removed {
         /// Its name.
@@ -492,6 +508,8 @@ impl Event {
             | Self::LabelsChanged { name, .. }
             | Self::Drained { name }
             | Self::Enabled { name }
+            | Self::Leaving { name }
+            | Self::Stays { name }
             | Self::Removed { name } => vec![name],
             Self::Reconnected { nodes }
             | Self::Disconnected { nodes }

@@ -74,7 +74,7 @@
 //! let wanted = JobSpec::parse(r#"{"job_id": "db", "driver": "exec", "config": {}}"#)?;
 //! let mut fleet = Fleet::new(FleetSettings::default());
 //! let (name, labels, facts) = ("n1".into(), Default::default(), Default::default());
-//! let fleet_log = fleet.step(now, fleet::Input::Join { name, labels, facts })?;
+//! let fleet_log = fleet.step(now, fleet::Input::Join { name, labels, facts, leaving: false })?;
 //! let mut job_log: Vec<Entry> = Vec::new();
 //! let spec = GroupSpec::parse(r#"{"name": "release", "members": [{"job": "db"}]}"#)?;
 //! let (mut group, first) = Group::new(now, spec)?;

@@ -67,6 +67,7 @@ impl Driver {
                 name: name.into(),
                 labels: labels.into(),
                 facts: Default::default(),
+                leaving: false,
             },
         );
     }

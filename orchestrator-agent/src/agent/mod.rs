@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::desired::Accepted;
 use self::execute::Event;
@@ -52,12 +52,15 @@ const ROUNDS_MAX: usize = 8;
 /// Where they do not, nothing is done in haste.
 const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
 
+/// For how long who leaves tries to tell the server, once nothing runs any more.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
+
 /// How to leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Leave {
     /// What runs goes on.
     Running,
-    /// What runs is stopped first.
+    /// What runs is stopped first, and the server told: what may run elsewhere begins there.
     Drained,
 }
 
@@ -137,6 +140,8 @@ impl Agent {
         };
         let outbox = Arc::new(Outbox::open(&self.dir));
         let logs = Arc::new(Logs::default());
+        let (leaving, is_leaving) = watch::channel(false);
+        let (farewell, mut heard_of_it) = watch::channel(false);
         let client = Client {
             address: self.address.clone(),
             url: self.settings.server.clone(),
@@ -147,6 +152,7 @@ impl Agent {
             token: self.settings.token.clone(),
             outbox: outbox.clone(),
             logs: logs.clone(),
+            leaving: is_leaving,
         };
         let (desired, mut received) = watch::channel(None);
         let (told, mut heard) = mpsc::unbounded_channel();
@@ -154,6 +160,7 @@ impl Agent {
         let news = News {
             desired,
             told,
+            farewell,
             link: link.clone(),
         };
         let (events, mut happened) = mpsc::unbounded_channel();
@@ -203,7 +210,10 @@ impl Agent {
             tokio::select! {
                 leave = &mut stop, if !work.draining => match leave {
                     Leave::Running => break,
-                    Leave::Drained => work.drain(),
+                    Leave::Drained => {
+                        leaving.send_replace(true);
+                        work.drain();
+                    }
                 },
                 Ok(()) = received.changed() => {
                     let latest = received.borrow_and_update().clone();
@@ -218,6 +228,14 @@ impl Agent {
                 Some(run) = heard.recv() => work.is_told(&run),
                 Some(question) = asked.recv() => work.answer(question, &link),
                 () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
+            }
+        }
+        if work.draining {
+            let told = timeout(FAREWELL_WITHIN, heard_of_it.wait_for(|heard| *heard));
+            if !matches!(told.await, Ok(Ok(_))) {
+                tracing::warn!(
+                    "the server could not be told that this node leaves: it will find it silent"
+                );
             }
         }
         if let Err(why) = work.outbox.leave() {

@@ -7,6 +7,8 @@
 //!   └─────── the server does not know us, or not our token
 //! ```
 //!
+//! Who leaves joins once more, and says so.
+//!
 //! After every failure it waits, longer each time, and for a random part of that, so that a fleet does not come back all
 //! at once. Everything that is read has a bound in size and in time.
 
@@ -59,6 +61,8 @@ pub(crate) struct Client {
     pub(crate) token: Option<Token>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) logs: Arc<Logs>,
+    /// Whether this node is about to go.
+    pub(crate) leaving: watch::Receiver<bool>,
 }
 
 /// Where the rest of the agent hears of the server.
@@ -68,6 +72,8 @@ pub(crate) struct News {
     pub(crate) desired: watch::Sender<Option<Received>>,
     /// Starts that the server knows of.
     pub(crate) told: mpsc::UnboundedSender<RunId>,
+    /// Whether the server knows that this node is about to go.
+    pub(crate) farewell: watch::Sender<bool>,
     /// How it goes.
     pub(crate) link: Arc<Mutex<Link>>,
 }
@@ -142,11 +148,14 @@ impl Client {
     pub(crate) async fn run(self, news: News) {
         let mut own = self.own_token();
         let mut backoff = Backoff::new();
+        let mut leaving = self.leaving.clone();
         loop {
             news.way("joining");
-            match self.join(&mut own).await {
+            let is_leaving = *leaving.borrow_and_update();
+            match self.join(&mut own, is_leaving).await {
                 Ok(joined) => {
                     news.well();
+                    news.farewell.send_replace(is_leaving);
                     let server = joined.server.clone().unwrap_or_else(|| self.url.clone());
                     let lease = Duration::from_millis(joined.lease.clamp(300, 86_400_000));
                     let talk = Talk {
@@ -160,6 +169,7 @@ impl Client {
                         why = talk.listen() => why,
                         why = talk.report(lease) => why,
                         never = talk.ship() => match never {},
+                        Ok(()) = leaving.changed() => continue,
                     };
                     news.trouble(&why);
                     if began.elapsed() > BACKOFF_MAX {
@@ -168,7 +178,10 @@ impl Client {
                 }
                 Err(why) => news.trouble(&why),
             }
-            backoff.wait().await;
+            tokio::select! {
+                () = backoff.wait() => {}
+                Ok(()) = leaving.changed() => {}
+            }
         }
     }
 
@@ -194,11 +207,12 @@ impl Client {
         }
     }
 
-    async fn join(&self, own: &mut Option<String>) -> Result<Joined, Failure> {
+    async fn join(&self, own: &mut Option<String>, leaving: bool) -> Result<Joined, Failure> {
         let join = Join {
             name: self.node.to_string(),
             labels: self.labels.clone(),
             facts: self.facts.clone(),
+            leaving,
         };
         let given = self.token.as_ref().map(|token| &token.0);
         if own.is_none() {

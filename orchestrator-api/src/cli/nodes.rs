@@ -105,6 +105,7 @@ fn node_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) ->
             ("node", node.name.clone()),
             ("status", out.paint.state(&word(&node.status))),
             ("drain", yes(node.drain)),
+            ("leaving", yes(node.leaving)),
             ("executions", node.executions.to_string()),
             ("since", ago(&node.since)),
             ("labels", all(&node.labels)),
@@ -116,10 +117,10 @@ fn node_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) ->
 
 fn mark_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) -> String {
     let status = out.paint.state(&word(&node.status));
-    let drain = if node.drain {
-        "nothing new starts there"
-    } else {
-        "new work may start there"
+    let drain = match (node.drain, node.leaving) {
+        (true, _) => "nothing new starts there",
+        (false, true) => "nothing new starts there before its agent joins again: it is leaving",
+        (false, false) => "new work may start there",
     };
     format!("{}: {status}, {drain}\n", node.name)
 }

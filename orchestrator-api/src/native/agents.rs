@@ -53,6 +53,9 @@ struct Joined<'a> {
 
 /// Introduces a node, for the first time or again.
 ///
+/// An agent that is about to go says so by joining once more: its executions begin elsewhere, where they may, and nothing
+/// new starts there.
+///
 /// A join token is good for one node, whose own token comes with the answer. Until that is used, the answer may have been
 /// lost: the same node is given another one for the same join token.
 #[utoipa::path(
@@ -64,18 +67,20 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     ask.key();
     let (who, caller) = (ask.who(), ask.caller().clone());
     let body = ask.json();
-    let known = ["name", "labels", "facts"];
+    let known = ["name", "labels", "facts", "leaving"];
     let fields = Fields::open(String::new(), &body, &known, ask.faults());
     let wanted = fields.and_then(|mut fields| {
         let name = name(&mut fields, "name");
         let (labels, facts) = (fields.texts("labels"), fields.texts("facts"));
-        Some((name?, labels?, facts?))
+        let leaving = fields.read("leaving", "true or false", Value::as_bool);
+        Some((name?, labels?, facts?, leaving.unwrap_or(false)))
     });
-    let (name, labels, facts) = ask.done(wanted)?;
+    let (name, labels, facts, leaving) = ask.done(wanted)?;
     let input = Input::Join {
         name: name.clone(),
         labels,
         facts,
+        leaving,
     };
     // Before the token is used up for it.
     input.check()?;

@@ -368,6 +368,7 @@ async fn alone(world: &World) {
         name: "n1".into(),
         labels: Default::default(),
         facts: Default::default(),
+        leaving: false,
     };
     world.handle().fleet(join, None).await.expect("it joins");
 }

@@ -114,6 +114,7 @@ impl World {
                 name: name.as_str().into(),
                 labels: labels.clone(),
                 facts: Default::default(),
+                leaving: false,
             };
             self.handle().fleet(join, None).await.expect("it joins");
             self.listen(&name).await;

@@ -44,6 +44,8 @@ pub(super) fn fits(state: &State, event: &Event) -> bool {
         }),
         Event::Drained { name } => node(name).is_some_and(|node| !node.drain),
         Event::Enabled { name } => node(name).is_some_and(|node| node.drain),
+        Event::Leaving { name } => node(name).is_some_and(|node| !node.leaving),
+        Event::Stays { name } => node(name).is_some_and(|node| node.leaving),
         Event::Removed { name } => node(name).is_some(),
         Event::Answered { key, .. } => {
             (1..=KEY_BYTES_MAX).contains(&key.len())

@@ -66,6 +66,8 @@ impl Leases {
             | Event::FactsChanged { .. }
             | Event::Drained { .. }
             | Event::Enabled { .. }
+            | Event::Leaving { .. }
+            | Event::Stays { .. }
             | Event::LoadsChanged { .. }
             | Event::Answered { .. } => {}
         }

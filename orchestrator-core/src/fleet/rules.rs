@@ -39,7 +39,8 @@ pub(super) fn admit(state: &State, input: &Input) -> Result<Vec<Event>, Rejectio
             name,
             labels,
             facts,
-        } => admit_join(state, name, labels, facts)?,
+            leaving,
+        } => admit_join(state, name, labels, facts, *leaving)?,
         Input::Heartbeat { name } => reconnected(known(state, name)?).into_iter().collect(),
         Input::HeartbeatMany { names } => {
             all_known(state, names.iter())?;
@@ -111,21 +112,23 @@ fn admit_join(
     name: &NodeName,
     labels: &Labels,
     facts: &Facts,
+    leaving: bool,
 ) -> Result<Vec<Event>, Rejection> {
     check_join(name, labels, facts)?;
     let Some(node) = state.nodes.get(name) else {
         if state.nodes.len() >= FLEET_NODES_MAX {
             return Err(Rejection::TooManyNodes);
         }
-        let (name, labels, facts) = (name.clone(), labels.clone(), facts.clone());
-        return Ok(vec![Event::Joined {
-            name,
-            labels,
-            facts,
-        }]);
+        let joined = Event::Joined {
+            name: name.clone(),
+            labels: labels.clone(),
+            facts: facts.clone(),
+        };
+        let leaves = leaving.then(|| Event::Leaving { name: name.clone() });
+        return Ok([joined].into_iter().chain(leaves).collect());
     };
     let mut events = Vec::new();
-    // Labels first: who is told of the return should find it where it belongs now.
+    // The return last: who is told of it should find the node where it belongs now, and as it is.
     if node.labels != *labels {
         events.push(Event::LabelsChanged {
             name: name.clone(),
@@ -137,6 +140,12 @@ fn admit_join(
             name: name.clone(),
             facts: facts.clone(),
         });
+    }
+    let name = name.clone();
+    match (node.leaving, leaving) {
+        (false, true) => events.push(Event::Leaving { name }),
+        (true, false) => events.push(Event::Stays { name }),
+        _ => {}
     }
     events.extend(reconnected(node));
     Ok(events)
@@ -177,6 +186,7 @@ pub(super) fn apply(state: &mut State, entry: &Entry) {
                 load: 0,
                 connectivity: Connectivity::Connected,
                 drain: false,
+                leaving: false,
                 since: *at,
             };
             state.nodes.insert(name.clone(), node);
@@ -192,6 +202,8 @@ pub(super) fn apply(state: &mut State, entry: &Entry) {
         Event::WentDown { nodes } => connect(state, nodes, Connectivity::Down, *at),
         Event::Drained { name } => edit(state, name, |node| node.drain = true),
         Event::Enabled { name } => edit(state, name, |node| node.drain = false),
+        Event::Leaving { name } => edit(state, name, |node| node.leaving = true),
+        Event::Stays { name } => edit(state, name, |node| node.leaving = false),
         Event::Removed { name } => {
             state.nodes.remove(name);
         }

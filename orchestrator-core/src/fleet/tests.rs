@@ -47,6 +47,8 @@ fn word(event: &Event) -> &'static str {
         Event::WentDown { .. } => "down",
         Event::Drained { .. } => "drained",
         Event::Enabled { .. } => "enabled",
+        Event::Leaving { .. } => "leaving",
+        Event::Stays { .. } => "stays",
         Event::Removed { .. } => "removed",
         Event::LoadsChanged { .. } => "loads",
         Event::Answered { .. } => "answered",
@@ -69,7 +71,16 @@ fn join_with(name: &str, labels: &[(&str, &str)], facts: &[(&str, &str)]) -> Inp
         name: name.into(),
         labels: map(labels),
         facts: map(facts),
+        leaving: false,
     }
+}
+
+fn leave(name: &str) -> Input {
+    let mut input = join(name);
+    if let Input::Join { leaving, .. } = &mut input {
+        *leaving = true;
+    }
+    input
 }
 
 fn beat(name: &str) -> Input {
@@ -113,6 +124,39 @@ fn each_node_is_lost_on_time_whatever_the_order_of_heartbeats() {
     );
     // The input of a step comes before its silence.
     assert!(story.at(44_001, beat("a")).is_empty());
+}
+
+#[test]
+fn who_leaves_drains_until_it_joins_again() {
+    let mut story = Story::new();
+    assert_eq!(story.at(0, leave("n1")), ["joined", "leaving"]);
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    assert!(!story.fleet.node("n1").unwrap().drain);
+    assert!(story.at(1, leave("n1")).is_empty());
+    // It lives still: that is no word about staying.
+    assert!(story.at(20_000, beat("n1")).is_empty());
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    assert_eq!(story.at(60_000, Input::Tick), ["silent"]);
+    assert_eq!(story.status("n1"), NodeStatus::Disconnected);
+    assert_eq!(story.at(60_001, beat("n1")), ["back"]);
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    assert_eq!(story.at(95_000, Input::Tick), ["silent"]);
+    assert_eq!(story.at(95_001, join("n1")), ["stays", "back"]);
+    assert_eq!(story.status("n1"), NodeStatus::Ready);
+    // The operator's mark is another one.
+    let name: NodeName = "n1".into();
+    let key = None;
+    story.at(
+        95_001,
+        Input::Drain {
+            name: name.clone(),
+            key: key.clone(),
+        },
+    );
+    story.at(95_001, leave("n1"));
+    story.at(95_001, Input::Enable { name, key });
+    assert_eq!(story.status("n1"), NodeStatus::Draining);
+    assert_eq!(story.at(95_002, join("n1")), ["stays"]);
 }
 
 #[test]
@@ -372,6 +416,8 @@ fn a_log_that_says_what_cannot_have_happened_is_refused() {
         },
         Event::Drained { name: "n2".into() },
         Event::Enabled { name: name() },
+        Event::Leaving { name: stranger() },
+        Event::Stays { name: name() },
         Event::Removed { name: stranger() },
         Event::LoadsChanged {
             loads: [(stranger(), 1)].into(),
@@ -470,6 +516,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         (name(), zone).prop_map(|(name, zone)| join_with(&name, &[("zone", zone)], &[])),
         name().prop_map(|name| Input::Heartbeat { name }),
         prop::collection::vec(name(), 0..4).prop_map(|names| Input::HeartbeatMany { names }),
+        name().prop_map(|name| leave(&name)),
         (name(), key()).prop_map(|(name, key)| Input::Drain { name, key }),
         (name(), key()).prop_map(|(name, key)| Input::Enable { name, key }),
         name().prop_map(|name| Input::Remove { name }),

@@ -50,6 +50,8 @@ fn disturbed_all(value: &Value) -> Vec<Value> {
         "job_ended",
         "removed",
         "drained",
+        "leaving",
+        "stays",
     ];
     let mut others = disturbed(value);
     for at in found {

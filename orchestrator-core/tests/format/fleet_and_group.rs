@@ -14,11 +14,14 @@ fn fleet_log() -> Vec<fleet::Entry> {
             .collect()
     };
     let name = || "n1".into();
-    let join = |zone: &str, version: &str| Say::Join {
+    let say = |zone: &str, version: &str, leaving| Say::Join {
         name: name(),
         labels: texts(&[("zone", zone)]),
         facts: texts(&[("version", version)]),
+        leaving,
     };
+    let join = |zone, version| say(zone, version, false);
+    let leave = |zone, version| say(zone, version, true);
     let loads = [(name(), 3)].into_iter().collect();
     let steps = [
         (0, join("a", "1.0")),
@@ -44,6 +47,8 @@ fn fleet_log() -> Vec<fleet::Entry> {
         (31, Say::Tick),
         (301, Say::Tick),
         (0, Say::Remove { name: name() }),
+        (0, join("c", "2.0")),
+        (0, leave("c", "2.0")),
         (0, join("c", "2.0")),
     ];
     for (seconds, say) in steps {

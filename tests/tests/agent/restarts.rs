@@ -28,6 +28,52 @@ async fn leaving_leaves_workloads_and_draining_stops_them() {
 }
 
 #[tokio::test]
+async fn who_is_drained_tells_so_and_its_work_begins_elsewhere() {
+    let server = Server::start().await;
+    let mut nodes = [Node::here(&server, "n1"), Node::here(&server, "n2")];
+    server.api.nodes(2).await;
+    let mut job = service(&[], immediate());
+    job["replicas"] = json!(1);
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let at = eventually("one of them runs it", async || {
+        nodes.iter().position(|node| !node.processes().is_empty())
+    })
+    .await;
+    let left = nodes[at].name.clone();
+    nodes[at].leave(Leave::Drained).await;
+    assert!(nodes[at].processes().is_empty());
+    // Said, not found out by its silence.
+    let node = server.api.get(&format!("/v1/nodes/{left}")).await;
+    assert_eq!(node["node"]["leaving"], true, "{node}");
+    assert_eq!(node["node"]["status"], "draining", "{node}");
+    nodes[1 - at].answers(1).await;
+    // It is over when it comes again; what runs elsewhere stays there.
+    nodes[at].start_here();
+    eventually("it is ready", async || {
+        let node = server.api.get(&format!("/v1/nodes/{left}")).await;
+        (node["node"]["status"] == "ready").then_some(())
+    })
+    .await;
+    let node = server.api.get(&format!("/v1/nodes/{left}")).await;
+    assert_eq!(node["node"]["leaving"], false, "{node}");
+    assert!(nodes[at].processes().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_drained_while_the_server_is_away_goes_all_the_same() {
+    let server = Server::start().await;
+    let mut node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    drop(server);
+    node.leave(Leave::Drained).await;
+    assert!(node.processes().is_empty());
+}
+
+#[tokio::test]
 async fn what_ignores_the_signal_is_killed_with_its_children() {
     let server = Server::start().await;
     let mut node = Node::here(&server, "n1");

@@ -18,9 +18,10 @@ fn agree<One: Serialize + DeserializeOwned, Other: Serialize + DeserializeOwned>
 
 #[test]
 fn what_the_agent_says() {
-    agree::<wire::Join, schema::Join>(json!({
-        "name": "n1", "labels": { "zone": "z1" }, "facts": { "os": "linux" },
-    }));
+    let mut join = json!({ "name": "n1", "labels": { "zone": "z1" }, "facts": { "os": "linux" } });
+    agree::<wire::Join, schema::Join>(join.clone());
+    join["leaving"] = json!(true);
+    agree::<wire::Join, schema::Join>(join);
     let observations = [
         json!({ "kind": "started" }),
         json!({ "kind": "cannot_start", "detail": "no such file" }),
@@ -66,7 +67,7 @@ fn what_the_server_says() {
     // Of an answer to joining the agent needs little.
     let said = json!({
         "node": {
-            "name": "n1", "status": "ready", "drain": false, "labels": {}, "facts": {},
+            "name": "n1", "status": "ready", "drain": false, "leaving": false, "labels": {}, "facts": {},
             "executions": 0, "since": "2026-11-21T12:00:05Z",
         },
         "token": "orc_1", "server": "5eed", "lease": 30_000, "down_after": 300_000,

@@ -25,7 +25,10 @@ pub(super) fn action(command: &Command) -> &'static str {
 /// What people do to nodes.
 pub(super) fn audit_of_fleet(at: Time, who: &Who, input: &fleet::Input) -> Option<Audit> {
     let (action, node) = match input {
-        fleet::Input::Join { name, .. } => ("join", name),
+        fleet::Input::Join { name, leaving, .. } => match leaving {
+            false => ("join", name),
+            true => ("leave", name),
+        },
         fleet::Input::Drain { name, .. } => ("drain", name),
         fleet::Input::Enable { name, .. } => ("enable", name),
         fleet::Input::Remove { name } => ("remove", name),

@@ -67,6 +67,9 @@ pub struct Join {
     /// What it tells about itself. They replace the former ones.
     #[serde(default)]
     pub facts: BTreeMap<String, String>,
+    /// Whether it is about to go: nothing new should start there, until it joins and says no more so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// How a node's executions go.

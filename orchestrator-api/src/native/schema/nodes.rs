@@ -12,8 +12,12 @@ pub struct Node {
     pub name: String,
     /// What may be asked of it: `ready`, `draining`, `disconnected`, `down`.
     pub status: NodeStatus,
-    /// Whether nothing new should start there.
+    /// Whether an operator wants nothing new to start there.
     pub drain: bool,
+    /// Whether its agent says that it is about to go. It is over when the agent joins again.
+    #[serde(default)]
+    #[schema(required)]
+    pub leaving: bool,
     /// What selectors look at.
     pub labels: BTreeMap<String, String>,
     /// What it told about itself.
