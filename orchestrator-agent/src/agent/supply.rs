@@ -19,6 +19,8 @@ use crate::workload::Workload;
 const AT_ONCE_MAX: usize = 4;
 /// A source that was away so often in a row is told of. Until then it is worth no failed deployment.
 const AWAY_TOLD_AFTER: u32 = 3;
+/// Of the time between two tries a random part, of at least so much, is waited for: a fleet does not ask all at once.
+const WAIT_AT_LEAST: f64 = 0.5;
 /// What is not what was promised will hardly be better soon, and costs as much again.
 const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -139,13 +141,13 @@ impl Work {
         };
         let why = failed.why().to_owned();
         tracing::warn!(why, "an artifact does not come");
-        let wait = restart.wait(coming.row);
+        let wait = match failed {
+            Failed::Away(_) => restart.wait(coming.row),
+            Failed::Wrong(_) => restart.wait(coming.row).max(WRONG_AGAIN_AFTER),
+        };
+        coming.again = now + wait.mul_f64(rand::random_range(WAIT_AT_LEAST..=1.0));
         coming.row = coming.row.saturating_add(1);
         coming.task = None;
-        match failed {
-            Failed::Away(_) => coming.again = now + wait,
-            Failed::Wrong(_) => coming.again = now + wait.max(WRONG_AGAIN_AFTER),
-        }
         if coming.row >= AWAY_TOLD_AFTER || matches!(failed, Failed::Wrong(_)) {
             coming.why = Some(why);
         }

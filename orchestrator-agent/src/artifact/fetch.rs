@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper::{Response, StatusCode, Uri};
 use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
@@ -55,12 +56,28 @@ pub(crate) async fn fetch(
         Source::File(path) => name(&path.to_string_lossy(), failed),
         Source::Url(url) => name(public(url), failed),
     };
+    let mut end = End::Marked;
     if let Source::Url(url) = &artifact.source {
         let downloaded = download(url, bounds.bytes_max, authorities, send).await;
-        downloaded.map_err(named)?;
+        end = downloaded.map_err(named)?;
     }
     let broken = |_| Err(Failed::Away("a part of the agent has failed".to_owned()));
-    made.await.unwrap_or_else(broken).map_err(named)
+    let made = made.await.unwrap_or_else(broken).map_err(named);
+    made.map_err(|failed| match (failed, end) {
+        (Failed::Wrong(why), End::Unmarked) => Failed::Away(format!(
+            "{why} (it was sent without a length: it may have been cut)"
+        )),
+        (failed, _) => failed,
+    })
+}
+
+/// How an answer shows where it ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// By its length, or by a last piece: what is cut is an error.
+    Marked,
+    /// With the connection: what is cut looks whole.
+    Unmarked,
 }
 
 fn name(source: &str, failed: Failed) -> Failed {
@@ -90,7 +107,7 @@ async fn download(
     bytes_max: u64,
     authorities: Option<PathBuf>,
     send: mpsc::Sender<Bytes>,
-) -> Result<(), Failed> {
+) -> Result<End, Failed> {
     let mut at = uri(url).map_err(Failed::Wrong)?;
     for _ in 0..=REDIRECTS_MAX {
         let (from, authorities) = (at.clone(), authorities.clone());
@@ -124,7 +141,14 @@ async fn receive(
     answer: Response<hyper::body::Incoming>,
     bytes_max: u64,
     send: &mpsc::Sender<Bytes>,
-) -> Result<(), Failed> {
+) -> Result<End, Failed> {
+    let is_marked = answer.body().size_hint().exact().is_some()
+        || answer.headers().contains_key("transfer-encoding");
+    let end = if is_marked {
+        End::Marked
+    } else {
+        End::Unmarked
+    };
     let length = answer.headers().get("content-length");
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > bytes_max) {
@@ -147,7 +171,7 @@ async fn receive(
         }
         // Who does not listen any more says why.
         if send.send(piece.unwrap_or_default()).await.is_err() || is_last {
-            return Ok(());
+            return Ok(end);
         }
     }
 }

@@ -22,6 +22,8 @@ enum Answer {
     Elsewhere(String),
     /// Says that it is so long, and sends no more than this.
     Stalls(usize, Vec<u8>),
+    /// Says nothing of a length, and closes the connection after this.
+    Ends(Vec<u8>),
 }
 
 #[derive(Default)]
@@ -105,13 +107,15 @@ async fn answer(stream: TcpStream, shelf: &Mutex<Shelf>) -> io::Result<()> {
             None => Answer::Status(404),
         }
     };
+    let said = |length: usize| format!("content-length: {length}\r\n");
     let (status, more, length, bytes) = match answer {
-        Answer::File(bytes) => (200, String::new(), bytes.len(), bytes),
-        Answer::Status(status) => (status, String::new(), 0, Vec::new()),
-        Answer::Elsewhere(to) => (302, format!("location: {to}\r\n"), 0, Vec::new()),
-        Answer::Stalls(length, bytes) => (200, String::new(), length, bytes),
+        Answer::File(bytes) => (200, said(bytes.len()), bytes.len(), bytes),
+        Answer::Status(status) => (status, said(0), 0, Vec::new()),
+        Answer::Elsewhere(to) => (302, format!("location: {to}\r\n{}", said(0)), 0, Vec::new()),
+        Answer::Stalls(length, bytes) => (200, said(length), length, bytes),
+        Answer::Ends(bytes) => (200, String::new(), bytes.len(), bytes),
     };
-    let head = format!("HTTP/1.1 {status} Said\r\n{more}content-length: {length}\r\n\r\n");
+    let head = format!("HTTP/1.1 {status} Said\r\n{more}\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&bytes).await?;
     stream.flush().await?;
@@ -297,8 +301,20 @@ async fn a_source_that_is_away_is_tried_again() {
     assert_eq!(files.asked("service"), 3);
     node.answers(1).await;
 
+    // Nor is an answer that was cut where nobody can tell.
+    let cut = Answer::Ends(program[..program.len() / 2].to_vec());
+    let whole = [&program[..], b"whole"].concat();
+    let url = files.put("cut", [cut.clone(), cut, Answer::Ends(whole.clone())]);
+    let id = server
+        .api
+        .register(brought(&url, &sha256(&whole), "{ARTIFACT}", rolling()))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    assert_eq!(files.asked("cut"), 3);
+    node.answers(2).await;
+
     // What is wanted no more is not asked for again.
-    let none = format!("{url}-none");
+    let none = format!("http://{}/none", files.address);
     let other = sha256(b"other");
     let id = server
         .api
@@ -309,9 +325,9 @@ async fn a_source_that_is_away_is_tried_again() {
     assert!(said.contains("the answer is 404"), "{said}");
     let rollback = failed["rolled_back_by"].as_str().unwrap();
     server.api.until_state(rollback, "completed").await;
-    let asked = files.asked("service-none");
+    let asked = files.asked("none");
     assert!(asked >= 3, "{asked}");
-    node.answers(1).await;
+    node.answers(2).await;
 
     // A file of the node that comes late.
     let path = node.path("late");
@@ -324,8 +340,8 @@ async fn a_source_that_is_away_is_tried_again() {
     let said = server.api.targets(&id).await;
     assert!(said.contains("No such file"), "{said}");
     std::fs::write(&path, late).unwrap();
-    node.answers(3).await;
-    assert_eq!(files.asked("service-none"), asked);
+    node.answers(4).await;
+    assert_eq!(files.asked("none"), asked);
 }
 
 #[tokio::test]
