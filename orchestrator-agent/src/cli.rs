@@ -21,6 +21,8 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --token-file FILE  a join token, or the node's own; or ORCHESTRATOR_TOKEN
   --label KEY=VALUE  for selectors; may be said often
   --docker SOCKET    where a Docker Engine listens (/var/run/docker.sock)
+  --docker-config FILE
+                     what `docker login` has written (config.json): with it, images come from registries with a password
   --external NAME=PROGRAM
                      a program that runs workloads of the driver `external`; may be said often
   --artifact-mib N   take no artifact that is larger (1024); unpacked it may be four times as large
@@ -190,6 +192,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 settings.labels.insert(key.to_owned(), value.to_owned());
             }
             "--docker" => settings.docker = value()?.into(),
+            "--docker-config" => settings.docker_config = Some(value()?.into()),
             "--external" => {
                 let external = text(value()?)?;
                 let parts = external.split_once('=');

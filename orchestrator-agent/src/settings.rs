@@ -31,6 +31,9 @@ pub struct Settings {
     pub shim: Vec<OsString>,
     /// Where a Docker Engine listens.
     pub docker: PathBuf,
+    /// What `docker login` has written, with passwords of registries. It is read anew for each image. Programs that it
+    /// names are not asked.
+    pub docker_config: Option<PathBuf>,
     /// Programs that run workloads, by the names that jobs call them by; see [`external`](crate::driver::external).
     pub externals: BTreeMap<String, PathBuf>,
     /// The most that artifacts take of the node.
@@ -67,6 +70,7 @@ impl Settings {
             labels: BTreeMap::new(),
             shim: Vec::new(),
             docker: DOCKER.into(),
+            docker_config: None,
             externals: BTreeMap::new(),
             artifacts: Bounds::default(),
             accept_older: false,

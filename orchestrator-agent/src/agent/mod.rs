@@ -169,7 +169,13 @@ impl Agent {
             node: self.settings.node.as_str().into(),
             runs_dir: self.dir.join("runs"),
             drivers: BTreeMap::from([
-                ("docker", Arc::new(Docker::new(&self.settings.docker)) as _),
+                (
+                    "docker",
+                    Arc::new(Docker::new(
+                        &self.settings.docker,
+                        self.settings.docker_config.as_deref(),
+                    )) as _,
+                ),
                 ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
                 (
                     "external",

@@ -11,13 +11,13 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::harness::{Node, Server, canary, eventually, known, rolling, service};
 
-const IMAGE: &str = "orchestrator-test-service";
+pub(crate) const IMAGE: &str = "orchestrator-test-service";
 
 /// Two engines would share a bridge and the rules of the firewall.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// An engine of this test's own. It ends with this, and all of its containers before it.
-struct Engine {
+pub(crate) struct Engine {
     dir: TempDir,
     daemon: Option<Child>,
     /// The last to go.
@@ -26,7 +26,7 @@ struct Engine {
 
 impl Engine {
     /// `None` where this machine or this user can have none.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let may = rustix::process::geteuid().is_root() && known("dockerd") && known("iptables");
         if !may {
             eprintln!("SKIPPED: there is no dockerd and iptables here, or this is not root");
@@ -40,11 +40,11 @@ impl Engine {
         engine.begin().await.then_some(engine)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("docker.sock")
     }
 
@@ -98,7 +98,7 @@ impl Engine {
         docker.args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    fn told(&self, args: &[&str]) -> String {
+    pub(crate) fn told(&self, args: &[&str]) -> String {
         let output = self.docker(args);
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let why = String::from_utf8_lossy(&output.stderr);
@@ -107,7 +107,7 @@ impl Engine {
     }
 
     /// Makes an image of the service, with nothing else in it.
-    fn provide(&self, tag: &str) {
+    pub(crate) fn provide(&self, tag: &str) {
         let image = format!("{IMAGE}:{tag}");
         let tar = Command::new("tar")
             .args(["--create", "--directory"])
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// The ids of all containers, also of those that have ended.
-    fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         let all = self.told(&["ps", "--all", "--quiet", "--no-trunc"]);
         all.lines().map(str::to_owned).collect()
     }
@@ -189,7 +189,7 @@ fn static_service() -> &'static Path {
 }
 
 /// The service in a container, where it listens on port 80.
-fn contained(tag: &str, env: &[(&str, &str)], more: Value) -> Value {
+pub(crate) fn contained(tag: &str, env: &[(&str, &str)], more: Value) -> Value {
     let mut env = env.to_vec();
     env.push(("BIND", "0.0.0.0"));
     let mut job = service(&env, more);

@@ -108,6 +108,8 @@ pub(crate) struct Node {
     agent: Running,
     /// Where its Docker Engine listens.
     docker: PathBuf,
+    /// What `docker login` has written.
+    pub(crate) docker_config: Option<PathBuf>,
     /// The network namespace that it lives in, if not the test's.
     namespace: Option<String>,
 }
@@ -137,6 +139,7 @@ impl Node {
             dir: tempfile::tempdir().unwrap(),
             agent: Running::Nowhere,
             docker: PathBuf::from("/nowhere/docker.sock"),
+            docker_config: None,
             namespace: None,
         }
     }
@@ -165,6 +168,7 @@ impl Node {
     pub(crate) fn start_here(&mut self) {
         let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
         settings.docker.clone_from(&self.docker);
+        settings.docker_config.clone_from(&self.docker_config);
         settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

@@ -14,6 +14,7 @@ mod link;
 mod logs;
 mod manners;
 mod netns;
+mod registry;
 mod restarts;
 mod rollouts;
 mod systemd;

@@ -7,11 +7,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::login;
 use crate::net::{self, Connection, within};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -21,11 +23,15 @@ const SIGN_WITHIN: Duration = Duration::from_secs(120);
 /// The longest line about a pull.
 const LINE_BYTES_MAX: usize = 1 << 20;
 const REFUSAL_CHARS_MAX: usize = 500;
+/// What registries say to who may not have an image. The engine calls that an error of its own.
+const NOT_ALLOWED: [&str; 3] = ["no basic auth credentials", "unauthorized", "denied"];
 
 /// Where an engine listens.
 #[derive(Clone, Debug)]
 pub(super) struct Engine {
     socket: PathBuf,
+    /// Where passwords of registries are kept.
+    logins: Option<PathBuf>,
 }
 
 /// Why the engine has not done it.
@@ -40,6 +46,16 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// Of an image: whether it may come the next time.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Away { .. } => true,
+            Self::Refused { status, why } => {
+                status.is_server_error() && !NOT_ALLOWED.iter().any(|words| why.contains(words))
+            }
+        }
+    }
+
     pub(super) fn is(&self, wanted: StatusCode) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == wanted)
     }
@@ -95,9 +111,10 @@ impl State {
 }
 
 impl Engine {
-    pub(super) fn new(socket: &Path) -> Self {
+    pub(super) fn new(socket: &Path, logins: Option<&Path>) -> Self {
         Self {
             socket: socket.to_owned(),
+            logins: logins.map(Path::to_owned),
         }
     }
 
@@ -115,13 +132,13 @@ impl Engine {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(Connection, Incoming), Failed> {
-        let away = |why| self.away(why);
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "docker")
-            .header("content-type", "application/json")
+        self.send(request(method, path), bytes).await
+    }
+
+    async fn send(&self, request: Builder, bytes: Bytes) -> Result<(Connection, Incoming), Failed> {
+        let away = |why| self.away(why);
+        let request = request
             .body(Full::new(bytes))
             .map_err(|why| away(io::Error::other(why)))?;
         let connected = within(ANSWER_WITHIN, async {
@@ -190,7 +207,19 @@ impl Engine {
     /// Brings an image here.
     pub(super) async fn pull(&self, image: &str) -> Result<(), Failed> {
         let path = format!("/images/create?fromImage={}", escape(&tagged(image)));
-        let (_connection, mut body) = self.open("POST", &path, None).await?;
+        let mut request = request("POST", &path);
+        let login = self
+            .logins
+            .as_deref()
+            .map(|file| login::header(file, image));
+        let login = login.transpose().map_err(|why| Failed::Refused {
+            status: StatusCode::UNAUTHORIZED,
+            why: why.to_string(),
+        })?;
+        if let Some(login) = login.flatten() {
+            request = request.header("x-registry-auth", login);
+        }
+        let (_connection, mut body) = self.send(request, Bytes::new()).await?;
         let mut line = Vec::new();
         loop {
             let more = within(SIGN_WITHIN, net::next(&mut body)).await;
@@ -211,7 +240,7 @@ impl Engine {
                 // The head was sent before anything could fail.
                 if let Some(why) = said["error"].as_str() {
                     return Err(Failed::Refused {
-                        status: StatusCode::NOT_FOUND,
+                        status: StatusCode::BAD_GATEWAY,
                         why: why.chars().take(REFUSAL_CHARS_MAX).collect(),
                     });
                 }
@@ -268,6 +297,14 @@ impl Engine {
             _ => told["ExitCode"].as_i64(),
         })
     }
+}
+
+fn request(method: &str, path: &str) -> Builder {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "docker")
+        .header("content-type", "application/json")
 }
 
 /// Without a tag or a digest the engine would bring all that there are.

@@ -14,6 +14,10 @@
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
+//! An image of a registry that wants a password comes with that which `docker login` has kept in the file of
+//! [`docker_config`](crate::Settings::docker_config). One that does not come, because its registry is away, is asked for
+//! again for a minute.
+//!
 //! The job's `volumes` and `resources` hold for it. In its environment `PORT` and `PORT_HTTP` are the ports inside. A check
 //! of the type `command` runs in the container.
 //!
@@ -22,6 +26,7 @@
 
 mod config;
 mod engine;
+mod login;
 mod output;
 
 use std::collections::BTreeMap;
@@ -44,9 +49,11 @@ use crate::runs::{Run, RunId};
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
 
-/// How long a run that was not begun waits for an engine that does not answer.
+/// How long a run that was not begun waits for an engine that does not answer, or for a registry that does not.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A registry that is away is asked less and less often, down to this.
+const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
 /// How long the last output of what has ended is waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// All of the output was taken.
@@ -72,10 +79,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Docker {
-    /// With the engine that listens on this socket.
-    pub fn new(socket: &Path) -> Self {
+    /// With the engine that listens on this socket, and the passwords for registries that `docker login` has kept in this
+    /// file.
+    pub fn new(socket: &Path, logins: Option<&Path>) -> Self {
         Self {
-            engine: Engine::new(socket),
+            engine: Engine::new(socket, logins),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
         }
@@ -152,8 +160,26 @@ impl Docker {
             }
         };
         match pull {
-            true => self.engine.pull(&config.image).await,
+            true => self.pull(&config.image).await,
             false => Ok(()),
+        }
+    }
+
+    /// A registry that is away for a moment is worth no failed deployment.
+    async fn pull(&self, image: &str) -> Result<(), Failed> {
+        let (mut since, mut wait) = (None, AGAIN_AFTER);
+        loop {
+            match self.engine.pull(image).await {
+                Err(failed)
+                    if failed.may_pass()
+                        && since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
+                {
+                    tracing::warn!(%failed, image, "an image does not come");
+                    sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
+                    wait = (wait * 2).min(PULL_AGAIN_AFTER_MAX);
+                }
+                pulled => return pulled,
+            }
         }
     }
 
