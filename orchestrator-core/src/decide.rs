@@ -290,10 +290,8 @@ fn promote(rollout: &Rollout) -> Option<Event> {
 fn next_wave(state: &State, rollout: &Rollout) -> Option<Event> {
     let head = &rollout.head;
     let immediate = head.spec.gate().is_none();
-    // An updated target that is bad now, or has moved, has its time to show that it is well. What takes a bad version
-    // back does not wait for it.
-    let holds = head.tally.in_flight() > 0
-        || rollout.waits_for_proof() && head.kind != DeploymentKind::Rollback;
+    // An updated target that is bad now, or has moved, has its time to show that it is well.
+    let holds = head.tally.in_flight() > 0 || rollout.waits_for_proof();
     if head.tally.pending == 0 || holds && !immediate {
         return None;
     }

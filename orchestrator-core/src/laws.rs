@@ -194,7 +194,11 @@ fn taken_back(state: &State, version: u32) -> bool {
 /// Whether a version failed where an execution runs it, or its last deployment failed that was no restart: as far as the
 /// deployments that are remembered tell.
 fn has_failed(state: &State, slot: u32, version: u32) -> bool {
-    let of = |head: &&Head| head.to == version && head.kind != DeploymentKind::Restart;
+    let of = |head: &&Head| {
+        let tried =
+            head.state == DeploymentState::Completed || head.kind != DeploymentKind::Restart;
+        head.to == version && tried
+    };
     let last = state.heads().find(of);
     let slot = &state.slots[slot as usize];
     let there = state.rollout.as_ref().and_then(|r| {

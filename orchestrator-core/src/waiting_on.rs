@@ -1,5 +1,6 @@
 //! What an unfinished deployment waits for, and the one sentence that tells an operator.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::decide::{none_wanted, too_many_failed};
@@ -126,10 +127,10 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
         return WaitingOn::Promotion;
     }
     // Updated targets that turned bad have a deadline again; silent ones only come back.
-    let proof = rollout.is_gated() || rollout.waits_for_proof();
-    match rollout.suspects.first().filter(|_| proof) {
-        Some((due, _)) => WaitingOn::Proof {
-            targets: doubted(rollout).len() as u32,
+    let doubted = Doubted::of(rollout);
+    match doubted.due() {
+        Some(due) => WaitingOn::Proof {
+            targets: doubted.len() as u32,
             sign: sign(head),
             deadline: Some(wall(state, rollout, due)),
         },
@@ -142,24 +143,44 @@ pub(crate) fn waiting_on(state: &State, rollout: &Rollout) -> WaitingOn {
 const NAMES_MAX: usize = 3;
 
 /// The updated targets that it waits for: canaries whenever they turned bad.
-fn doubted(rollout: &Rollout) -> Vec<u32> {
-    if rollout.is_gated() {
-        rollout.suspects.iter().collect()
-    } else {
-        rollout.awaited.iter().copied().collect()
-    }
+struct Doubted<'a> {
+    rollout: &'a Rollout,
+    /// Of all that are unproven, those that count.
+    only: Option<&'a BTreeSet<u32>>,
 }
 
-/// The nodes of these targets, of many the first ones.
-fn named(state: &State, rollout: &Rollout, targets: &[u32]) -> String {
-    let names = targets.iter().take(NAMES_MAX);
-    let names = names.map(|&t| state.node_of(rollout.targets[t as usize].slot));
-    let mut text = names.collect::<Vec<_>>().join(", ");
-    let more = targets.len().saturating_sub(NAMES_MAX);
-    if more > 0 {
-        text += &format!(" and {more} more");
+impl<'a> Doubted<'a> {
+    fn of(rollout: &'a Rollout) -> Self {
+        let only = (!rollout.is_gated()).then_some(&rollout.awaited);
+        Self { rollout, only }
     }
-    text
+
+    fn len(&self) -> usize {
+        self.only.map_or(self.rollout.suspects.len(), BTreeSet::len)
+    }
+
+    /// The earliest of their deadlines. Who is not among them was mostly bad later, and is due later.
+    fn due(&self) -> Option<u64> {
+        let counts = |target: &u32| self.only.is_none_or(|only| only.contains(target));
+        let first = self.rollout.suspects.iter().find(counts);
+        first.and_then(|target| self.rollout.suspects.of(target))
+    }
+
+    /// Their nodes, of many some of them.
+    fn names(&self, state: &State) -> String {
+        let all: &mut dyn Iterator<Item = u32> = match self.only {
+            None => &mut self.rollout.suspects.iter(),
+            Some(only) => &mut only.iter().copied(),
+        };
+        let names = all.take(NAMES_MAX);
+        let names = names.map(|t| state.node_of(self.rollout.targets[t as usize].slot));
+        let mut text = names.collect::<Vec<_>>().join(", ");
+        let more = self.len().saturating_sub(NAMES_MAX);
+        if more > 0 {
+            text += &format!(" and {more} more");
+        }
+        text
+    }
 }
 
 /// A deadline on the driver's clock. While paused: as if it were resumed now.
@@ -256,14 +277,14 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 )
             }
             WaitingOn::Proof { sign, .. } => {
-                let targets = doubted(rollout);
-                let count = targets.len() as u32;
+                let doubted = Doubted::of(rollout);
+                let count = doubted.len() as u32;
                 let which = if count == head.tally.updated {
                     ""
                 } else {
                     " of them"
                 };
-                let names = named(state, rollout, &targets);
+                let names = doubted.names(state);
                 let wave = head.wave;
                 format!("wave {wave}: {done}, waiting for {count}{which} to {sign} again: {names}")
             }

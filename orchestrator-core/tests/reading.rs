@@ -6,7 +6,7 @@ use orchestrator_core::Outcome;
 use orchestrator_core::spec::JobType;
 use orchestrator_core::{
     CANARY_NODES_MAX, Command, Effect, Ending, HISTORY_KEPT, Input, Job, Narrator, Report, Request,
-    Sentence, VERSIONS_KEPT, explain,
+    Sentence, VERSIONS_KEPT, WaitingOn, explain,
 };
 use story::{SEED, Story};
 
@@ -218,6 +218,40 @@ fn a_page_of_targets_joins_with_assignments_and_reports() {
     let step = story.job.step(story.now, Input::Reports(&[report]));
     let (entries, sealed) = step.expect("reports are not refused").split();
     assert!(sealed.committed().ignored.is_empty() && !entries.is_empty());
+}
+
+#[test]
+fn a_target_is_lost_while_its_node_is_silent_and_no_longer() {
+    let mut story = played(
+        "nodes n1..n4\ndeploy v1\neveryone started\ndeploy v2 rolling 2\nwave stays healthy 30s\n#1 lost",
+    );
+    let is_lost = |story: &Story| story.job.targets().next().expect("it has targets").lost;
+    assert!(is_lost(&story));
+    story
+        .play("wave stays healthy 30s\nexpect completed")
+        .unwrap_or_else(|why| panic!("{why}"));
+    assert!(is_lost(&story));
+    story.play("#1 back").unwrap_or_else(|why| panic!("{why}"));
+    assert!(!is_lost(&story));
+}
+
+#[test]
+fn the_deadline_that_is_shown_is_one_of_those_who_are_waited_for() {
+    // The first is waited for, and moves; the second turned bad too late for that, and is due earlier now.
+    let story = played(
+        "nodes n1..n9\ndeploy v1 replicas=4\neveryone started\n\
+         deploy v2 rolling 2 replicas=4 max_failed_percent=100 deadline=5m\n\
+         wave stays healthy 30s\n#1 unhealthy\nwave stays healthy 30s\n\
+         expect waiting for 1 updated node to become healthy again\n\
+         pass 10s\n#2 unhealthy\npass 10s\n#1 draining",
+    );
+    let due = |number: usize| story.job.targets().nth(number).and_then(|t| t.deadline);
+    assert!(due(1) < due(0), "{:?} {:?}", due(1), due(0));
+    let waits = story.job.waiting_on();
+    assert!(
+        matches!(waits, Some(WaitingOn::Proof { targets: 1, deadline, .. }) if deadline == due(0)),
+        "{waits:?}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod story;
 
 use orchestrator_core::spec::JobSpec;
-use orchestrator_core::{Command, Entry, Event, Input, Job, Member, Presence, Request, Time};
+use orchestrator_core::{Command, Entry, Event, Input, Job, Member, Presence, Request, Time, laws};
 use story::{SEED, Story};
 
 fn played(lines: &str) -> Story {
@@ -38,6 +38,40 @@ fn a_job_that_is_rebuilt_takes_the_time_until_its_first_step_for_nobodys() {
     let step = job.step(later, Input::Absent { millis: 0 });
     let (entries, _) = step.expect("it is taken").split();
     assert_eq!(entries[0].event.kind(), "failed");
+}
+
+/// Of programs that were never released, but whose data is there: the one wrote the open waves in the order in which they
+/// began, the other nobody's number of those who are waited for.
+#[test]
+fn what_was_written_in_an_earlier_form_goes_on() {
+    let begin: Time = "2026-01-01T00:00:32Z".parse().expect("a time");
+    for (bytes, waits) in [
+        (
+            &include_bytes!("golden/earlier/open-in-the-order-of-opening.json")[..],
+            "waiting for 4 nodes to become healthy",
+        ),
+        (
+            &include_bytes!("golden/earlier/quiet-without-awaited.json")[..],
+            "waiting for 2 of them to become healthy again",
+        ),
+    ] {
+        let mut job = Job::from_snapshot(bytes).expect("it is read");
+        let mut now = begin;
+        let _ = job.step(now, Input::Tick).expect("it is time");
+        let status = job.deployment().expect("it is there").status;
+        assert!(status.message.contains(waits), "{}", status.message);
+        // Nobody is heard of any more: each deadline passes in its turn, until it is over.
+        let mut steps = 0;
+        while let Some(wake) = job.wake() {
+            assert!(wake > now, "{wake:?} is not after {now:?}");
+            now = wake;
+            let _ = job.step(now, Input::Tick).expect("it is time");
+            assert_eq!(laws::check(&job), Ok(()));
+            steps += 1;
+            assert!(steps < 100, "{:?}", job.waiting_on());
+        }
+        assert_eq!(job.waiting_on(), None);
+    }
 }
 
 #[test]

@@ -328,7 +328,9 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
                 TargetState::Pending | TargetState::Skipped if told == 0 => 1,
                 TargetState::Pending | TargetState::Skipped => {
                     let back = rollout.head.kind == DeploymentKind::Rollback;
-                    let bad = back && told == rollout.head.from || state.runs_what_failed(slot);
+                    let bad = back && told == rollout.head.from
+                        || state.runs_what_failed(slot)
+                        || stage == Stage::Failed;
                     if bad { SOMETHING } else { 5 }
                 }
                 TargetState::Updating | TargetState::Observing => 3,
@@ -339,9 +341,10 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
             None => WELL,
         },
         None if told == 0 => 0,
-        None if state.runs_what_failed(slot) => 1,
-        None if state.current != 0 && told != state.current => 2,
-        None => 3 + u8::from(!matches!(stage, Stage::Unproven | Stage::Failed)),
+        None if stage == Stage::Failed && told != state.current => 1,
+        None if state.runs_what_failed(slot) => 2,
+        None if state.current != 0 && told != state.current => 3,
+        None => 4 + u8::from(!matches!(stage, Stage::Unproven | Stage::Failed)),
     };
     (!state.unplaced.contains(&slot), state.is_ready(slot), good)
 }

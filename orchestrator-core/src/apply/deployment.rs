@@ -291,6 +291,8 @@ pub(super) fn resumed(state: &mut State) {
     if let Some(since) = rollout.paused_at.take() {
         rollout.held += elapsed.saturating_sub(since);
     }
+    // A person goes on: whoever is bad by now is waited for.
+    rollout.quiet_since = None;
     rollout.head.state = DeploymentState::InProgress;
     if rollout.head.cause.take().is_some() {
         // A person saw these failures and went on; failed canaries are replaced.
@@ -327,11 +329,12 @@ pub(super) fn ended(state: &mut State, aftermath: Aftermath, effects: &mut Vec<E
     }
     if completed {
         // Which of its own failed after all are within what was allowed.
-        let targets = self::rollout(state).targets.iter().map(|t| t.slot);
-        for slot in targets.collect::<Vec<_>>() {
+        let targets = self::rollout(state).targets.iter();
+        let targets = targets.map(|t| (t.slot, t.state() == TargetState::Failed));
+        for (slot, failed) in targets.collect::<Vec<_>>() {
             let slot = &mut state.slots[slot as usize];
             if slot.stage == Stage::Unproven {
-                slot.stage = Stage::Told;
+                slot.stage = if failed { Stage::Failed } else { Stage::Told };
             }
         }
     }

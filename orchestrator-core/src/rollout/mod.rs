@@ -375,9 +375,11 @@ impl Rollout {
         }
     }
 
-    /// Notes since when nothing is in flight, and who was bad then.
+    /// Notes since when nothing is in flight, and who was bad then. Between the waves of a rollback nobody is waited for.
     pub(crate) fn note_quiet(&mut self, elapsed: u64) {
-        if self.head.state.is_final() || self.head.tally.in_flight() > 0 {
+        let tally = &self.head.tally;
+        let goes_on = self.head.kind == DeploymentKind::Rollback && tally.pending > 0;
+        if self.head.state.is_final() || tally.in_flight() > 0 || goes_on {
             self.quiet_since = None;
             self.awaited.clear();
         } else if self.quiet_since.is_none() {
@@ -403,6 +405,14 @@ impl Rollout {
         let numbered = (0..).zip(&self.dispatches);
         let idle = numbered.filter(|(_, dispatch)| dispatch.named == 0);
         self.idle = idle.map(|(index, _)| index).collect();
+        // Once they were kept in the order in which they were opened, and nobody was awaited by number.
+        let dispatches = &self.dispatches;
+        let due = |d: &u32| (dispatches.get(*d as usize).map(|d| d.due), *d);
+        self.open.make_contiguous().sort_by_key(due);
+        if let Some(since) = self.quiet_since {
+            let due = since + self.deadline_millis();
+            self.awaited.extend(self.suspects.by(due));
+        }
     }
 
     /// Whether what comes next waits for updated targets to show that they are well: for those that were bad, or had
