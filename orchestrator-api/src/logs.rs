@@ -234,6 +234,11 @@ impl Logs {
         (lines, inner.last)
     }
 
+    /// After which number new lines come, of whatever job.
+    pub(crate) fn newest(&self) -> u64 {
+        self.inner().last
+    }
+
     /// The next lines after this number, at most so many, oldest first.
     pub(crate) fn after(&self, of: &Of, number: u64, most: usize) -> Vec<Arc<Line>> {
         let inner = self.inner();

@@ -122,7 +122,7 @@ pub enum Command {
 
 impl Command {
     /// The deployment that it is about; `None` where it is about the job.
-    pub(crate) fn deployment(&self) -> Option<DeploymentId> {
+    pub fn deployment(&self) -> Option<DeploymentId> {
         match *self {
             Self::Promote(id) | Self::Pause(id) | Self::Resume(id) | Self::Cancel(id) => Some(id),
             Self::Fail { deployment, .. } => Some(deployment),

@@ -169,6 +169,7 @@ impl From<TokenError> for Problem {
             TokenError::NodeName | TokenError::NoNode | TokenError::NodeOfPerson => {
                 Self::invalid(false, at("/node"))
             }
+            TokenError::Denied(denied) => denied.clone().into(),
             TokenError::AdminFirst => Self::conflict("admin-first", &why),
             TokenError::KeyUsed(_) => Self::conflict("key-used", &why),
             TokenError::Changed(_) => Self::conflict("changed-meanwhile", &why),

@@ -195,7 +195,10 @@ impl Access {
     ) -> Result<Caller, (String, Denied)> {
         let named = asked.request.clone();
         let checked = self.check_as(headers, asked.from, named).await;
-        let caller = checked.map_err(|denied| (format!("unknown, from {}", asked.from), denied))?;
+        let caller = checked.map_err(|(whose, denied)| {
+            let whose = whose.as_deref().unwrap_or("unknown");
+            (format!("{whose}, from {}", asked.from), denied)
+        })?;
         let foreign =
             caller.via.is_ambient() && asked.mutates && headers::is_of_another_site(uri, headers)
                 || caller.known.is_none() && !headers::is_for_loopback(uri, headers);

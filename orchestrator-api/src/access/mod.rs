@@ -113,6 +113,11 @@ impl Known {
         }
     }
 
+    /// Its name and id.
+    fn name(&self) -> String {
+        format!("{} ({})", self.kept.name, self.id)
+    }
+
     fn good_at(&self, now: Time) -> Result<(), Denied> {
         if self.kept.is_good(now) {
             return Ok(());
@@ -127,6 +132,7 @@ impl Known {
 /// Who makes a request. To be taken by a handler as an argument.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    access: Access,
     /// `None`: anyone, where the server is open.
     known: Option<Arc<Known>>,
     via: Via,
@@ -137,7 +143,7 @@ impl Caller {
     /// The token's name and id, or `anonymous`.
     pub fn name(&self) -> String {
         match &self.known {
-            Some(known) => format!("{} ({})", known.kept.name, known.id),
+            Some(known) => known.name(),
             None => "anonymous".to_owned(),
         }
     }
@@ -179,6 +185,18 @@ impl Caller {
         }
     }
 
+    /// Whether he is let in now, as he would be if he came again: to be asked once more when time has passed.
+    pub async fn again(&self) -> Result<(), Denied> {
+        match &self.known {
+            Some(known) => {
+                let known = self.access.look_up(known.hash, &known.id).await?;
+                known.good_at(now())
+            }
+            None if self.access.is_open() => Ok(()),
+            None => Err(Denied::Missing),
+        }
+    }
+
     /// For the engine, and the audit log.
     pub fn who(&self) -> Who {
         Who {
@@ -210,39 +228,44 @@ impl Access {
 
     /// Says whose request this is. `from` is the address that it comes from, as far as that is known.
     pub async fn check(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denied> {
-        self.check_as(headers, from, headers::request(headers))
-            .await
+        let request = headers::request(headers);
+        let checked = self.check_as(headers, from, request).await;
+        checked.map_err(|(_, denied)| denied)
     }
 
+    /// Where it is denied, also whose token it is, if that is known.
     async fn check_as(
         &self,
         headers: &HeaderMap,
         from: IpAddr,
         request: Arc<str>,
-    ) -> Result<Caller, Denied> {
+    ) -> Result<Caller, (Option<String>, Denied)> {
+        let nobody = |denied| (None, denied);
         let Given { token, via } = match headers::given(headers) {
             Ok(Some(given)) => given,
             Ok(None) if self.is_open() => {
                 return Ok(Caller {
+                    access: self.clone(),
                     known: None,
                     via: Via::Nothing,
                     request,
                 });
             }
-            Ok(None) => return Err(Denied::Missing),
-            Err(denied) => return Err(self.failed(from, denied)),
+            Ok(None) => return Err(nobody(Denied::Missing)),
+            Err(denied) => return Err(nobody(self.failed(from, denied))),
         };
         let now = now();
         let known = match self.look_up(token.hash(), token.id()).await {
             Ok(known) => known,
-            Err(denied @ Denied::Unknown) => return Err(self.failed(from, denied)),
-            Err(other) => return Err(other),
+            Err(denied @ Denied::Unknown) => return Err(nobody(self.failed(from, denied))),
+            Err(other) => return Err(nobody(other)),
         };
         if let Err(denied) = known.good_at(now) {
-            return Err(self.failed(from, denied));
+            return Err((Some(known.name()), self.failed(from, denied)));
         }
         self.used(&known, now);
         Ok(Caller {
+            access: self.clone(),
             known: Some(known),
             via,
             request,
@@ -323,6 +346,11 @@ impl Access {
             return Ok(());
         };
         let mut kept = Kept::read(&row)?;
+        let before = kept.last_used_at.map_or(0, Time::as_millis);
+        if now.as_millis() < before.saturating_add(LAST_USED_MILLIS) {
+            // Another request with it came at the same time.
+            return Ok(());
+        }
         kept.last_used_at = Some(now);
         let has_arrived = kept.joined.take().is_some();
         let who = Who {
@@ -342,20 +370,36 @@ impl Access {
 
     /// Makes a token. The first one for a person closes a server that was open.
     pub async fn create(&self, new: New, who: Who) -> Result<Made, TokenError> {
-        self.create_once(new, None, who).await
+        self.make(new, None, who, None).await
     }
 
-    /// The same, and under the same key once: its secret cannot be shown again.
+    /// The same for a caller, who is to be let in when it is made; and under the same key once: its secret cannot be
+    /// shown again.
     pub async fn create_once(
         &self,
         new: New,
         key: Option<String>,
+        caller: &Caller,
+    ) -> Result<Made, TokenError> {
+        self.make(new, key, caller.who(), Some(caller.clone()))
+            .await
+    }
+
+    async fn make(
+        &self,
+        new: New,
+        key: Option<String>,
         who: Who,
+        caller: Option<Caller>,
     ) -> Result<Made, TokenError> {
         let access = self.clone();
         whole(async move {
             let inner = &access.0;
             let mut nodes = inner.changing.lock().await;
+            // Of two that came at once while the server was open, the second finds it closed.
+            if let Some(caller) = caller {
+                caller.again().await?;
+            }
             let closes = access.is_open() && new.role.is_of_people();
             if closes && new.role != Role::Admin {
                 return Err(TokenError::AdminFirst);

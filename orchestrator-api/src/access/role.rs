@@ -74,7 +74,7 @@ impl Role {
 pub enum Class {
     /// Needs no token: whether the server lives, and its documentation.
     Public,
-    /// Shows what runs.
+    /// Shows what runs, with all that its job document says: what is in a job's environment is no secret from viewers.
     Read,
     /// Changes how a deployment goes on: promote, pause, resume, cancel, fail, and back to what ran before.
     Operate,

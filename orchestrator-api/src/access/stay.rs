@@ -4,14 +4,14 @@
 //! ends, and nobody else is: of ten thousand agents that listen, a token that is made or revoked wakes none but its own.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use orchestrator_core::Time;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Access, Caller, Denied, Known, now};
+use super::{Access, Caller, Denied, now};
 
 /// How often it is looked whether a token has expired, at least: the clock may have been set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
@@ -61,9 +61,7 @@ impl Holders {
 /// Leave for one caller to keep something open.
 #[derive(Debug)]
 pub struct Stay {
-    access: Access,
-    /// `None`: anyone, until the server is closed.
-    known: Option<Arc<Known>>,
+    caller: Caller,
     /// No longer true, or gone: it is over.
     good: watch::Receiver<bool>,
 }
@@ -72,8 +70,7 @@ impl Access {
     /// Lets a caller keep something open until it is [over](Stay::over); or says why he is not let in any more.
     pub async fn stay(&self, caller: &Caller) -> Result<Stay, Denied> {
         let stay = Stay {
-            access: self.clone(),
-            known: caller.known.clone(),
+            caller: caller.clone(),
             good: match &caller.known {
                 Some(known) => self.0.holders.enter(&known.id),
                 None => self.0.open.subscribe(),
@@ -91,7 +88,8 @@ impl Stay {
     ///
     /// When a revocation is answered, this is ready: whoever looks at it first sends nothing more.
     pub async fn over(&mut self) {
-        let expires = self.known.as_ref().and_then(|known| known.kept.expires_at);
+        let expires = self.caller.known.as_ref();
+        let expires = expires.and_then(|known| known.kept.expires_at);
         tokio::select! {
             // An error means that the token ended.
             _ = self.good.wait_for(|good| !*good) => {}
@@ -99,16 +97,9 @@ impl Stay {
         }
     }
 
-    /// Whether the caller is let in now, as he would be if he came again.
+    /// See [`Caller::again`].
     pub async fn again(&self) -> Result<(), Denied> {
-        match &self.known {
-            Some(known) => {
-                let known = self.access.look_up(known.hash, &known.id).await?;
-                known.good_at(now())
-            }
-            None if self.access.is_open() => Ok(()),
-            None => Err(Denied::Missing),
-        }
+        self.caller.again().await
     }
 }
 

@@ -243,7 +243,9 @@ pub struct Tokens {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// A name that would not do in a list or a log.
-    #[error("the name of a token has 1 to {NAME_BYTES_MAX} bytes and no control characters")]
+    #[error(
+        "the name of a token has 1 to {NAME_BYTES_MAX} bytes that can be seen, no space at its ends, and nothing that changes how a line reads"
+    )]
     Name,
     /// A node's name that would not do.
     #[error("the name of a node has 1 to {NODE_BYTES_MAX} bytes and no control characters")]
@@ -254,6 +256,9 @@ pub enum TokenError {
     /// A person's token that names a node.
     #[error("only tokens of the roles node and join are for a node")]
     NodeOfPerson,
+    /// Whoever wants it is not let in any more.
+    #[error(transparent)]
+    Denied(#[from] super::Denied),
     /// Whoever else comes first would be locked out, or could make himself admin.
     #[error("the server is open to everyone on this machine: make an admin token first")]
     AdminFirst,
@@ -474,7 +479,12 @@ pub(super) fn check_node(name: &str) -> Result<(), TokenError> {
 }
 
 fn is_printable(text: &str, bytes_max: usize) -> bool {
-    (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
+    // Who reads a list of tokens is not to be shown another one.
+    let misleads = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    (1..=bytes_max).contains(&text.len()) && text.trim() == text && !text.chars().any(misleads)
 }
 
 pub(super) fn said(who: &Who, action: &str, id: &str, kept: &Kept) -> crate::store::Audit {

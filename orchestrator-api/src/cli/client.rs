@@ -221,11 +221,13 @@ impl Client {
         }
     }
 
-    /// Reads a stream of events to its end, from the one after `last`, which is then the last that was taken.
+    /// Reads a stream of events to its end, from the one after `last`, which is then the last that was taken. `begun` hears
+    /// when it begins.
     pub(super) async fn events(
         &self,
         path: &str,
         last: &mut Option<String>,
+        begun: impl FnOnce(),
         mut take: impl FnMut(Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut request = self.request(&Ask {
@@ -251,6 +253,7 @@ impl Client {
             return Ok(());
         }
         self.answered.set(true);
+        begun();
         let mut body = response.into_body();
         let mut lines = Vec::new();
         let (mut id, mut data) = (None, None);
@@ -408,6 +411,11 @@ impl Address {
             return Err(none());
         }
         let host = authority.host();
+        let said = authority.as_str().rsplit_once(':');
+        let port = said.filter(|(_, port)| !port.ends_with(']'));
+        if port.is_some() && authority.port_u16().is_none() {
+            return Err(none());
+        }
         let address = Self {
             text: text.trim_end_matches('/').to_owned(),
             host: host.trim_matches(['[', ']']).to_owned(),

@@ -46,7 +46,7 @@ impl JobFile {
             why,
         })?;
         let is_json = match path.extension() {
-            Some(extension) => extension == "json",
+            Some(extension) => extension.eq_ignore_ascii_case("json"),
             None => text.trim_start().starts_with('{'),
         };
         let name = match path.to_str() {

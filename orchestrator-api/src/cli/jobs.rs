@@ -13,7 +13,7 @@ use super::logs;
 use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, count, pairs, read, word, yes};
 use super::watch::{self, Follow};
-use crate::native::schema::{self, State};
+use crate::native::schema::{self, Type};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -201,10 +201,20 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     let schema::Job {
         namespace, job_id, ..
     } = &answer.job;
+    // What is asked for runs already, and a restart that came to nothing says nothing of that.
+    let mut is_settled = false;
     let what = match &answer.deployment_id {
         Some(id) if answer.changed => format!("version {}, deployment {id}", answer.version),
         Some(id) => {
-            let goal = goal(id, answer.job.current_version, client).await?;
+            let last = client.get(&format!("/v1/deployments/{id}")).await?;
+            let schema::GetDeploymentResponse { deployment: last } = read(last)?;
+            let is_over = last.status.completed_at.is_some();
+            is_settled = is_over && last.kind == Type::Restart;
+            // After a rollback that is not the newest one, which the answer has.
+            let goal = match is_over {
+                false => last.to_version,
+                true => answer.job.current_version,
+            };
             format!("nothing to change at version {goal}, last deployment {id}")
         }
         None => format!("nothing to do at version {}", answer.version),
@@ -213,21 +223,11 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
         out.say(&format!("{namespace}/{job_id}: {what}\n"))?;
     }
     match answer.deployment_id {
-        Some(id) if !follow.detach => {
+        Some(id) if !follow.detach && !is_settled => {
             watch::watch(id, watch::Until::End, follow.timeout, client, out).await
         }
         _ => Ok(0),
     }
-}
-
-/// The version that is gone to, or is current. After a rollback that is not the newest one, which the answer has.
-async fn goal(id: &str, current: u32, client: &Client) -> Result<u32, Error> {
-    let last = client.get(&format!("/v1/deployments/{id}")).await?;
-    let schema::GetDeploymentResponse { deployment } = read(last)?;
-    Ok(match deployment.status.state {
-        State::Pending | State::InProgress | State::Paused => deployment.to_version,
-        State::Completed | State::Failed | State::Canceled => current,
-    })
 }
 
 /// How many nodes of a wave are named.

@@ -46,9 +46,14 @@ pub(super) fn nodes(shown: &Deployment, paint: Paint) -> String {
         "{bar}  {} of {} updated",
         status.updated_nodes, status.total_nodes
     );
+    // Of one that is over nothing comes any more.
+    let (in_flight, pending) = match status.completed_at {
+        None => ("in flight", "to come"),
+        Some(_) => ("not seen to the end", "not begun"),
+    };
     for (number, what) in [
-        (status.in_flight_nodes, "in flight"),
-        (status.pending_nodes, "to come"),
+        (status.in_flight_nodes, in_flight),
+        (status.pending_nodes, pending),
         (status.skipped_nodes, "not ready"),
     ] {
         if number > 0 {

@@ -1,5 +1,6 @@
 //! `orchestrator job logs`: what workloads write.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use orchestrator_core::JobId;
@@ -58,10 +59,10 @@ type Source = (String, u32, u64, u32, bool);
 
 impl Shown {
     async fn follow(&mut self, path: &str, client: &Client, out: &Out) -> Result<(), Error> {
-        let (mut last, mut away) = (None, None);
+        let (mut last, away) = (None, Cell::new(None));
         loop {
-            let followed = client.events(path, &mut last, |value| {
-                away = None;
+            let begun = || away.set(None);
+            let followed = client.events(path, &mut last, begun, |value| {
                 let line: LogLine = read(value.clone())?;
                 // A server that has begun again may send it again.
                 let end = self.0.get(&source(&line));
@@ -79,10 +80,11 @@ impl Shown {
             match followed.await {
                 Ok(()) => {}
                 Err(why) if client.has_answered() && why.passes() => {
-                    let since = *away.get_or_insert_with(|| {
+                    let since = away.get().unwrap_or_else(|| {
                         eprintln!("{why}; trying again");
                         Instant::now()
                     });
+                    away.set(Some(since));
                     if since.elapsed() > AWAY_MAX {
                         return Err(why);
                     }

@@ -216,17 +216,23 @@ impl Loop {
                 of,
                 who,
                 reply,
-            } => match self.given_way(&job, of) {
-                Ok(None) => self.command(turn, &job, request, &who, reply),
+            } => match self.given_way(&job, of, &request) {
+                Ok(None) => self.command(turn, &job, of.map(|(id, _)| id), request, &who, reply),
                 // Once everything of this turn is safe, or is not.
                 Ok(Some(answered)) => turn.answered.push((job, answered, reply)),
                 Err(why) => answer(reply, Err(why)),
             },
             Ask::Fleet { input, who, reply } => {
                 let audit = who.and_then(|who| audit_of_fleet(turn.now, &who, &input));
+                let before = turn.fleet.len();
                 match self.step_fleet(turn, input) {
                     Ok(()) => {
-                        turn.fleet_audit.extend(audit);
+                        // Of what the step has found besides it is no deed.
+                        let done = turn.fleet[before..].iter().any(|entry| {
+                            use fleet::Event::{Disconnected, WentDown};
+                            !matches!(entry.event, Disconnected { .. } | WentDown { .. })
+                        });
+                        turn.fleet_audit.extend(audit.filter(|_| done));
                         turn.waiting.push(reply);
                     }
                     Err(why) => answer(reply, Err(why.into())),
@@ -249,19 +255,33 @@ impl Loop {
         &mut self,
         turn: &mut Turn,
         id: &JobId,
+        of: Option<DeploymentId>,
         mut request: Request,
         who: &Who,
         reply: Reply<Done>,
     ) {
-        let registers = matches!(request.command, Command::Register { .. });
-        if let Err(why) = self.find(id, registers) {
+        let found = match self.find(id, false) {
+            // A new job begins with a command that is taken, and leaves nothing behind with one that is not.
+            Err(EngineError::NoSuchJob(_)) if registers(&request) => self
+                .plan_anew(turn.now, id, request.clone())
+                .and_then(|_| self.find(id, true)),
+            found => found,
+        };
+        if let Err(why) = found {
             return answer(reply, Err(why));
         }
         self.name_members(id, &mut request);
-        let audit = audit(turn.now, who, action(&request.command), format!("job {id}"));
+        let object = match of.or_else(|| request.command.deployment()) {
+            None => format!("job {id}"),
+            Some(deployment) => format!("job {id}, deployment {deployment}"),
+        };
+        let audit = audit(turn.now, who, action(&request.command), object);
+        let entries = |turn: &Turn| turn.jobs.get(id).map_or(0, |changed| changed.entries.len());
+        let before = entries(turn);
         match self.step(turn, id, request.into(), Some(reply)) {
             Ok(()) => {
-                if let Some(changed) = turn.jobs.get_mut(id) {
+                let done = entries(turn) > before;
+                if let Some(changed) = turn.jobs.get_mut(id).filter(|_| done) {
                     changed.audit.push(audit);
                 }
             }
@@ -273,38 +293,52 @@ impl Loop {
         }
     }
 
-    /// Whether a command to a deployment comes too late for it; what it would lead to, where that is so already.
+    /// Whether a rollback of a deployment comes too late for it; what it would lead to, where that is so already.
     fn given_way(
         &mut self,
         job: &JobId,
         of: Option<(DeploymentId, Option<u64>)>,
+        request: &Request,
     ) -> Result<Option<Answer>, EngineError> {
         let Some((id, expected)) = of else {
             return Ok(None);
         };
         self.find(job, false)?;
-        let owned = self.jobs.get(job).map(|owned| &owned.machine);
-        let last = owned.and_then(|machine| Some((machine.version(), machine.deployment()?)));
-        match last {
-            Some((_, last)) if last.id == id => {
-                let found = last.status.revision;
-                match expected.filter(|expected| *expected != found) {
-                    None => Ok(None),
-                    Some(expected) => Err(EngineError::Rejected(Rejection::Unexpected {
-                        what: "revision",
-                        expected,
-                        found,
-                    })),
-                }
-            }
-            Some((version, last)) if last.rollback_of == Some(id) => Ok(Some(Answer {
-                version,
+        let Some(machine) = self.jobs.get(job).map(|owned| &owned.machine) else {
+            return Err(EngineError::NoSuchDeployment(id));
+        };
+        // What was said under this key before is answered as it was then, or refused.
+        let key = request.key.as_deref();
+        if key.is_some_and(|key| machine.answered(key).is_some()) {
+            return Ok(None);
+        }
+        let Some(last) = machine.deployments().next() else {
+            return Err(EngineError::NoSuchDeployment(id));
+        };
+        let gone_back = match &request.command {
+            Command::RollBack { to } => to.is_none_or(|to| to == last.to_version),
+            _ => false,
+        };
+        let answer = if last.id == id {
+            None
+        } else if last.rollback_of == Some(id) && gone_back {
+            Some(Answer {
+                version: machine.version(),
                 deployment: Some(last.id),
                 changed: false,
                 standing: Standing::UnderWay,
+            })
+        } else {
+            return Err(EngineError::GaveWay { id, last: last.id });
+        };
+        let found = machine.record(id).map_or(0, |known| known.status.revision);
+        match expected.filter(|expected| *expected != found) {
+            None => Ok(answer),
+            Some(expected) => Err(EngineError::Rejected(Rejection::Unexpected {
+                what: "revision",
+                expected,
+                found,
             })),
-            Some((_, last)) => Err(EngineError::GaveWay { id, last: last.id }),
-            None => Err(EngineError::NoSuchDeployment(id)),
         }
     }
 
@@ -566,13 +600,16 @@ impl Loop {
         }
     }
 
+    /// The plan of what begins a job: what it would be begun with, so that it is what then happens.
+    fn plan_anew(&self, now: Time, id: &JobId, mut request: Request) -> Result<Plan, EngineError> {
+        self.name_members(id, &mut request);
+        Ok(Job::new(id.clone(), seed(id)).plan(now, request)?)
+    }
+
     fn plan(&mut self, id: &JobId, mut request: Request) -> Result<Plan, EngineError> {
-        let registers = matches!(request.command, Command::Register { .. });
         match self.find(id, false) {
-            // What it would be begun with, so that the plan is what then happens.
-            Err(EngineError::NoSuchJob(_)) if registers => {
-                self.name_members(id, &mut request);
-                Ok(Job::new(id.clone(), seed(id)).plan(now(), request)?)
+            Err(EngineError::NoSuchJob(_)) if registers(&request) => {
+                self.plan_anew(now(), id, request)
             }
             Err(why) => Err(why),
             Ok(()) => {
@@ -583,6 +620,10 @@ impl Loop {
             }
         }
     }
+}
+
+fn registers(request: &Request) -> bool {
+    matches!(request.command, Command::Register { .. })
 }
 
 /// The only place where a clock is read for the machines.

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::fields::bounded;
 use super::page::{PAGE_SIZE, PAGE_SIZE_MAX};
 use super::problem::{Fault, Problem, of_spec};
+use super::strict::Strict;
 use crate::access::Caller;
 use crate::engine::Who;
 use crate::list;
@@ -63,28 +64,31 @@ impl<S: Send + Sync> FromRequest<S> for Ask {
         let query = form_urlencoded::parse(query.as_bytes());
         let query = query.map(|(name, value)| (name.into_owned(), value.into_owned()));
         let query = query.collect();
+        // Whoever forgets the guard has a server that answers nobody.
+        let caller = parts.extensions.remove::<Caller>().ok_or_else(|| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::new(status, "internal", "nothing says who may do what here")
+        })?;
         let body = if parts.method == Method::GET || parts.method == Method::HEAD {
             Bytes::new()
         } else {
-            read(body).await?
+            let body = read(body).await?;
+            // It may have taken its time, and its token may have ended meanwhile.
+            caller.again().await?;
+            body
         };
         if !body.is_empty() && !is_json(&parts.headers) {
             let detail = "send the body as JSON, and say so: `Content-Type: application/json`";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Problem::new(status, "unsupported-media-type", detail));
         }
-        let caller = parts.extensions.remove::<Caller>();
         Ok(Self {
             path,
             query,
             known: Vec::new(),
             headers: parts.headers,
             body,
-            // Whoever forgets the guard has a server that answers nobody.
-            caller: caller.ok_or_else(|| {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Problem::new(status, "internal", "nothing says who may do what here")
-            })?,
+            caller,
             faults: Vec::new(),
             guarded: false,
             malformed: false,
@@ -337,12 +341,12 @@ impl Ask {
             return Value::Object(Map::new());
         }
         match serde_json::from_slice(&self.body) {
-            Ok(value) => value,
+            Ok(Strict(value)) => value,
             Err(why) => {
                 let (line, column) = (why.line(), why.column());
                 let why = why.to_string();
                 let why = why.rsplit_once(" at line ").map_or(&*why, |(why, _)| why);
-                self.no_json(format!("line {line}, column {column}: no JSON: {why}"));
+                self.no_json(format!("line {line}, column {column}: {why}"));
                 Value::Object(Map::new())
             }
         }

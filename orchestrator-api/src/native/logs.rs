@@ -176,7 +176,7 @@ fn line(pointer: String, value: &Value, begin: u64, faults: &mut Vec<Fault>) -> 
         ("namespace" = String, Path, description = "Its namespace"), ("job_id" = String, Path, description = "Its name"),
         ("node" = Option<String>, Query, description = "Only what was written on this node"),
         ("tail" = Option<u32>, Query, minimum = 0, maximum = 10_000, description = "At most so many lines; 100 if nothing is said"),
-        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{0,19}$", description = "Resume a stream after this line, whatever `tail` says. Nothing is resumed if it is empty"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{0,19}$", description = "Resume a stream after this line, whatever `tail` says. Nothing is resumed if it is empty, or of a line that there is not"),
     ),
     responses((status = 200, content((schema::LogPage = "application/json"), (String = "text/event-stream"))))
 )]
@@ -196,6 +196,8 @@ async fn show(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     let of = Of { job, node };
     // Before reading: what comes meanwhile is seen as a change.
     let changes = streams.then(|| api.logs().changes(&of.job));
+    // What comes after a line that is not yet there: its numbers are those of a server whose clock was ahead.
+    let resumed = resumed.filter(|last| *last <= api.logs().newest());
     let (lines, last) = match resumed {
         Some(last) => (Vec::new(), last),
         None => api.logs().last(&of, tail.unwrap_or(LINES)),

@@ -24,6 +24,7 @@ mod rates;
 mod request;
 pub mod schema;
 mod sse;
+mod strict;
 mod tokens;
 
 use std::sync::Arc;

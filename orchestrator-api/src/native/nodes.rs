@@ -1,6 +1,7 @@
 //! Nodes: reading them, and what an operator may say to one.
 //!
-//! What may be said here leads to the same when it is said twice, so an `Idempotency-Key` has nothing to add.
+//! What may be said here leads to the same when it is said twice; an `Idempotency-Key` has it undo nothing that was said in
+//! between.
 
 use axum::extract::State;
 use axum::http::StatusCode;

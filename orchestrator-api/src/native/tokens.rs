@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     responses((status = 201, body = schema::MadeToken))
 )]
 async fn create(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
-    let (key, who) = (ask.key(), ask.who());
+    let (key, caller) = (ask.key(), ask.caller().clone());
     let body = ask.json();
     let known = ["name", "role", "node", "expires_in"];
     let new = Fields::open(String::new(), &body, &known, ask.faults()).and_then(read);
@@ -45,7 +45,7 @@ async fn create(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let was_open = api.access().is_open();
     // Before: it ends their streams.
     let agents = api.0.metrics.agents_without_token();
-    let Made { id, token } = api.access().create_once(new, key, who).await?;
+    let Made { id, token } = api.access().create_once(new, key, &caller).await?;
     let closed = was_open && !api.access().is_open();
     let shut_out = Some(agents).filter(|count| closed && *count > 0);
     if let Some(agents) = shut_out {
@@ -69,9 +69,11 @@ fn read(mut fields: Fields<'_, '_>) -> Option<New> {
     let allowed = format!("one of {}", Role::ALL.map(Role::as_str).join(", "));
     let role = fields.need("role", &allowed, |value| Role::named(value.as_str()?));
     let node = fields.read("node", text, Value::as_str);
-    let allowed = "a length of time such as 90d";
-    let expires_in: Option<Span> =
-        fields.read("expires_in", allowed, |value| value.as_str()?.parse().ok());
+    let allowed = "a length of time such as 90d, and not none";
+    let expires_in = fields.read("expires_in", allowed, |value| {
+        let span: Span = value.as_str()?.parse().ok()?;
+        (span > Span::ZERO).then_some(span)
+    });
     Some(New {
         name: name?.to_owned(),
         role: role?,

@@ -264,10 +264,11 @@ async fn what_makes_no_sense_is_not_made() {
         create("", Role::Viewer, None).await,
         Some(TokenError::Name)
     ));
-    assert!(matches!(
-        create("a\nb", Role::Viewer, None).await,
-        Some(TokenError::Name)
-    ));
+    for name in ["a\nb", " ", " a", "a\u{202e}nimda", "\u{feff}", "a\u{200b}"] {
+        let made = create(name, Role::Viewer, None).await;
+        assert!(matches!(made, Some(TokenError::Name)), "{name:?}");
+    }
+    assert!(create("Zoë’s laptop", Role::Viewer, None).await.is_none());
     assert!(matches!(
         create("a", Role::Node, None).await,
         Some(TokenError::NoNode)

@@ -105,6 +105,9 @@ async fn what_is_not_there_and_what_is_typed_wrong() {
     session.types("job run").await;
     session.types("node status a/b").await;
     session.types("node list --address localhost:4650").await;
+    session
+        .types("node list --address http://[::1]:99999")
+        .await;
     session.types("job run web.toml --timeout soon").await;
     session.types("node list --token-file none").await;
     session.types("node list --token-file /dev/null").await;

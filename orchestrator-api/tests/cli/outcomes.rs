@@ -93,6 +93,27 @@ async fn a_script_waits_for_its_turn_to_promote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_already_is_no_failure_though_a_restart_came_to_nothing() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let person = person(&server);
+    assert_eq!(person.types("job run web.toml").await.code, 0);
+    // Nobody says how it goes, so that it does not end by itself.
+    server.silence();
+    let (watching, _out) = first_line(&person, "job restart web").await;
+    let canceled = person.types("deployment cancel web").await;
+    assert_eq!(canceled.code, 0, "{canceled:?}");
+    assert_eq!(code(watching).await, Some(4));
+    let again = person.types("job run web.toml").await;
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(
+        again.stdout.contains("nothing to change at version 1"),
+        "{again:?}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_who_takes_it_back_sees_that_it_was() {
     let mut server = Server::start().await;
     server.nodes(2, as_told).await;

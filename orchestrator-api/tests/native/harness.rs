@@ -184,6 +184,11 @@ impl Api {
         }
     }
 
+    /// What it shows as authorization.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// The same, with a token that is made for it.
     pub(crate) async fn with_token(&self, token: Value) -> (String, Self) {
         let made = self.post("/v1/tokens", token).await;

@@ -97,6 +97,10 @@ async fn a_stream_goes_on_and_is_resumed_where_it_was() {
     let mut resumed = api.stream(path, &resumed).await;
     assert_eq!(resumed.next().await.unwrap().0, second);
     assert_eq!(resumed.next().await.unwrap().1["text"], "three");
+    // After a line that there is not, as where the server's clock was ahead, it begins anew.
+    let ahead = [("last-event-id", "9000000000000000000")];
+    let mut anew = api.stream(path, &ahead).await;
+    assert_eq!(anew.next().await.unwrap().1["text"], "one");
     server.tell_to_stop();
     for mut stream in [stream, own, resumed] {
         assert!(stream.next().await.is_none());

@@ -1,9 +1,11 @@
 //! What an operator says to deployments and nodes.
 
 use axum::http::Method;
+use orchestrator_api::store::sqlite::Sqlite;
+use orchestrator_api::store::{Machine, Store};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, as_told, canary, immediate, job, well};
+use crate::harness::{Api, Server, as_told, canary, immediate, job, well};
 
 #[tokio::test]
 async fn a_deployment_takes_the_commands_that_fit() {
@@ -90,14 +92,42 @@ async fn a_deployment_is_taken_back_once() {
     assert_eq!((status, kind.as_str()), (409, "gave-way"));
 
     let path = format!("/v1/deployments/{second}/rollback");
-    let back = api.post(&path, json!({})).await.json()["deployment"].clone();
+    let key = [("idempotency-key", "back")];
+    let back = api.post_with(&path, &key, json!({})).await.json()["deployment"].clone();
     assert_eq!(back["rollback_of"], *second);
     assert_eq!(back["to_version"], 1);
     // Said twice it is not taken back further.
-    let again = api.post(&path, json!({})).await.json()["deployment"].clone();
-    assert_eq!(again["id"], back["id"]);
+    for body in [json!({}), json!({ "to_version": 1 })] {
+        let again = api.post(&path, body).await.json()["deployment"].clone();
+        assert_eq!(again["id"], back["id"]);
+    }
+    // Nor to anything else than it is, nor for who has seen something older, nor for another reason under its key.
+    let refused = async |path: &str, key: &[(&str, &str)], body: Value| {
+        let (status, kind, _) = api.post_with(path, key, body).await.problem();
+        (status, kind)
+    };
+    let gave_way = (409, "gave-way".to_owned());
+    for to in [2, 77] {
+        let refused = refused(&path, &[], json!({ "to_version": to })).await;
+        assert_eq!(refused, gave_way);
+    }
+    let stale = format!("{path}?expected_revision=1");
+    let changed = (412, "changed-meanwhile".to_owned());
+    assert_eq!(refused(&stale, &[], json!({})).await, changed);
+    let revision = &api.deployment(&second).await["status"]["revision"];
+    let seen = format!("{path}?expected_revision={revision}");
+    assert_eq!(api.post(&seen, json!({})).await.status, 200);
+    let reused = (422, "idempotency-key-reused".to_owned());
+    let other = json!({ "to_version": 1 });
+    assert_eq!(refused(&path, &key, other).await, reused);
     api.until_state(back["id"].as_str().unwrap(), "completed")
         .await;
+    // What was answered is answered so for as long as the key is remembered.
+    api.rolled_out(job("web", immediate(), json!({ "v": 3 })))
+        .await;
+    assert_eq!(refused(&path, &[], json!({})).await, gave_way);
+    let again = api.post_with(&path, &key, json!({})).await.json()["deployment"].clone();
+    assert_eq!(again["id"], back["id"]);
     server.stop().await;
 }
 
@@ -158,6 +188,79 @@ async fn a_guard_refuses_what_was_meant_for_something_older() {
         .await;
     assert_eq!(second.status, 201, "{}", second.text());
     server.stop().await;
+}
+
+/// How many lines of the audit log say that this was done.
+async fn deeds(api: &Api, action: &str, object: &str) -> usize {
+    let page = api.get("/v1/audit?page_size=1000").await.json();
+    let lines = page["lines"].as_array().unwrap().iter();
+    let of = |line: &&Value| line["action"] == action && line["object"] == object;
+    lines.filter(of).count()
+}
+
+#[tokio::test]
+async fn a_deed_is_written_down_once_however_often_it_is_said() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let api = &server.client;
+    let many = |path: &'static str, body: Value| {
+        let said = (0..40).map(|number| {
+            let (api, body) = (api.clone(), body.clone());
+            tokio::spawn(async move {
+                // Others do something to the same at the same time.
+                if number % 4 == 0 {
+                    let name = format!("/v1/nodes/n{}/eligibility", 2 + number / 4 % 2);
+                    let eligible = json!({ "eligible": number % 8 == 0 });
+                    assert_eq!(api.post(&name, eligible).await.status, 200);
+                    // Which may come before there is one.
+                    api.post("/v1/jobs/default/web/restart", json!({})).await;
+                }
+                let key = [("idempotency-key", "once")];
+                let reply = api.post_with(path, &key, body).await;
+                assert!([200, 201].contains(&reply.status), "{}", reply.text());
+            })
+        });
+        said.collect::<Vec<_>>()
+    };
+    for said in many("/v1/jobs", job("web", immediate(), json!({}))) {
+        said.await.unwrap();
+    }
+    assert_eq!(deeds(api, "register", "job default/web").await, 1);
+    for said in many("/v1/nodes/n1/drain", json!({})) {
+        said.await.unwrap();
+    }
+    assert_eq!(deeds(api, "drain", "node n1").await, 1);
+    // What is done to a deployment says to which.
+    let id = api.under_way("db").await;
+    for what in ["pause", "cancel"] {
+        let path = format!("/v1/deployments/{id}/{what}");
+        assert_eq!(api.post(&path, json!({})).await.status, 200);
+        let object = format!("job default/db, deployment {id}");
+        assert_eq!(deeds(api, what, &object).await, 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_was_refused_leaves_nothing_behind() {
+    let mut server = Server::start().await;
+    server.nodes(1, well).await;
+    let api = &server.client;
+    for number in 0..50 {
+        let new = job(&format!("j{number}"), immediate(), json!({}));
+        let refused = api.post("/v1/jobs?expected_version=5", new).await;
+        assert_eq!(refused.problem().1, "changed-meanwhile");
+    }
+    api.rolled_out(job("web", immediate(), json!({}))).await;
+    let dir = server.stop().await;
+    let store = Sqlite::open(&dir).unwrap();
+    let machines = store.machines(None, 100).await.unwrap();
+    let jobs = machines
+        .iter()
+        .filter(|machine| **machine != Machine::Fleet);
+    assert_eq!(jobs.count(), 1, "{machines:?}");
+    drop(store);
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use axum::http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::harness::{Api, Reply, Server, Stream, as_told};
+use crate::harness::{Api, Reply, Server, Stream, as_told, job, rolling};
 
 /// Longer than anything here takes that ends as it should.
 const POLL: Duration = Duration::from_secs(60);
@@ -120,6 +122,109 @@ async fn a_revocation_ends_what_was_opened_with_that_token_and_nothing_else() {
     }
     assert!(!staying.poll.is_finished());
     server.stop().await;
+}
+
+/// A request whose body stops after its first half, sent as far as that; and the other half.
+async fn half_sent(
+    api: &Api,
+    token: Option<&str>,
+    path: &str,
+    body: &Value,
+) -> (TcpStream, String) {
+    let body = body.to_string();
+    let (first, second) = body.split_at(5);
+    let token = token.map_or(String::new(), |token| format!("authorization: {token}\r\n"));
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
+         connection: close\r\n{token}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Said when the body begins to be read: whoever asks was let in.
+    let mut goes_on = [0; 25];
+    stream.read_exact(&mut goes_on).await.unwrap();
+    assert_eq!(&goes_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(first.as_bytes()).await.unwrap();
+    (stream, second.to_owned())
+}
+
+async fn finished((mut stream, rest): (TcpStream, String)) -> String {
+    stream.write_all(rest.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn who_is_shut_out_while_his_request_comes_in_has_asked_for_nothing() {
+    let (server, _) = server().await;
+    let api = &server.client;
+    let backdoor = json!({ "name": "backdoor", "role": "admin" });
+    let nobody = half_sent(api, None, "/v1/tokens", &backdoor).await;
+    let (_, admin) = api
+        .with_token(json!({ "name": "me", "role": "admin" }))
+        .await;
+    let answer = finished(nobody).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+
+    let leaver = json!({ "name": "leaver", "role": "admin" });
+    let (id, leaver) = admin.with_token(leaver).await;
+    let job = job("late", rolling(), json!({}));
+    let mut halves = Vec::new();
+    for (path, body) in [("/v1/tokens", &backdoor), ("/v1/jobs", &job)] {
+        halves.push(half_sent(api, leaver.token(), path, body).await);
+    }
+    revoke(&admin, &id).await;
+    for half in halves {
+        let answer = finished(half).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.contains("the token was revoked"), "{answer}");
+    }
+    let tokens = admin.get("/v1/tokens").await.text();
+    assert!(!tokens.contains("backdoor"), "{tokens}");
+    assert_eq!(admin.get("/v1/jobs/default/late").await.status, 404);
+    // Whose it was is known, and told.
+    let audit = admin.get("/v1/audit").await.json();
+    let denied = audit["lines"].as_array().unwrap().iter().filter(|line| {
+        let who = line["who"].as_str().unwrap();
+        who.starts_with("leaver (") && line["outcome"] == "denied (401)"
+    });
+    assert_eq!(denied.count(), 2, "{audit:#}");
+    let again = leaver.post("/v1/tokens", backdoor).await;
+    assert_eq!(again.status, 401);
+    loop {
+        // Written by a journal that nobody waits for.
+        let audit = admin.get("/v1/audit").await.json();
+        let last = &audit["lines"][0];
+        if last["outcome"] == "denied: the token was revoked" {
+            assert_eq!(last["who"], format!("leaver ({id}), from 127.0.0.1"));
+            break;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_who_make_the_first_token_at_once_one_does() {
+    for _ in 0..5 {
+        let server = Server::start().await;
+        let make = |name: String| {
+            let api = server.client.clone();
+            tokio::spawn(async move {
+                let new = json!({ "name": name, "role": "admin" });
+                api.post("/v1/tokens", new).await.status
+            })
+        };
+        let made: Vec<_> = (0..8).map(|number| make(format!("a{number}"))).collect();
+        let mut statuses = Vec::new();
+        for made in made {
+            statuses.push(made.await.unwrap());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [&[201][..], &[401; 7]].concat());
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -76,6 +76,11 @@ pub(super) fn admit(state: &State, input: &Input) -> Result<Vec<Event>, Rejectio
     })
 }
 
+/// What is remembered of a mark that was set, or taken away, under a key.
+fn said(drain: bool, name: &NodeName) -> u64 {
+    draw(u64::from(drain), "mark", name.as_bytes())
+}
+
 /// The operator's mark is set, or taken away.
 fn mark(
     state: &State,
@@ -83,7 +88,7 @@ fn mark(
     drain: bool,
     key: Option<&str>,
 ) -> Result<Vec<Event>, Rejection> {
-    let digest = draw(u64::from(drain), "mark", name.as_bytes());
+    let digest = said(drain, name);
     if let Some(key) = key {
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Err(Rejection::KeyLength(key.len()));
@@ -206,6 +211,9 @@ pub(super) fn apply(state: &mut State, entry: &Entry) {
         Event::Stays { name } => edit(state, name, |node| node.leaving = false),
         Event::Removed { name } => {
             state.nodes.remove(name);
+            // Who joins by that name is another one, to whom nothing was said yet.
+            let said = [true, false].map(|drain| said(drain, name));
+            state.keys.retain(|(_, known)| !said.contains(known));
         }
         Event::LoadsChanged { loads } => {
             for (name, load) in loads {

@@ -127,6 +127,29 @@ fn each_node_is_lost_on_time_whatever_the_order_of_heartbeats() {
 }
 
 #[test]
+fn what_was_said_to_a_node_that_was_removed_was_not_said_to_the_next_of_its_name() {
+    let mut story = Story::new();
+    let name: NodeName = "n1".into();
+    let drain = || Input::Drain {
+        name: "n1".into(),
+        key: Some("k".to_owned()),
+    };
+    story.at(0, join("n1"));
+    story.at(0, join("n2"));
+    assert_eq!(story.at(0, drain()), ["drained", "answered"]);
+    let other = Input::Drain {
+        name: "n2".into(),
+        key: Some("k2".to_owned()),
+    };
+    assert_eq!(story.at(0, other.clone()), ["drained", "answered"]);
+    assert_eq!(story.at(0, Input::Remove { name }), ["removed"]);
+    story.at(0, join("n1"));
+    assert_eq!(story.at(0, drain()), ["drained", "answered"]);
+    assert!(story.at(0, other).is_empty());
+    assert_eq!(story.recovered().state, story.fleet.state);
+}
+
+#[test]
 fn who_leaves_drains_until_it_joins_again() {
     let mut story = Story::new();
     assert_eq!(story.at(0, leave("n1")), ["joined", "leaving"]);
