@@ -96,6 +96,66 @@ async fn what_ignores_the_signal_is_killed_with_its_children() {
 }
 
 #[tokio::test]
+async fn an_end_that_cannot_be_read_is_an_end_all_the_same() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let status = node.status().await.unwrap();
+    let run = std::path::PathBuf::from(status["runs"][0]["directory"].as_str().unwrap());
+    node.kill().await;
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let ended = run.join("ended.json");
+    eventually("its end is written down", async || {
+        std::fs::read(&ended).ok().filter(|bytes| !bytes.is_empty())
+    })
+    .await;
+    // As after a power cut.
+    std::fs::write(&ended, "").unwrap();
+    node.start_apart(&[]);
+    let next = node.answers(1).await;
+    assert_ne!(next, pid);
+    assert_eq!(node.processes(), [next]);
+    assert!(
+        node.log().contains("a damaged file is put aside"),
+        "{}",
+        node.log()
+    );
+}
+
+#[tokio::test]
+async fn what_there_was_to_say_outlives_a_drain() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&["--drain"]);
+    server.api.nodes(1).await;
+    let mut job = plain(json!(["sh", "-c", "sleep 1; exit 7"]));
+    job["restart"] = json!({ "policy": "never" });
+    let id = server.api.register(job).await;
+    node.until("it runs", |status| status["runs"][0]["phase"] == "running")
+        .await;
+    server.away().await;
+    node.until("its end waits to be told", |status| {
+        status["runs"][0]["phase"] == "ended" && status["reports"]["waiting"].as_u64() > Some(0)
+    })
+    .await;
+    node.leave(Leave::Drained).await;
+    assert!(
+        node.log().contains("the server could not be told"),
+        "{}",
+        node.log()
+    );
+    server.back().await;
+    node.start_apart(&[]);
+    // What nobody has seen since then.
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    assert!(said.contains('7'), "{said}");
+}
+
+#[tokio::test]
 async fn a_killed_shim_takes_its_workload_along_and_the_next_run_begins() {
     let server = Server::start().await;
     let node = Node::here(&server, "n1");
