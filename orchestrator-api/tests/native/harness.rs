@@ -184,6 +184,14 @@ impl Api {
         }
     }
 
+    /// The same, with a token that there is.
+    pub(crate) fn showing(&self, token: &str) -> Self {
+        Self {
+            token: Some(format!("Bearer {token}")),
+            ..self.clone()
+        }
+    }
+
     /// What it shows as authorization.
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()

@@ -11,3 +11,4 @@ mod logs;
 mod operations;
 mod records;
 mod stays;
+mod upgrade;
