@@ -83,10 +83,9 @@ impl FromStr for JobId {
 pub struct InvalidName(pub String);
 
 /// Whether `text` may name a namespace, a job or a node: 1 to [`NAME_BYTES_MAX`] of letters,
-/// digits, `-`, `_` and `.`; but `.` and `..` are places, where addresses and files are named.
+/// digits, `-`, `_` and `.`.
 pub fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len())
-        && !matches!(text, "." | "..")
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))

@@ -105,6 +105,13 @@ impl Sealed {
         self.0
     }
 
+    /// Whether its command is answered as one that [changed](Answer::changed) something, for those who keep a log of what
+    /// was done together with the entries.
+    pub fn changed(&self) -> bool {
+        let answer = self.0.answer.as_ref();
+        answer.is_some_and(|answer| answer.changed)
+    }
+
     /// The targets that were [put aside](Effect::PutAside), for those who keep them together with the entries.
     pub fn put_aside(&self) -> impl Iterator<Item = &PutAside> {
         self.0.effects.iter().filter_map(|effect| match effect {

@@ -27,7 +27,9 @@ impl PutAside {
     pub(crate) fn new(state: &State, rollout: Rollout) -> (crate::rollout::Head, Self) {
         let (mut names, mut ends) = (String::new(), Vec::with_capacity(rollout.targets.len()));
         let mut told = Vec::with_capacity(rollout.targets.len());
-        for target in &rollout.targets {
+        let mut targets = rollout.targets;
+        for target in &mut targets {
+            target.set_lost(state.is_silent(target));
             names.push_str(state.node_of(target.slot));
             ends.push(names.len() as u32);
             let slot = &state.slots[target.slot as usize];
@@ -41,7 +43,7 @@ impl PutAside {
             ends,
             waves: rollout.dispatches.iter().map(|d| d.wave).collect(),
             reasons: failures.map(|(t, f)| (t, f.reason.to_string())).collect(),
-            targets: rollout.targets,
+            targets,
         };
         (rollout.head, aside)
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::event::{DeploymentKind, DeploymentState, Presence};
+use crate::event::{DeploymentKind, DeploymentState};
 use crate::id::DeploymentId;
 use crate::job::Job;
 use crate::rollout::{Head, Rollout, TargetState};
@@ -211,10 +211,7 @@ impl Job {
             wave: dispatch.map_or(0, |d| d.wave),
             canary: target.is_canary(),
             bad_intervals: target.streak,
-            lost: matches!(
-                self.state.presence(target.slot),
-                Presence::Disconnected | Presence::Down
-            ),
+            lost: self.state.is_silent(target),
             unproven: target.is_unproven(),
             deadline: deadline.map(|due| wall(&self.state, rollout, due)),
             reason: failure.map(|f| f.reason.to_string()),

@@ -10,7 +10,7 @@ use crate::event::{Aftermath, Answered, DeploymentKind, DeploymentState, Presenc
 use crate::id::{DeploymentId, JobId};
 use crate::members::Members;
 use crate::packed::U48;
-use crate::rollout::{Head, Rollout, TargetState};
+use crate::rollout::{Head, Rollout, Target, TargetState};
 use crate::spec::{JobSpec, Placement};
 use crate::time::Time;
 
@@ -339,6 +339,13 @@ impl State {
             _ if self.unplaced.contains(&slot) => Presence::Gone,
             node => self.members.presence(node),
         }
+    }
+
+    /// Whether nobody hears of a target, as people are told. One whose node is gone is not waited for, but in flight.
+    pub(crate) fn is_silent(&self, target: &Target) -> bool {
+        let presence = self.presence(target.slot);
+        matches!(presence, Presence::Disconnected | Presence::Down)
+            || target.is_lost() && target.state().is_in_flight()
     }
 
     /// A slot that has a node that can be given work.

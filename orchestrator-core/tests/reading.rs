@@ -260,7 +260,7 @@ fn targets_that_were_put_aside_say_the_same() {
         "nodes n1..n5\ndeploy v1\neveryone started\ndeploy v2 rolling waves=2 max_failed=5 max_failed_percent=100",
     );
     story
-        .play("#2 cannot start x\ncancel")
+        .play("#2 cannot start x\n#1 #4 lost\ncancel\n#1 back\n#3 lost")
         .unwrap_or_else(|why| panic!("{why}"));
     let before: Vec<_> = story.job.targets().collect();
     let request = story.registration("v3").expect("a command");
@@ -273,6 +273,8 @@ fn targets_that_were_put_aside_say_the_same() {
     let after: Vec<_> = aside.expect("it gives way").targets().collect();
     assert_eq!(after, before);
     assert!(after.iter().any(|t| t.reason.is_some()));
+    let lost = after.iter().filter(|t| t.lost).map(|t| t.target + 1);
+    assert_eq!(lost.collect::<Vec<_>>(), [3, 4]);
 }
 
 /// What `command` would lead to, and what it led to when everyone is well.

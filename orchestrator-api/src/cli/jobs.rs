@@ -13,7 +13,7 @@ use super::logs;
 use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, count, pairs, read, word, yes};
 use super::watch::{self, Follow};
-use crate::native::schema::{self, Type};
+use crate::native::schema::{self, State, Type};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -201,7 +201,7 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     let schema::Job {
         namespace, job_id, ..
     } = &answer.job;
-    // What is asked for runs already, and a restart that came to nothing says nothing of that.
+    // What is asked for runs already, and a restart that was called off says nothing of that.
     let mut is_settled = false;
     let what = match &answer.deployment_id {
         Some(id) if answer.changed => format!("version {}, deployment {id}", answer.version),
@@ -209,7 +209,7 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
             let last = client.get(&format!("/v1/deployments/{id}")).await?;
             let schema::GetDeploymentResponse { deployment: last } = read(last)?;
             let is_over = last.status.completed_at.is_some();
-            is_settled = is_over && last.kind == Type::Restart;
+            is_settled = last.kind == Type::Restart && last.status.state == State::Canceled;
             // After a rollback that is not the newest one, which the answer has.
             let goal = match is_over {
                 false => last.to_version,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
-    Answer, Command, DeploymentId, Done as WorkDone, Entry, Input, Job, JobId, NodeChange,
+    Answer, Command, DeploymentId, Done as WorkDone, Entry, Event, Input, Job, JobId, NodeChange,
     Observation, Plan, Rejection, Report, Request, Sealed, Sentence, Standing, Time,
 };
 use tokio::runtime::Handle as Runtime;
@@ -227,10 +227,14 @@ impl Loop {
                 let before = turn.fleet.len();
                 match self.step_fleet(turn, input) {
                     Ok(()) => {
-                        // Of what the step has found besides it is no deed.
+                        // What the step has found besides is no deed, nor is that it was said.
                         let done = turn.fleet[before..].iter().any(|entry| {
-                            use fleet::Event::{Disconnected, WentDown};
-                            !matches!(entry.event, Disconnected { .. } | WentDown { .. })
+                            use fleet::Event::{Answered, Disconnected, WentDown};
+                            let event = &entry.event;
+                            !matches!(
+                                event,
+                                Answered { .. } | Disconnected { .. } | WentDown { .. }
+                            )
                         });
                         turn.fleet_audit.extend(audit.filter(|_| done));
                         turn.waiting.push(reply);
@@ -276,14 +280,20 @@ impl Loop {
             Some(deployment) => format!("job {id}, deployment {deployment}"),
         };
         let audit = audit(turn.now, who, action(&request.command), object);
-        let entries = |turn: &Turn| turn.jobs.get(id).map_or(0, |changed| changed.entries.len());
-        let before = entries(turn);
+        let changed = turn.jobs.get(id);
+        let before = changed.map_or(0, |changed| changed.entries.len());
+        let is_keyed = request.key.is_some();
         match self.step(turn, id, request.into(), Some(reply)) {
             Ok(()) => {
-                let done = entries(turn) > before;
-                if let Some(changed) = turn.jobs.get_mut(id).filter(|_| done) {
-                    changed.audit.push(audit);
-                }
+                let Some(changed) = turn.jobs.get_mut(id) else {
+                    return;
+                };
+                // What was said before under its key is answered as it was then, and done no more.
+                let mut entries = changed.entries[before..].iter();
+                let is_new = !is_keyed
+                    || entries.any(|(entry, _)| matches!(entry.event, Event::Answered(_)));
+                let did = changed.sealed.last().is_some_and(|(s, _)| s.changed());
+                changed.audit.extend((is_new && did).then_some(audit));
             }
             Err((why, reply)) => {
                 if let Some(reply) = reply {
@@ -308,9 +318,17 @@ impl Loop {
             return Err(EngineError::NoSuchDeployment(id));
         };
         // What was said under this key before is answered as it was then, or refused.
-        let key = request.key.as_deref();
-        if key.is_some_and(|key| machine.answered(key).is_some()) {
-            return Ok(None);
+        if let Some((key, known)) = request
+            .key
+            .as_ref()
+            .and_then(|key| Some((key, machine.answered(key)?)))
+        {
+            // As far as it is remembered, it was about this one.
+            let led_to = known.deployment.and_then(|led_to| machine.summary(led_to));
+            return match led_to.is_none_or(|led_to| led_to.rollback_of == Some(id)) {
+                true => Ok(None),
+                false => Err(EngineError::Rejected(Rejection::KeyReused(key.clone()))),
+            };
         }
         let Some(last) = machine.deployments().next() else {
             return Err(EngineError::NoSuchDeployment(id));

@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::ask::Ask;
+use super::ask::{Ask, PLACE, is_place};
 use super::fields::Fields;
 use super::page::{audited, written};
 use super::problem::{Fault, Problem};
@@ -71,6 +71,9 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     let fields = Fields::open(String::new(), &body, &known, ask.faults());
     let wanted = fields.and_then(|mut fields| {
         let name = name(&mut fields, "name");
+        if name.as_deref().is_some_and(is_place) {
+            fields.refuse("name", PLACE);
+        }
         let (labels, facts) = (fields.texts("labels"), fields.texts("facts"));
         let leaving = fields.read("leaving", "true or false", Value::as_bool);
         Some((name?, labels?, facts?, leaving.unwrap_or(false)))

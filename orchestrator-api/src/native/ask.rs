@@ -326,7 +326,16 @@ impl Ask {
             return None;
         }
         match JobSpec::parse(text) {
-            Ok(spec) => Some(spec),
+            Ok(spec) => {
+                let named = [
+                    ("/namespace", spec.id.namespace()),
+                    ("/job_id", spec.id.name()),
+                ];
+                let places = named.into_iter().filter(|(_, name)| is_place(name));
+                let faults = places.map(|(at, name)| Fault::at(at, refused(name, PLACE)));
+                self.faults.extend(faults);
+                Some(spec)
+            }
             Err(errors) => {
                 self.malformed |= errors.errors().iter().any(|e| e.field.contains(' '));
                 self.faults.extend(of_spec(&errors));
@@ -414,6 +423,14 @@ impl Ask {
         self.malformed = true;
     }
 }
+
+/// Names that the core takes, and that nobody could ask for.
+pub(super) fn is_place(name: &str) -> bool {
+    matches!(name, "." | "..")
+}
+
+/// What is said of them.
+pub(super) const PLACE: &str = "in an address that is another place, and no name";
 
 /// What stands there, and what may.
 fn refused(found: &str, allowed: &str) -> String {

@@ -99,6 +99,7 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
     for (path, body, pointer) in [
         ("/v1/jobs/a/b/restart", json!({ "x": 1 }), "/x"),
         ("/v1/jobs/a/b/rollback", json!({ "to": 1 }), "/to"),
+        ("/v1/agent/join", json!({ "name": ".." }), "/name"),
         (
             "/v1/jobs/a/b/rollback",
             json!({ "to_version": "1" }),

@@ -120,6 +120,8 @@ async fn a_deployment_is_taken_back_once() {
     let reused = (422, "idempotency-key-reused".to_owned());
     let other = json!({ "to_version": 1 });
     assert_eq!(refused(&path, &key, other).await, reused);
+    let path_of_first = format!("/v1/deployments/{first}/rollback");
+    assert_eq!(refused(&path_of_first, &key, json!({})).await, reused);
     api.until_state(back["id"].as_str().unwrap(), "completed")
         .await;
     // What was answered is answered so for as long as the key is remembered.
@@ -215,7 +217,12 @@ async fn a_deed_is_written_down_once_however_often_it_is_said() {
                     // Which may come before there is one.
                     api.post("/v1/jobs/default/web/restart", json!({})).await;
                 }
-                let key = [("idempotency-key", "once")];
+                // A program that asks again, and people who ask the same.
+                let key = match number % 3 {
+                    0 => format!("{number}"),
+                    _ => "once".to_owned(),
+                };
+                let key = [("idempotency-key", &*key)];
                 let reply = api.post_with(path, &key, body).await;
                 assert!([200, 201].contains(&reply.status), "{}", reply.text());
             })

@@ -181,6 +181,7 @@ async fn goes_on(dir: PathBuf, said: &Value) {
     assert_eq!(why.status, 200, "{}", why.text());
     let node = api.get("/v1/nodes/n3").await.json();
     assert_eq!(node["node"]["drain"], true, "{node}");
+    assert_eq!(node["node"]["leaving"], false, "{node}");
 
     server.nodes(3, as_told).await;
     say(&api, web, "promote").await;

@@ -215,7 +215,7 @@ async fn a_newer_file_is_left_to_the_newer_program() {
             error,
             StoreError::Newer {
                 found: 1000,
-                known: 3,
+                known: 4,
                 ..
             }
         ),

@@ -316,6 +316,13 @@ const WELL: u8 = 6;
 /// Of one that runs something.
 const SOMETHING: u8 = 2;
 
+/// Whether the last deployment ended before it was seen how it goes there.
+fn was_in_flight(state: &State, slot: u32) -> bool {
+    let target = state.slots[slot as usize].target as usize;
+    let last = state.rollout.as_ref().and_then(|r| r.targets.get(target));
+    last.is_some_and(|target| target.slot == slot && target.state().is_in_flight())
+}
+
 /// How little an execution would be missed, the least first: what runs nowhere, what may not run, what runs nothing,
 /// what does not run what it should or was not seen well there.
 fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
@@ -341,10 +348,12 @@ fn worth(state: &State, slot: u32) -> (bool, bool, u8) {
             None => WELL,
         },
         None if told == 0 => 0,
-        None if stage == Stage::Failed && told != state.current => 1,
+        None if stage == Stage::Failed => 1,
         None if state.runs_what_failed(slot) => 2,
-        None if state.current != 0 && told != state.current => 3,
-        None => 4 + u8::from(!matches!(stage, Stage::Unproven | Stage::Failed)),
+        None if was_in_flight(state, slot) => 3,
+        None if state.current != 0 && told != state.current => 4,
+        None if stage == Stage::Unproven => 5,
+        None => WELL,
     };
     (!state.unplaced.contains(&slot), state.is_ready(slot), good)
 }

@@ -221,6 +221,7 @@ pub(super) fn apply(state: &mut State, entry: &Entry) {
             }
         }
         Event::Answered { key, digest } => {
+            state.keys.retain(|(known, _)| known != key);
             if state.keys.len() == KEYS_KEPT {
                 state.keys.pop_front();
             }

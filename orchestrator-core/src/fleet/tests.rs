@@ -150,6 +150,25 @@ fn what_was_said_to_a_node_that_was_removed_was_not_said_to_the_next_of_its_name
 }
 
 #[test]
+fn a_key_that_the_program_before_had_forgotten_is_read_as_used_again() {
+    let mut story = Story::new();
+    story.at(0, join("n1"));
+    let key = "k".to_owned();
+    let answered = |seq, digest| Entry {
+        seq,
+        at: at(0),
+        event: Event::Answered {
+            key: key.clone(),
+            digest,
+        },
+    };
+    let mut log = story.log.clone();
+    log.extend([answered(2, 1), answered(3, 2)]);
+    let fleet = Fleet::recover(FleetSettings::default(), log).unwrap();
+    assert_eq!(fleet.state.keys, [(key.clone(), 2)]);
+}
+
+#[test]
 fn who_leaves_drains_until_it_joins_again() {
     let mut story = Story::new();
     assert_eq!(story.at(0, leave("n1")), ["joined", "leaving"]);

@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("step_1.sql"),
     include_str!("step_2.sql"),
     include_str!("step_3.sql"),
+    include_str!("step_4.sql"),
 ];
 
 /// "Orch", so that a file of another program is not taken for ours.
