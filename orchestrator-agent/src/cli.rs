@@ -1,6 +1,7 @@
 //! The program's face.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -146,8 +147,11 @@ impl Ends {
 
 async fn show(data_dir: &Path) -> Outcome {
     let status = status::ask(data_dir).await?;
-    println!("{status:#}");
-    Ok(())
+    match writeln!(std::io::stdout(), "{status:#}") {
+        // Who reads has seen enough.
+        Err(why) if why.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 fn number(option: &str, text: &str) -> Result<u64, String> {

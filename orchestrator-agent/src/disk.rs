@@ -52,6 +52,28 @@ pub(crate) fn note_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> 
     note(path, &serde_json::to_vec(value)?)
 }
 
+/// Sees to it that something as long as this can be written later, also where the disk is full by then.
+pub(crate) fn reserve(path: &Path, bytes: usize) -> io::Result<()> {
+    note(&path.with_extension("room"), &vec![b' '; bytes])
+}
+
+/// The same as [`replace_json`], in the room that was [reserved](reserve), where that is enough.
+pub(crate) fn replace_json_in_room<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let bytes = serde_json::to_vec(value)?;
+    let room = path.with_extension("room");
+    let in_room = || {
+        let mut file = OpenOptions::new().write(true).open(&room)?;
+        if file.metadata()?.len() < bytes.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        // What is left of the room is blanks.
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&room, path)
+    };
+    in_room().or_else(|_| replace(path, &bytes))
+}
+
 /// `None` where there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let mut bytes = Vec::new();

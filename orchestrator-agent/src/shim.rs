@@ -22,6 +22,7 @@
 mod family;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -57,6 +58,10 @@ pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
 
 /// How long output may still come after the end, from whoever has taken it along.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+/// In a shim's environment: the words of a check, in JSON.
+pub(crate) const CHECK: &str = "ORCHESTRATOR_CHECK";
+/// How it ended takes no more, but for a long reason.
+const ENDED_BYTES: usize = 512;
 /// What starts others as it is killed is killed so many times.
 const KILLS_MAX: usize = 100;
 
@@ -142,8 +147,14 @@ impl From<Ended> for Look {
     }
 }
 
-/// Starts the run in this directory, unless it was before, and stays until it is over.
+/// Starts the run in this directory, unless it was before, and stays until it is over. Or is a check of it, where the
+/// agent says so.
 pub fn main(dir: &Path) -> ExitCode {
+    if let Some(words) = std::env::var_os(CHECK) {
+        let why = check(dir, &words);
+        eprintln!("{why}");
+        return ExitCode::FAILURE;
+    }
     // Fails where it leads a session already.
     let _ = rustix::process::setsid();
     match run(dir) {
@@ -152,6 +163,28 @@ pub fn main(dir: &Path) -> ExitCode {
             say(&format!("no {why}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Becomes a program, where the run's own is held to its limits: what checks it costs no one else. Answers why not.
+fn check(dir: &Path, words: &OsStr) -> io::Error {
+    let become_it = || -> io::Result<Command> {
+        let words: Vec<String> = serde_json::from_slice(words.as_encoded_bytes())?;
+        let (program, args) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let launch = disk::read_json::<Launch>(&dir.join(LAUNCH))?;
+        let launch = launch.ok_or(io::ErrorKind::NotFound)?;
+        launch.groups.iter().try_for_each(Group::step_in)?;
+        let mut command = Command::new(program);
+        command.args(args).env_clear().envs(launch.env);
+        command.current_dir(launch.directory);
+        if let Some((user, group)) = launch.user {
+            command.uid(user).gid(group);
+        }
+        Ok(command)
+    };
+    match become_it() {
+        Ok(mut command) => command.exec(),
+        Err(why) => why,
     }
 }
 
@@ -167,13 +200,15 @@ fn run(dir: &Path) -> io::Result<()> {
         return Ok(());
     };
     let _alive = pipe(&dir.join(ALIVE))?;
+    let ended = dir.join(ENDED);
+    disk::reserve(&ended, ENDED_BYTES)?;
     disk::note(&dir.join(BEGUN), b"")?;
     family::adopt();
     let began = Instant::now();
     let mut child = match start(&launch) {
         Ok(child) => child,
         Err(why) => {
-            disk::replace_json(&dir.join(ENDED), &Ended::cannot_start(why.clone()))?;
+            disk::replace_json_in_room(&ended, &Ended::cannot_start(why.clone()))?;
             return Err(io::Error::other(why));
         }
     };
@@ -188,7 +223,7 @@ fn run(dir: &Path) -> io::Result<()> {
         // Nobody could stop it.
         end_group(pid);
         let _ = child.wait();
-        disk::replace_json(&dir.join(ENDED), &Ended::cannot_start(why.to_string()))?;
+        disk::replace_json_in_room(&ended, &Ended::cannot_start(why.to_string()))?;
         return Err(why);
     }
     say("up");
@@ -214,12 +249,12 @@ fn run(dir: &Path) -> io::Result<()> {
         let _ = group.remove();
     }
     let signal = status.signal().map(|signal| 128 + signal);
-    let ended = Ended {
+    let how = Ended {
         code: status.code().or(signal),
         cannot_start: None,
         ran_millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    disk::replace_json(&dir.join(ENDED), &ended)
+    disk::replace_json_in_room(&ended, &how)
 }
 
 /// If it was killed for want of memory, that is said where people look: nothing else tells them.

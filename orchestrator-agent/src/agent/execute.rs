@@ -1,6 +1,6 @@
 //! Does what a plan says, and takes in what comes of it. Nothing here chooses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
@@ -137,6 +137,12 @@ impl Work {
     /// Its ports: free ones for those that are not fixed. Another program may take one before the workload does; then the
     /// workload cannot start, and the next attempt has another.
     fn pick(&self, id: &RunId, workload: &Workload) -> Result<BTreeMap<String, u16>, String> {
+        // Also those of workloads that have not begun to listen.
+        let alive = |live: &&Live| !matches!(live.phase, Phase::Ended { .. });
+        let others = self.lives.values().filter(alive);
+        let taken: BTreeSet<u16> = others
+            .flat_map(|live| live.run.ports.values().copied())
+            .collect();
         let mut held = Vec::new();
         let mut picked = BTreeMap::new();
         for port in &workload.ports {
@@ -147,15 +153,18 @@ impl Work {
                     number
                 }
                 None => {
-                    let free = || {
-                        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-                        Ok((listener.local_addr()?.port(), listener))
+                    let mut free = || -> io::Result<u16> {
+                        loop {
+                            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                            let number = listener.local_addr()?.port();
+                            // Held until all are picked: the next one is another.
+                            held.push(listener);
+                            if !taken.contains(&number) {
+                                return Ok(number);
+                            }
+                        }
                     };
-                    let (number, listener) = free().map_err(|why: io::Error| {
-                        format!("port {}: none is free: {why}", port.name)
-                    })?;
-                    held.push(listener);
-                    number
+                    free().map_err(|why| format!("port {}: none is free: {why}", port.name))?
                 }
             };
             picked.insert(port.name.clone(), number);
@@ -310,8 +319,9 @@ impl Work {
                         }
                     }
                 }
-                if !run.dir.exists() {
-                    return;
+                if !run.dir.exists() && tries > UNSEEN_TOLD_AFTER {
+                    // It was forgotten; or somebody took it away, and nothing is left to be found.
+                    break Ended::unseen().into();
                 }
                 sleep(again).await;
                 again = (again * 2).min(LOOK_AGAIN_AFTER_MAX);

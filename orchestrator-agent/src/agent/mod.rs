@@ -338,7 +338,7 @@ impl Live {
             busy: self.busy || self.forget_again.is_some_and(|again| now < again),
             // What a former agent has started may well be as it was.
             unseen: self.unseen.clone().filter(|_| !self.is_told),
-            ready: self.tally.is_ready(now.saturating_sub(self.since)),
+            ready: self.unseen.is_none() && self.tally.is_ready(now.saturating_sub(self.since)),
             asked: self.asked,
             killed: self.killed,
             workload: self.run.workload.clone(),

@@ -87,7 +87,14 @@ impl Work {
         } else if is_due {
             told.next = now + interval;
             says.extend(match (&standing, live) {
-                (Standing::Up(_), Some(live)) => Some(Observation::Interval(live.tally.roll())),
+                (Standing::Up(_), Some(live)) => {
+                    let mut interval = live.tally.roll();
+                    // What may have ended is not seen to be well.
+                    if live.unseen.is_some() {
+                        interval.checks = interval.checks.filter(|passing| !passing);
+                    }
+                    Some(Observation::Interval(interval))
+                }
                 (Standing::Down, _) => Some(Observation::Interval(Interval {
                     checks: Some(false),
                     ..Interval::default()

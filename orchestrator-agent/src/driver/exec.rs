@@ -5,12 +5,12 @@
 //! | `command` | required | the program: a path, or a name to be looked for in `PATH`; or a list of it and its first arguments |
 //! | `args` | | its arguments, after those |
 //! | `directory` | the run's own | where it starts; the run's own is empty at first, and is taken away with the run |
-//! | `user` | the agent's | a name or a number in `/etc/passwd`; only root may become another |
+//! | `user` | the agent's | a name or a number in `/etc/passwd`; only root may become another. Of his groups it is in the first only |
 //! | `stop_signal` | `TERM` | or `INT`, `QUIT`, `HUP`, `USR1`, `USR2`, `KILL`; to the whole process group |
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
-//! A command check runs as the program does: its user, its directory, its environment.
+//! A command check runs as the program does: its user, its directory, its environment, and within the same limits.
 //!
 //! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon.
 
@@ -304,6 +304,10 @@ impl Driver for Exec {
                 Stop::Now => Ok(Signal::KILL),
             };
             let Some(process) = process(&run.dir)? else {
+                // Without its directory nothing tells which process it is, but for its mark.
+                if is_gone(&run.dir) {
+                    shim::kill_strays(&run.dir);
+                }
                 return Ok(());
             };
             if !process.is_alive() {
@@ -331,18 +335,25 @@ impl Driver for Exec {
 
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
         Box::pin(async {
-            let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
             let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
             let launch = launch.ok_or(io::ErrorKind::NotFound)?;
-            let mut command = Command::new(program);
-            if let Some((user, group)) = launch.user {
-                command.uid(user).gid(group);
-            }
-            let child = command
-                .args(args)
-                .env_clear()
-                .envs(launch.env)
-                .current_dir(launch.directory)
+            let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+            let mut check = if launch.groups.is_empty() {
+                let mut check = Command::new(program);
+                check.args(args).env_clear().envs(launch.env);
+                check.current_dir(launch.directory);
+                if let Some((user, group)) = launch.user {
+                    check.uid(user).gid(group);
+                }
+                check
+            } else {
+                let (program, args) = self.shim.split_first().expect("a shim is a program");
+                let mut check = Command::new(program);
+                check.args(args).arg(&run.dir).env_clear();
+                check.env(shim::CHECK, serde_json::to_string(command)?);
+                check
+            };
+            let child = check
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -418,7 +429,20 @@ async fn remove(group: &Group) -> io::Result<()> {
     }
 }
 
+/// Whether somebody has taken a run's directory away, and not all that there is.
+fn is_gone(dir: &Path) -> bool {
+    let all = dir.ancestors().nth(3);
+    matches!(dir.try_exists(), Ok(false)) && all.is_some_and(Path::exists)
+}
+
 fn look(dir: &Path) -> io::Result<Look> {
+    if is_gone(dir) {
+        // Somebody has taken it away, and with it what tells of the program. What is marked as its own must not go on
+        // beside the next one.
+        let killed = shim::kill_strays(dir);
+        tracing::warn!(dir = %dir.display(), killed, "the directory of a run is gone");
+        return Ok(Ended::unseen().into());
+    }
     let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
     if let Some(ended) = ended()? {
         return Ok(ended.into());
@@ -439,6 +463,9 @@ fn look(dir: &Path) -> io::Result<Look> {
     groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
     let ended = Ended::unseen();
-    disk::note_json(&dir.join(shim::ENDED), &ended)?;
+    // It has ended, whether or not that can be written down: whoever looks again finds the same.
+    if let Err(why) = disk::note_json(&dir.join(shim::ENDED), &ended) {
+        tracing::error!(dir = %dir.display(), %why, "the end of a run cannot be written down");
+    }
     Ok(ended.into())
 }

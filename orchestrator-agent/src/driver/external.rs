@@ -211,7 +211,10 @@ impl External {
                 Ended::with(code, Duration::from_millis(ran_millis))
             }
         };
-        disk::note_json(&noted, &ended)?;
+        // It has ended, whether or not that can be written down: whoever asks again hears the same.
+        if let Err(why) = disk::note_json(&noted, &ended) {
+            tracing::error!(run = %run.id, %why, "the end of a run cannot be written down");
+        }
         Ok(ended.into())
     }
 

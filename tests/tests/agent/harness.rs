@@ -100,6 +100,46 @@ pub(crate) fn known(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
+/// A little file system in memory. It is gone with this.
+pub(crate) struct Disk(PathBuf);
+
+impl Disk {
+    /// `None` where this process may not mount any.
+    pub(crate) fn mount(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount.args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={size},mode=711"),
+            "tmpfs",
+        ]);
+        if !mount.arg(at).output().is_ok_and(|run| run.status.success()) {
+            eprintln!("SKIPPED: this process may not mount a file system");
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+
+    /// To the last byte.
+    pub(crate) fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write(&mut filler, &[0; 4096]).is_ok_and(|written| written > 0) {}
+    }
+
+    pub(crate) fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("--lazy").arg(&self.0).status();
+    }
+}
+
 /// A node: an agent, here or as a process, and what it runs. All of it ends with this.
 pub(crate) struct Node {
     pub(crate) name: String,

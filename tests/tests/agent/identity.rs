@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::harness::eventually;
+use crate::harness::{Disk, eventually};
 
 struct Fixture {
     access: Access,
@@ -170,48 +170,14 @@ async fn a_join_token_whose_answer_was_lost_is_as_good_as_before() {
     agent.leave().await;
 }
 
-/// A little file system, full at first.
-struct Full(PathBuf);
-
-impl Full {
-    /// `None` where this process may not mount any.
-    fn mount(at: PathBuf) -> Option<Self> {
-        std::fs::create_dir(&at).unwrap();
-        let mut mount = std::process::Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]);
-        if !mount
-            .arg(&at)
-            .output()
-            .is_ok_and(|run| run.status.success())
-        {
-            eprintln!("SKIPPED: this process may not mount a file system");
-            return None;
-        }
-        let full = Self(at);
-        // The last byte, too.
-        let mut filler = std::fs::File::create(full.0.join("filler")).unwrap();
-        while std::io::Write::write(&mut filler, &[0; 4096]).is_ok_and(|written| written > 0) {}
-        Some(full)
-    }
-
-    fn make_room(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Full {
-    fn drop(&mut self) {
-        let mut unmount = std::process::Command::new("umount");
-        let _ = unmount.arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn a_join_token_is_not_used_up_where_nothing_can_be_kept() {
     let fixture = Fixture::new().await;
-    let Some(disk) = Full::mount(fixture.dir.path().join("node")) else {
+    let node = fixture.dir.path().join("node");
+    let Some(disk) = Disk::mount(&node, "256k") else {
         return;
     };
+    disk.fill();
     let token = fixture.join_token(None).await;
     let agent = fixture.agent(Some(&token), Some(&fixture.cert));
     let trouble = |status: &Value| {
@@ -227,7 +193,7 @@ async fn a_join_token_is_not_used_up_where_nothing_can_be_kept() {
     disk.make_room();
     fixture.status("it listens", listens).await;
     agent.leave().await;
-    assert!(disk.0.join("identity.json").exists());
+    assert!(node.join("identity.json").exists());
 }
 
 #[tokio::test]

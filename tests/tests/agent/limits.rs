@@ -56,6 +56,44 @@ fn groups(run: &Value) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
+async fn a_check_is_held_to_the_limits_of_what_it_checks() {
+    let server = Server::start().await;
+    let Some(node) = begun(&server).await else {
+        return;
+    };
+    let mut job = job(json!(["sleep", "100000"]), json!({ "processes": 8 }));
+    // Each time as many as it can, and they stay.
+    let fork = "for i in 1 2 3 4 5 6 7 8 9; do setsid sleep 100001 & done; wait";
+    job["checks"] = json!([
+        { "type": "command", "command": ["sh", "-c", fork], "interval": "200ms", "timeout": "150ms" },
+        { "type": "command", "command": ["true"], "interval": "200ms" },
+    ]);
+    server.api.register(job).await;
+    let run = run_in(&node, "running").await;
+    let pids = groups(&run)
+        .into_iter()
+        .find(|dir| dir.join("pids.max").exists());
+    let pids = pids.expect("one holds the number of processes");
+    let full = || {
+        let current = std::fs::read_to_string(pids.join("pids.current")).ok()?;
+        current
+            .trim()
+            .parse::<u32>()
+            .ok()
+            .filter(|count| *count >= 8)
+    };
+    let count = eventually("no more fit", async || full()).await;
+    // The program, its check's, and those that have come in and start nothing.
+    assert!(count < 16, "{count}");
+    assert!(node.processes().len() < 16, "{:?}", node.processes());
+    // Who needs no process of his own is well still.
+    node.until("the other check passes", |status| {
+        status["runs"][0]["checks"][1]["passing"] == true
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_needs_more_memory_is_killed_and_that_is_said() {
     let server = Server::start().await;
     let Some(node) = begun(&server).await else {

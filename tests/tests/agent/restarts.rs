@@ -4,7 +4,7 @@ use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Server, eventually, immediate, rolling, service};
+use crate::harness::{Disk, Node, Server, eventually, immediate, rolling, service};
 
 #[tokio::test]
 async fn leaving_leaves_workloads_and_draining_stops_them() {
@@ -123,6 +123,52 @@ async fn an_end_that_cannot_be_read_is_an_end_all_the_same() {
         "{}",
         node.log()
     );
+}
+
+#[tokio::test]
+async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    disk.fill();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let ended = |status: &Value| {
+        let standing = status["executions"][0]["standing"].as_str();
+        standing.is_some_and(|standing| standing.contains("No space left"))
+    };
+    node.until("it does not run, and that is said", ended).await;
+    assert!(node.log().contains("how=Exited(137)"), "{}", node.log());
+    disk.make_room();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
+async fn what_has_lost_its_directory_is_stopped_and_begins_anew() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
+    // The next version finds nothing of the one before, which ends all the same.
+    let next = service(&[("WORD", "next")], immediate());
+    let id = server.api.register(next).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(2).await;
+    eventually("only that one lives", async || {
+        (node.processes() == [pid]).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
