@@ -473,7 +473,7 @@ mod tests {
             ports: BTreeMap::new(),
             artifact: None,
             workload: Arc::new(Workload::in_part(&document)),
-            document: Arc::new(document),
+            document: serde_json::from_value(document).unwrap(),
             dir: dir.join(attempt.to_string()),
         };
         run.keep().unwrap();

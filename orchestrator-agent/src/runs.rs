@@ -19,11 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::disk;
 use crate::shim::RUN;
-use crate::wire::Job;
+use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
 const REMARKS: &str = "remarks";
@@ -69,7 +68,7 @@ pub struct Run {
     /// Its ports, by name.
     pub ports: BTreeMap<String, u16>,
     /// The job document.
-    pub document: Arc<Value>,
+    pub document: Document,
     /// The same, read.
     pub workload: Arc<Workload>,
     /// Where what it brings along is.
@@ -88,7 +87,7 @@ struct Kept {
     ports: BTreeMap<String, u16>,
     #[serde(default)]
     artifact: Option<PathBuf>,
-    document: Arc<Value>,
+    document: Document,
 }
 
 impl Run {
@@ -289,10 +288,12 @@ fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn restore(kept: Kept, dir: PathBuf) -> Run {
-    let workload = Workload::read(&kept.document).unwrap_or_else(|why| {
+    // What was read once, as a part of a larger text, is read again.
+    let document = kept.document.read().unwrap_or_default();
+    let workload = Workload::read(&document).unwrap_or_else(|why| {
         // Of another version of this program. What it started must be found all the same.
         tracing::warn!(dir = %dir.display(), why, "a run is understood only in part");
-        Workload::in_part(&kept.document)
+        Workload::in_part(&document)
     });
     Run {
         id: kept.id,

@@ -6,8 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use std::sync::Arc;
+
+use serde::de::Deserializer;
+use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The most executions that a node runs.
 pub const EXECUTIONS_MAX: usize = 1000;
@@ -52,7 +57,33 @@ pub struct Desired {
     /// The executions, by job and slot.
     pub executions: Vec<Execution>,
     /// The job documents that they name, by job and version.
-    pub workloads: BTreeMap<String, BTreeMap<u32, Value>>,
+    pub workloads: BTreeMap<String, BTreeMap<u32, Document>>,
+}
+
+/// A job document, as the server wrote it. Read, it takes many times as much memory as this, which is kept for as long as
+/// the job is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Document(Arc<str>);
+
+impl Document {
+    /// What it says.
+    pub fn read(&self) -> serde_json::Result<Value> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl Serialize for Document {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
+        raw.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(from)?;
+        Ok(Self(raw.get().into()))
+    }
 }
 
 /// One execution of one job.

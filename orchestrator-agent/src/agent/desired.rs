@@ -5,13 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::Work;
 use crate::client::Received;
 use crate::disk;
 use crate::plan::{Supply, Wanted};
 use crate::runs::{Key, Run};
+use crate::wire::Document;
 use crate::workload::Workload;
 
 /// The last accepted state, on disk and understood.
@@ -24,7 +23,7 @@ pub(super) struct Accepted {
     pub(super) refused: Option<u64>,
     pub(super) wanted: BTreeMap<Key, Wanted>,
     /// The documents of what is to run.
-    pub(super) documents: BTreeMap<Key, Arc<Value>>,
+    pub(super) documents: BTreeMap<Key, Document>,
     pub(super) targets: BTreeMap<Key, u32>,
 }
 
@@ -115,13 +114,10 @@ impl Work {
             }
             let versions = desired.and_then(|all| all.workloads.get(&key.job.to_string()));
             let document = versions.and_then(|all| all.get(&execution.version));
-            let workload = self.read(document);
+            let workload = self.read(&key, document);
             documents.remove(&key);
             if let Some(document) = document {
-                let former = self.accepted.documents.get(&key);
-                let shared = former.filter(|former| ***former == *document).cloned();
-                let shared = shared.unwrap_or_else(|| Arc::new(document.clone()));
-                documents.insert(key.clone(), shared);
+                documents.insert(key.clone(), document.clone());
             }
             targets.remove(&key);
             if let Some(target) = execution.target {
@@ -167,9 +163,16 @@ impl Work {
         }
     }
 
-    fn read(&self, document: Option<&Value>) -> Result<Arc<Workload>, String> {
+    fn read(&self, key: &Key, document: Option<&Document>) -> Result<Arc<Workload>, String> {
         let document = document.ok_or("the server sent no document")?;
-        let workload = Workload::read(document)?;
+        if self.accepted.documents.get(key) == Some(document) {
+            // It is read already: a change of one job is none of the others'.
+            return self.accepted.wanted[key].workload.clone();
+        }
+        let read = document
+            .read()
+            .map_err(|why| format!("no document: {why}"))?;
+        let workload = Workload::read(&read)?;
         let driver = self.drivers.get(workload.driver.as_str());
         let none = || format!("driver: this agent has no {:?}", workload.driver);
         driver.ok_or_else(none)?.check(&workload)?;

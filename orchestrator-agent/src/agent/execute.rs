@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -18,6 +17,7 @@ use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Mark, Run, RunId};
 use crate::shim::Ended;
+use crate::wire::Document;
 use crate::workload::Workload;
 
 /// How soon somebody is asked again who has not answered.
@@ -89,7 +89,7 @@ impl Work {
         row: u32,
         version: u32,
         workload: Arc<Workload>,
-        document: Arc<Value>,
+        document: Document,
     ) {
         let now = self.now();
         let picked = self.pick(&id, &workload);

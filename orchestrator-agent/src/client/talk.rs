@@ -19,7 +19,7 @@ use crate::runs::RunId;
 use crate::wire::{Desired, EXECUTIONS_MAX, Logs, Reports, Taken};
 
 /// The longest desired state that is read.
-const DESIRED_BYTES_MAX: usize = 16 << 20;
+const DESIRED_BYTES_MAX: usize = 48 << 20;
 /// The server sends the state at once, or something on the way keeps it.
 const FIRST_EVENT_WITHIN: Duration = Duration::from_secs(15);
 /// The server says that it lives every 15 seconds.

@@ -172,7 +172,8 @@ impl Node {
         node
     }
 
-    fn at(url: &str, name: &str) -> Self {
+    /// One that knows the server by another address, and no agent yet.
+    pub(crate) fn at(url: &str, name: &str) -> Self {
         Self {
             name: name.to_owned(),
             server: url.to_owned(),

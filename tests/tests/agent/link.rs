@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use orchestrator_agent::Leave;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -257,8 +257,51 @@ async fn liar(says: impl Fn() -> Vec<u8> + Send + 'static) -> std::net::SocketAd
 }
 
 #[tokio::test]
+async fn large_documents_take_little_more_than_their_text() {
+    let says = || {
+        let junk = vec![0; 500_000];
+        let mut workloads = json!({});
+        let mut executions = Vec::new();
+        for number in 0..16 {
+            let job = format!("a/j{number}");
+            let document =
+                json!({ "driver": "exec", "config": { "command": "true", "junk": junk } });
+            workloads[&job] = json!({ "1": document });
+            executions.push(json!({ "job": job, "slot": 0, "version": 1, "generation": 1 }));
+        }
+        let state = json!({
+            "node": "n1", "revision": 1, "executions": executions, "workloads": workloads,
+        });
+        format!("data: {state}\n\n").into_bytes()
+    };
+    let text = says();
+    assert!(text.len() > 15 << 20, "{}", text.len());
+    let mut node = Node::at(
+        &format!("http://{}", liar(move || text.clone()).await),
+        "n1",
+    );
+    node.start_apart(&[]);
+    let refused = |status: &Value| {
+        let all = status["executions"].as_array();
+        all.is_some_and(|all| {
+            all.len() == 16
+                && all.iter().all(|one| {
+                    let standing = one["standing"].as_str().unwrap_or_default();
+                    standing.contains("unknown field `junk`")
+                })
+        })
+    };
+    node.until("each is read", refused).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.agent_pid())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.unwrap().trim().strip_suffix(" kB").unwrap();
+    let most: u64 = most.parse().unwrap();
+    assert!(most < 256 << 10, "{most} kB");
+}
+
+#[tokio::test]
 async fn what_is_too_much_or_for_another_is_not_taken() {
-    let endless = || [b"data: ".to_vec(), vec![b'x'; 17 << 20]].concat();
+    let endless = || [b"data: ".to_vec(), vec![b'x'; 49 << 20]].concat();
     let others = || {
         b"data: {\"node\":\"n2\",\"revision\":1,\"executions\":[],\"workloads\":{}}\n\n".to_vec()
     };

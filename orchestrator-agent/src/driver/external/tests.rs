@@ -42,7 +42,7 @@ fn given(name: &str) -> (TempDir, External, Run) {
         row: 0,
         ports: BTreeMap::new(),
         workload: Arc::new(Workload::read(&document).unwrap()),
-        document: Arc::new(document),
+        document: serde_json::from_value(document).unwrap(),
         artifact: None,
         dir: dir.path().join("run"),
     };
