@@ -101,7 +101,7 @@ impl Process {
 }
 
 /// How it ended.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Ended {
     code: Option<i32>,
     cannot_start: Option<String>,

@@ -66,12 +66,24 @@ pub struct Docker {
     outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
     /// Checks that were left alone before they had ended, by what is run where.
     hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
+    /// Ends that could not be written, by the runs' directories.
+    unwritten: Mutex<BTreeMap<PathBuf, Ended>>,
 }
 
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Output")
     }
+}
+
+/// How far a run is on its way to its start.
+enum Step {
+    /// There is nothing more to do.
+    Last,
+    /// The next one can be done.
+    On,
+    /// Something is in its way.
+    Again,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,6 +98,7 @@ impl Docker {
             engine: Engine::new(socket, logins),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -98,8 +111,9 @@ impl Docker {
         let since = Instant::now();
         loop {
             match self.step(run, &config, &name, &begun).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
+                Ok(Step::Last) => return Ok(()),
+                Ok(Step::On) => {}
+                Ok(Step::Again) => sleep(AGAIN_AFTER).await,
                 Err(failed @ Failed::Away { .. }) => {
                     if !begun.exists() && since.elapsed() > PATIENCE {
                         return Err(failed.to_string());
@@ -111,24 +125,25 @@ impl Docker {
         }
     }
 
-    /// One step on its way; answers whether it was the last.
+    /// One step on its way.
     async fn step(
         &self,
         run: &Run,
         config: &Config,
         name: &str,
         begun: &Path,
-    ) -> Result<bool, Failed> {
+    ) -> Result<Step, Failed> {
         match self.engine.inspect(name).await? {
-            None if begun.exists() => Ok(true),
+            None if begun.exists() => Ok(Step::Last),
             None => {
                 self.provide(config).await?;
                 let path = format!("/containers/create?name={name}");
                 let container = config.container(run);
                 let made = self.engine.ask("POST", &path, Some(&container)).await;
                 match made {
-                    Err(failed) if failed.is(StatusCode::CONFLICT) => Ok(false),
-                    made => made.map(|_| false),
+                    // Somebody has the name who cannot be seen: one that is just being made, or taken away.
+                    Err(failed) if failed.is(StatusCode::CONFLICT) => Ok(Step::Again),
+                    made => made.map(|_| Step::On),
                 }
             }
             Some(container) if container.state.is_new() => {
@@ -139,9 +154,10 @@ impl Docker {
                     });
                 }
                 let path = format!("/containers/{name}/start");
-                self.engine.ask("POST", &path, None).await.map(|_| true)
+                let started = self.engine.ask("POST", &path, None).await;
+                started.map(|_| Step::Last)
             }
-            Some(_) => Ok(true),
+            Some(_) => Ok(Step::Last),
         }
     }
 
@@ -188,6 +204,10 @@ impl Docker {
         if let Some(ended) = disk::read_or_put_aside::<Ended>(&noted)? {
             return Ok(ended.into());
         }
+        let before = lock(&self.unwritten).get(&run.dir).cloned();
+        if let Some(ended) = before {
+            return Ok(self.note(run, ended));
+        }
         let name = run.name();
         let found = self.engine.inspect(&name).await?;
         let ended = match found {
@@ -208,8 +228,20 @@ impl Docker {
                 }
             },
         };
-        disk::note_json(&noted, &ended)?;
-        Ok(ended.into())
+        Ok(self.note(run, ended))
+    }
+
+    /// Writes down how it ended. Where that cannot be, it has ended all the same, and the next look tries again.
+    fn note(&self, run: &Run, ended: Ended) -> Look {
+        let mut unwritten = lock(&self.unwritten);
+        match disk::note_json(&run.dir.join(ENDED), &ended) {
+            Ok(()) => drop(unwritten.remove(&run.dir)),
+            Err(why) => {
+                tracing::warn!(run = %run.id, %why, "the end of a run cannot be written");
+                unwritten.insert(run.dir.clone(), ended.clone());
+            }
+        }
+        ended.into()
     }
 
     fn output(&self, run: &Run) -> Arc<AsyncMutex<Option<Output>>> {
@@ -257,9 +289,12 @@ impl Docker {
         let end = async {
             loop {
                 match self.engine.wait(&name).await {
-                    Ok(()) | Err(Failed::Refused { .. }) => {}
+                    Ok(()) => {}
+                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
                     // An engine that is begun again finds its containers, or not: nothing has ended before it says so.
-                    Err(Failed::Away { .. }) => sleep(AGAIN_AFTER).await,
+                    Err(Failed::Refused { .. } | Failed::Away { .. }) => {
+                        sleep(AGAIN_AFTER).await;
+                    }
                 }
                 match self.engine.inspect(&name).await {
                     Ok(Some(container)) if container.state.ended().is_none() => {}
@@ -304,6 +339,7 @@ impl Docker {
         }
         lock(&self.outputs).remove(&run.dir);
         lock(&self.hanging).retain(|(dir, _), _| *dir != run.dir);
+        lock(&self.unwritten).remove(&run.dir);
         super::remove(&run.dir).await
     }
 
@@ -359,8 +395,7 @@ impl Driver for Docker {
                 return Ok(());
             };
             // It is over: what the engine has refused to start does not live.
-            let ended = Ended::cannot_start(why.clone());
-            disk::note_json(&run.dir.join(ENDED), &ended).map_err(|why| why.to_string())?;
+            self.note(run, Ended::cannot_start(why.clone()));
             Err(why)
         })
     }
@@ -389,3 +424,6 @@ impl Driver for Docker {
         Box::pin(Self::check(self, run, command))
     }
 }
+
+#[cfg(test)]
+mod tests;
