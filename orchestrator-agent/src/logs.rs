@@ -475,6 +475,7 @@ mod tests {
             workload: Arc::new(Workload::in_part(&document)),
             document: serde_json::from_value(document).unwrap(),
             dir: dir.join(attempt.to_string()),
+            name: attempt.to_string(),
         };
         run.keep().unwrap();
         Arc::new(run)

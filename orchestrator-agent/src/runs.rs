@@ -75,6 +75,8 @@ pub struct Run {
     pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
+    /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
+    pub name: String,
 }
 
 /// What is written of it.
@@ -88,6 +90,9 @@ struct Kept {
     #[serde(default)]
     artifact: Option<PathBuf>,
     document: Document,
+    /// It stays what it was, also where the data directory is moved.
+    #[serde(default)]
+    name: Option<String>,
 }
 
 impl Run {
@@ -97,25 +102,6 @@ impl Run {
             PortRef::Number(number) => Some(*number),
             PortRef::Name(name) => self.ports.get(name).copied(),
         }
-    }
-
-    /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
-    pub fn name(&self) -> String {
-        let hash = disk::sum(self.dir.as_os_str().as_encoded_bytes());
-        let key = &self.id.key;
-        let job: String = (key.job.name().chars())
-            .map(|letter| {
-                if letter.is_ascii_alphanumeric() {
-                    letter
-                } else {
-                    '-'
-                }
-            })
-            .collect();
-        format!(
-            "orchestrator-{job}-{}-{}-{}-{hash:016x}",
-            key.slot, self.id.generation, self.id.attempt,
-        )
     }
 
     /// Replaces the words that stand for what the run is.
@@ -189,6 +175,7 @@ impl Run {
             ports: self.ports.clone(),
             artifact: self.artifact.clone(),
             document: self.document.clone(),
+            name: Some(self.name.clone()),
         };
         disk::replace_json(&self.dir.join("run.json"), &kept)
     }
@@ -254,6 +241,25 @@ pub(crate) fn directory(runs: &Path, id: &RunId) -> PathBuf {
         .join(format!("{slot}.{}.{}", id.generation, id.attempt))
 }
 
+/// What a run in this directory is called.
+pub(crate) fn name(dir: &Path, id: &RunId) -> String {
+    let hash = disk::sum(dir.as_os_str().as_encoded_bytes());
+    let key = &id.key;
+    let job: String = (key.job.name().chars())
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    format!(
+        "orchestrator-{job}-{}-{}-{}-{hash:016x}",
+        key.slot, id.generation, id.attempt,
+    )
+}
+
 /// All runs that were kept. What was not written whole never began, and is taken away.
 pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
     disk::directory(runs)?;
@@ -296,6 +302,8 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         Workload::in_part(&document)
     });
     Run {
+        // An earlier program has not kept it.
+        name: kept.name.unwrap_or_else(|| name(&dir, &kept.id)),
         id: kept.id,
         version: kept.version,
         node: kept.node,

@@ -102,9 +102,11 @@ impl Work {
             true => Err("the artifact is not here any more".to_owned()),
             false => Ok(()),
         };
+        let dir = runs::directory(&self.runs_dir, &id);
         let run = Arc::new(Run {
             artifact,
-            dir: runs::directory(&self.runs_dir, &id),
+            name: runs::name(&dir, &id),
+            dir,
             id: id.clone(),
             version,
             node: self.node.clone(),

@@ -171,10 +171,7 @@ impl Agent {
             drivers: BTreeMap::from([
                 (
                     "docker",
-                    Arc::new(Docker::new(
-                        &self.settings.docker,
-                        self.settings.docker_config.as_deref(),
-                    )) as _,
+                    Arc::new(Docker::new(&self.settings, &self.dir)) as _,
                 ),
                 ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
                 (
@@ -200,6 +197,7 @@ impl Agent {
             sights,
         };
         work.find().map_err(failed)?;
+        let _sweeps = work.sweep();
         work.understand();
         let mut tasks = JoinSet::new();
         tasks.spawn(client.run(news));
@@ -400,6 +398,19 @@ impl Work {
     fn drain(&mut self) {
         self.draining = true;
         self.understand();
+    }
+
+    /// Ends what is there from before and none of its runs. Nothing waits for that.
+    fn sweep(&self) -> Vec<Waits> {
+        let lives = self.lives.values();
+        let runs: Arc<[Arc<Run>]> = lives.map(|live| live.run.clone()).collect();
+        let drivers = self.drivers.values();
+        let sweeps = drivers.map(|driver| {
+            let (driver, runs) = (driver.clone(), runs.clone());
+            let sweep = tokio::spawn(async move { driver.sweep(&runs).await });
+            Waits(sweep.abort_handle())
+        });
+        sweeps.collect()
     }
 
     /// What is there from before.

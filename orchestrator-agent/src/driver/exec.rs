@@ -215,7 +215,7 @@ impl Exec {
 
     async fn launch(&self, run: &Run) -> Result<(), String> {
         let config = Config::read(&run.workload)?;
-        let (groups, remarks) = self.groups.make(&run.name(), run.workload.resources);
+        let (groups, remarks) = self.groups.make(&run.name, run.workload.resources);
         for remark in remarks {
             tracing::warn!(run = %run.id, "{remark}");
             run.remark(&remark);

@@ -316,7 +316,7 @@ fn document(run: &Run, more: Value) -> Value {
     }
     let grace = u64::try_from(workload.stop_grace.as_millis()).unwrap_or(u64::MAX);
     let mut document = json!({
-        "run": run.name(),
+        "run": run.name,
         "state": run.dir.join("state"),
         "directory": run.dir.join("work"),
         "output": run.dir.join("stdout.log"),

@@ -55,6 +55,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// a second time before it has.
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>>;
 
+    /// Ends what it runs for this agent and is none of these: what was known of it is lost. Those are all runs that
+    /// there were when the agent began.
+    fn sweep<'a>(&'a self, _runs: &'a [Arc<Run>]) -> Doing<'a, ()> {
+        Box::pin(async {})
+    }
+
     /// What those use of the node that live, as far as that can be told at once.
     fn usage<'a>(&'a self, _runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
         Box::pin(async { BTreeMap::new() })

@@ -346,6 +346,54 @@ async fn a_container_outlives_its_agent_and_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_data_directory_that_moves_takes_its_containers_along() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    let (server, mut node) = one_node(&engine).await;
+    let id = server.api.register(contained("1", &[], rolling())).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    let before = engine.running();
+    assert_eq!(before.len(), 1);
+
+    node.leave(Leave::Running).await;
+    node.move_away();
+    node.start_here();
+    node.answers(1).await;
+    assert_eq!(engine.containers(), before);
+
+    // Another agent's of the same name on the same engine, and one that is nobody's.
+    let image = format!("{IMAGE}:1");
+    let other = [
+        "--label",
+        "orchestrator.agent=1",
+        "--label",
+        "orchestrator.run=/none",
+    ];
+    let other = [
+        &["run", "--detach", "--label", "orchestrator.node=n1"],
+        &other[..],
+        &[&image],
+    ];
+    let other = engine.told(&other.concat());
+    let nobodys = engine.told(&["run", "--detach", &image]);
+
+    // What it knew of the run is lost: it makes another, and the first does not go on beside that.
+    node.leave(Leave::Running).await;
+    node.move_away();
+    std::fs::remove_dir_all(node.path("runs")).unwrap();
+    node.start_here();
+    eventually("the first is gone", async || {
+        let all = engine.containers();
+        (!all.contains(&before[0]) && all.len() == 3).then_some(())
+    })
+    .await;
+    node.answers(1).await;
+    assert!(engine.is_running(&other) && engine.is_running(&nobodys));
+}
+
+#[tokio::test]
 async fn a_container_that_needs_more_memory_is_killed_and_that_is_said() {
     let Some(engine) = Engine::start().await else {
         return;

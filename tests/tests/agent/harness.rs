@@ -289,6 +289,13 @@ impl Node {
         child.kill().await.unwrap();
     }
 
+    /// Its data directory is from now on another one, with the same in it. No agent is there.
+    pub(crate) fn move_away(&mut self) {
+        let to = tempfile::tempdir().unwrap();
+        std::fs::rename(self.dir.path(), to.path()).unwrap();
+        self.dir = to;
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

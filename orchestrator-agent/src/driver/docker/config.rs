@@ -12,6 +12,11 @@ use crate::workload::{Workload, variable};
 /// The word for where what it brings along is.
 const ARTIFACT: &str = "{ARTIFACT}";
 
+/// Labels of containers: the name of the node, the run's directory, and whose containers they are.
+pub(super) const NODE: &str = "orchestrator.node";
+pub(super) const RUN: &str = "orchestrator.run";
+pub(super) const AGENT: &str = "orchestrator.agent";
+
 /// What a job says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,7 +137,7 @@ impl Config {
     }
 
     /// The container that it becomes.
-    pub(super) fn container(&self, run: &Run) -> Value {
+    pub(super) fn container(&self, run: &Run, agent: Option<&str>) -> Value {
         let seen = inside(run);
         let address = match self.publish_on {
             Publish::Here => "127.0.0.1",
@@ -164,11 +169,11 @@ impl Config {
             "Env": self.environment(run),
             "ExposedPorts": exposed,
             "Labels": {
-                "orchestrator.node": &*run.node,
+                NODE: &*run.node,
                 "orchestrator.job": format!("{}/{}", id.key.job.namespace(), id.key.job.name()),
                 "orchestrator.slot": id.key.slot.to_string(),
                 "orchestrator.version": run.version.to_string(),
-                "orchestrator.run": run.dir.to_string_lossy(),
+                RUN: run.dir.to_string_lossy(),
             },
             "HostConfig": {
                 "PortBindings": bound,
@@ -188,6 +193,9 @@ impl Config {
                 "NetworkMode": self.network.as_deref().unwrap_or("bridge"),
             },
         });
+        if let Some(agent) = agent {
+            container["Labels"][AGENT] = json!(agent);
+        }
         if let Some(entrypoint) = &self.entrypoint {
             container["Entrypoint"] = json!(expand(entrypoint.as_slice()));
         }

@@ -1,5 +1,6 @@
 //! The Docker Engine's API, as far as it is needed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -65,6 +66,16 @@ impl From<Failed> for io::Error {
     fn from(failed: Failed) -> Self {
         Self::other(failed.to_string())
     }
+}
+
+/// One of many containers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    pub(super) id: String,
+    /// The engine puts a slash before each.
+    pub(super) names: Vec<String>,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// A container, as the engine sees it.
@@ -191,6 +202,14 @@ impl Engine {
             Err(failed) if failed.is(StatusCode::NOT_FOUND) => Ok(None),
             Err(failed) => Err(failed),
         }
+    }
+
+    /// All containers with this label, also those that have ended.
+    pub(super) async fn list(&self, label: &str) -> Result<Vec<Listed>, Failed> {
+        let filters = serde_json::json!({ "label": [label] }).to_string();
+        let path = format!("/containers/json?all=1&filters={}", escape(&filters));
+        let listed = self.ask("GET", &path, None).await?;
+        serde_json::from_value(listed).map_err(|why| self.away(why.into()))
     }
 
     /// Ready when a container runs no more.

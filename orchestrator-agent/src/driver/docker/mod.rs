@@ -21,8 +21,10 @@
 //! The job's `volumes` and `resources` hold for it. In its environment `PORT` and `PORT_HTTP` are the ports inside. A check
 //! of the type `command` runs in the container.
 //!
-//! The container has a name that follows from the run's directory, and labels that say whose it is. It is made when the
-//! run starts and taken away when the run is forgotten; that it was begun is noted in the run's directory before.
+//! The container has a name that follows from the run's directory and is kept there, and labels that say whose it is. It
+//! is made when the run starts and taken away when the run is forgotten; that it was begun is noted in the run's directory
+//! before. An agent that begins stops and takes away containers of its own whose run is gone: its data directory is an older
+//! copy, or somebody has deleted some of it.
 
 mod config;
 mod engine;
@@ -39,13 +41,14 @@ use hyper::StatusCode;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 
-use self::config::{Config, Pull};
-use self::engine::{Engine, Failed, escape};
+use self::config::{AGENT, Config, NODE, Pull, RUN};
+use self::engine::{Engine, Failed, Listed, escape};
 use self::output::Output;
 use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
 use crate::net::within;
 use crate::runs::{Run, RunId};
+use crate::settings::Settings;
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
 
@@ -56,6 +59,10 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
 /// How long the last output of what has ended is waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// An engine that may never be there is asked for containers without a run less and less often, down to this.
+const SWEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Where in the data directory stands by what the agent knows its containers.
+const MARK: &str = "containers.json";
 /// All of the output was taken.
 const DRAINED: &str = "drained";
 
@@ -63,6 +70,11 @@ const DRAINED: &str = "drained";
 #[derive(Debug)]
 pub struct Docker {
     engine: Engine,
+    node: String,
+    /// The agent's runs are in it.
+    dir: PathBuf,
+    /// What its containers bear, and those of no other agent. It moves with the data directory.
+    agent: Option<String>,
     outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
     /// Checks that were left alone before they had ended, by what is run where.
     hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
@@ -86,31 +98,83 @@ enum Step {
     Again,
 }
 
+/// What stands in this file, or from now on does.
+fn mark(path: &Path) -> io::Result<String> {
+    if let Some(mark) = disk::read_or_put_aside(path)? {
+        return Ok(mark);
+    }
+    let mark = format!("{:016x}", rand::random::<u64>());
+    disk::replace_json(path, &mark)?;
+    Ok(mark)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Docker {
-    /// With the engine that listens on this socket, and the passwords for registries that `docker login` has kept in this
-    /// file.
-    pub fn new(socket: &Path, logins: Option<&Path>) -> Self {
+    /// For an agent with these settings, in this data directory.
+    pub fn new(settings: &Settings, dir: &Path) -> Self {
+        let agent = mark(&dir.join(MARK)).inspect_err(|why| {
+            tracing::warn!(%why, "containers get no mark of this agent: they are not found where their run is lost");
+        });
         Self {
-            engine: Engine::new(socket, logins),
+            engine: Engine::new(&settings.docker, settings.docker_config.as_deref()),
+            node: settings.node.clone(),
+            dir: dir.to_owned(),
+            agent: agent.ok(),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
             unwritten: Mutex::default(),
         }
     }
 
+    /// Stops and takes away those of its containers whose run is neither known nor there. One whose directory is there is
+    /// that of a run that was made meanwhile, or cannot be read, or of whom this data directory was copied from.
+    async fn end_strays(&self, known: &[Arc<Run>]) -> Result<(), Failed> {
+        let listed = self.engine.list(&format!("{NODE}={}", self.node)).await?;
+        for Listed { id, names, labels } in listed {
+            let is_known = |name: &String| {
+                let mut names = known.iter().map(|run| run.name.as_str());
+                names.any(|known| Some(known) == name.strip_prefix('/'))
+            };
+            let Some(run) = labels.get(RUN).map(Path::new) else {
+                continue;
+            };
+            if names.iter().any(is_known) || !matches!(run.try_exists(), Ok(false)) {
+                continue;
+            }
+            if self.agent.is_none() || labels.get(AGENT) != self.agent.as_ref() {
+                if run.starts_with(&self.dir) {
+                    tracing::warn!(
+                        ?names,
+                        "a container that may be of a former agent here is left alone"
+                    );
+                }
+                continue;
+            }
+            tracing::warn!(?names, "a container whose run is lost is taken away");
+            for (method, path) in [
+                ("POST", format!("/containers/{id}/stop")),
+                ("DELETE", format!("/containers/{id}?v=1&force=1")),
+            ] {
+                match self.engine.ask(method, &path, None).await {
+                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
+                    told => drop(told?),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the container and starts it, whatever was done of it before. While the engine is away nobody knows how it is with
     /// what was begun, so that waits.
     async fn launch(&self, run: &Run) -> Result<(), String> {
         let config = Config::read(&run.workload)?;
-        let name = run.name();
         let begun = run.dir.join(BEGUN);
         let since = Instant::now();
         loop {
-            match self.step(run, &config, &name, &begun).await {
+            match self.step(run, &config, &begun).await {
                 Ok(Step::Last) => return Ok(()),
                 Ok(Step::On) => {}
                 Ok(Step::Again) => sleep(AGAIN_AFTER).await,
@@ -126,19 +190,14 @@ impl Docker {
     }
 
     /// One step on its way.
-    async fn step(
-        &self,
-        run: &Run,
-        config: &Config,
-        name: &str,
-        begun: &Path,
-    ) -> Result<Step, Failed> {
+    async fn step(&self, run: &Run, config: &Config, begun: &Path) -> Result<Step, Failed> {
+        let name = &run.name;
         match self.engine.inspect(name).await? {
             None if begun.exists() => Ok(Step::Last),
             None => {
                 self.provide(config).await?;
                 let path = format!("/containers/create?name={name}");
-                let container = config.container(run);
+                let container = config.container(run, self.agent.as_deref());
                 let made = self.engine.ask("POST", &path, Some(&container)).await;
                 match made {
                     // Somebody has the name who cannot be seen: one that is just being made, or taken away.
@@ -208,8 +267,8 @@ impl Docker {
         if let Some(ended) = before {
             return Ok(self.note(run, ended));
         }
-        let name = run.name();
-        let found = self.engine.inspect(&name).await?;
+        let name = &run.name;
+        let found = self.engine.inspect(name).await?;
         let ended = match found {
             None if run.dir.join(BEGUN).exists() => {
                 tracing::warn!(container = name, "somebody has taken a container away");
@@ -220,7 +279,7 @@ impl Docker {
             Some(container) => match container.state.ended() {
                 None => return Ok(Look::Running),
                 Some((code, ran)) => {
-                    self.drain(run, &name).await;
+                    self.drain(run, name).await;
                     if container.state.oom_killed {
                         run.remark("killed: it needed more than its memory_bytes");
                     }
@@ -277,10 +336,10 @@ impl Docker {
     }
 
     async fn wait(&self, run: &Run) {
-        let name = run.name();
+        let name = &run.name;
         let follow = async {
             loop {
-                if let Err(why) = self.take(run, &name, true).await {
+                if let Err(why) = self.take(run, name, true).await {
                     tracing::debug!(container = name, %why, "no output can be taken");
                 }
                 sleep(AGAIN_AFTER).await;
@@ -288,7 +347,7 @@ impl Docker {
         };
         let end = async {
             loop {
-                match self.engine.wait(&name).await {
+                match self.engine.wait(name).await {
                     Ok(()) => {}
                     Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
                     // An engine that is begun again finds its containers, or not: nothing has ended before it says so.
@@ -296,7 +355,7 @@ impl Docker {
                         sleep(AGAIN_AFTER).await;
                     }
                 }
-                match self.engine.inspect(&name).await {
+                match self.engine.inspect(name).await {
                     Ok(Some(container)) if container.state.ended().is_none() => {}
                     Ok(_) => return,
                     Err(Failed::Refused { .. } | Failed::Away { .. }) => {
@@ -312,8 +371,8 @@ impl Docker {
     }
 
     async fn signal(&self, run: &Run, how: Stop) -> io::Result<()> {
-        let name = run.name();
-        let Some(container) = self.engine.inspect(&name).await? else {
+        let name = &run.name;
+        let Some(container) = self.engine.inspect(name).await? else {
             return Ok(());
         };
         let signal = match how {
@@ -331,7 +390,7 @@ impl Docker {
     }
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
-        let name = run.name();
+        let name = &run.name;
         let path = format!("/containers/{name}?v=1");
         match self.engine.ask("DELETE", &path, None).await {
             Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
@@ -346,10 +405,7 @@ impl Docker {
     async fn measure(&self, runs: &[Arc<Run>]) -> BTreeMap<RunId, Usage> {
         let mut all = BTreeMap::new();
         for run in runs {
-            let path = format!(
-                "/containers/{}/stats?stream=false&one-shot=true",
-                run.name()
-            );
+            let path = format!("/containers/{}/stats?stream=false&one-shot=true", run.name);
             let Ok(stats) = self.engine.ask("GET", &path, None).await else {
                 continue;
             };
@@ -378,7 +434,7 @@ impl Docker {
         let began = |id: &str| {
             lock(&self.hanging).insert(what.clone(), id.to_owned());
         };
-        let code = self.engine.run(&run.name(), command, began).await?;
+        let code = self.engine.run(&run.name, command, began).await?;
         lock(&self.hanging).remove(&what);
         code.ok_or_else(|| io::Error::other("nobody knows how it ended"))
     }
@@ -410,6 +466,17 @@ impl Driver for Docker {
 
     fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {
         Box::pin(self.wait(run))
+    }
+
+    fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let mut wait = AGAIN_AFTER;
+            while let Err(why) = self.end_strays(runs).await {
+                tracing::debug!(%why, "it is not known whether there are containers without a run");
+                sleep(wait).await;
+                wait = (wait * 2).min(SWEEP_AGAIN_AFTER_MAX);
+            }
+        })
     }
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {

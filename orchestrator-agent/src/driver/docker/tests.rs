@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::plan::End;
 use crate::runs::Key;
+use crate::settings::Settings;
 
 /// An engine that says what the test wants, to one request on each connection.
 struct Fake {
@@ -49,7 +50,11 @@ impl Fake {
     }
 
     fn docker(&self) -> Docker {
-        Docker::new(&self.dir.path().join("docker.sock"), None)
+        let settings = Settings {
+            docker: self.dir.path().join("docker.sock"),
+            ..Settings::new("", "n1", "")
+        };
+        Docker::new(&settings, self.dir.path())
     }
 
     /// A run that is kept.
@@ -73,6 +78,7 @@ impl Fake {
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
             dir: self.dir.path().join("run"),
+            name: "web-1".to_owned(),
         };
         run.keep().unwrap();
         run
@@ -170,4 +176,50 @@ async fn an_engine_that_contradicts_itself_is_not_asked_in_haste() {
     assert!(ended.is_err());
     // One for the output.
     assert!(asked.load(Ordering::Relaxed) <= 10 + 2);
+}
+
+#[tokio::test]
+async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().to_owned();
+    let mark = Arc::new(Mutex::new(String::new()));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (own, heard) = (mark.clone(), asked.clone());
+    let fake = Fake::start(move |what| {
+        if !what.starts_with("GET /containers/json?") {
+            lock(&heard).push(what.to_owned());
+            return (200, Value::Null);
+        }
+        let own = lock(&own).clone();
+        let container = |id: &str, agent: Option<&str>, run: &Path| {
+            let mut labels = json!({ RUN: run });
+            if let Some(agent) = agent {
+                labels[AGENT] = json!(agent);
+            }
+            json!({ "Id": id, "Names": [format!("/{id}")], "Labels": labels })
+        };
+        let gone = Path::new("/gone/run");
+        let nobodys = json!({ "Id": "nobodys", "Names": ["/nobodys"], "Labels": { AGENT: own } });
+        let all = [
+            container("web-1", Some(&own), gone),
+            container("made-meanwhile", Some(&own), &there),
+            container("lost", Some(&own), gone),
+            container("anothers", Some("other"), gone),
+            container("earlier", None, gone),
+            nobodys,
+        ];
+        (200, json!(all))
+    });
+    let docker = fake.docker();
+    lock(&mark).clone_from(docker.agent.as_ref().unwrap());
+    docker.sweep(&[Arc::new(fake.run())]).await;
+    assert_eq!(
+        *lock(&asked),
+        [
+            "POST /containers/lost/stop",
+            "DELETE /containers/lost?v=1&force=1"
+        ]
+    );
+    // It is the same agent the next time.
+    assert_eq!(fake.docker().agent, docker.agent);
 }

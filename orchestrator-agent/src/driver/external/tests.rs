@@ -45,6 +45,7 @@ fn given(name: &str) -> (TempDir, External, Run) {
         document: serde_json::from_value(document).unwrap(),
         artifact: None,
         dir: dir.path().join("run"),
+        name: "run".to_owned(),
     };
     run.keep().unwrap();
     (dir, external, run)
