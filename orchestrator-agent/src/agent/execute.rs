@@ -15,7 +15,7 @@ use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
 use crate::plan::{Action, End, Phase};
-use crate::runs::{self, Mark, Run, RunId};
+use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::shim::Ended;
 use crate::wire::Document;
 use crate::workload::Workload;
@@ -44,6 +44,8 @@ pub(super) enum Event {
     Unseen(RunId, String),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
+    /// What this workload of an execution needs of its driver is here, or not.
+    Provided(Key, Arc<Workload>, Result<(), String>),
     /// What a workload brings along was fetched, or not.
     Fetched(Artifact, Result<Made, Failed>),
 }
@@ -286,6 +288,7 @@ impl Work {
                     runs::tidy(&live.run.dir);
                 }
             }
+            Event::Provided(key, workload, provided) => self.provided(&key, &workload, provided),
             Event::Fetched(artifact, fetched) => self.fetched(artifact, fetched),
             Event::Forgotten(id, Err(why)) => {
                 tracing::warn!(run = %id, %why, "a run cannot be forgotten");

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::execute::{Event, Events};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
+use crate::driver::Driver;
 use crate::plan::{Moment, Phase, Supply};
 use crate::runs::Key;
 use crate::workload::Workload;
@@ -30,6 +31,8 @@ pub(super) struct Supplies {
     pub(super) cache: Cache,
     authorities: Option<PathBuf>,
     coming: BTreeMap<Artifact, Coming>,
+    /// What drivers see to, for those executions that have no run yet of what is wanted.
+    provided: BTreeMap<Key, Provided>,
     /// So many are fetched at once; the others wait for their turn.
     turns: Arc<Semaphore>,
     /// It may be that something is needed no more.
@@ -48,6 +51,15 @@ struct Coming {
     again: Moment,
 }
 
+/// What a driver sees to.
+#[derive(Debug)]
+struct Provided {
+    generation: u64,
+    workload: Arc<Workload>,
+    is_here: bool,
+    coming: Coming,
+}
+
 impl Supplies {
     pub(super) fn open(
         dir: PathBuf,
@@ -58,6 +70,7 @@ impl Supplies {
             cache: Cache::open(dir, bounds)?,
             authorities,
             coming: BTreeMap::new(),
+            provided: BTreeMap::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             is_dirty: true,
         })
@@ -85,7 +98,53 @@ impl Supplies {
             });
             coming.task = Some(Waits(task.abort_handle()));
         }
-        match &coming.why {
+        coming.supply()
+    }
+
+    /// How it is with what a driver sees to. It does so from now on.
+    fn of_driver(
+        &mut self,
+        key: &Key,
+        (generation, workload): (u64, &Arc<Workload>),
+        driver: &Arc<dyn Driver>,
+        now: Moment,
+        events: &Events,
+    ) -> Supply {
+        let is_same =
+            |known: &Provided| (known.generation, &known.workload) == (generation, workload);
+        if !self.provided.get(key).is_some_and(is_same) {
+            let provided = Provided {
+                generation,
+                workload: workload.clone(),
+                is_here: driver.provide(workload).is_none(),
+                coming: Coming::default(),
+            };
+            // What was to come before is abandoned.
+            self.provided.insert(key.clone(), provided);
+        }
+        let provided = self.provided.get_mut(key).expect("it was just put there");
+        if provided.is_here {
+            return Supply::Here;
+        }
+        let coming = &mut provided.coming;
+        if coming.task.is_none() && now >= coming.again {
+            let (key, events) = (key.clone(), events.clone());
+            let (driver, workload) = (driver.clone(), workload.clone());
+            let task = tokio::spawn(async move {
+                if let Some(provided) = driver.provide(&workload) {
+                    let provided = provided.await;
+                    let _ = events.send(Event::Provided(key, workload.clone(), provided));
+                }
+            });
+            coming.task = Some(Waits(task.abort_handle()));
+        }
+        coming.supply()
+    }
+}
+
+impl Coming {
+    fn supply(&self) -> Supply {
+        match &self.why {
             None => Supply::Coming,
             Some(why) => Supply::Missing(why.clone()),
         }
@@ -96,26 +155,80 @@ impl Work {
     /// Looks how it is with all that is wanted; answers when to look again.
     pub(super) fn supply(&mut self, now: Moment) -> Option<Moment> {
         let mut wanted = BTreeSet::new();
-        for execution in self.accepted.wanted.values_mut() {
-            let workload = execution.workload.as_ref().ok();
-            let artifact = workload.and_then(|workload| workload.artifact.as_ref());
-            execution.supply = match artifact.filter(|_| execution.version != 0) {
-                None => Supply::Here,
-                Some(artifact) => {
-                    wanted.insert(artifact.clone());
-                    self.supplies.of(artifact, now, &self.events)
-                }
+        // What has a run was here, and whoever starts it again looks for himself.
+        let begun = self.lives.values().filter(|live| live.is_wanted);
+        let begun: BTreeSet<&Key> = begun.map(|live| &live.run.id.key).collect();
+        let mut provided = BTreeSet::new();
+        for (key, execution) in &mut self.accepted.wanted {
+            execution.supply = Supply::Here;
+            let Some(workload) = execution.workload.as_ref().ok() else {
+                continue;
             };
+            if execution.version == 0 {
+                continue;
+            }
+            if let Some(artifact) = &workload.artifact {
+                wanted.insert(artifact.clone());
+                execution.supply = self.supplies.of(artifact, now, &self.events);
+            }
+            let driver = self.drivers.get(workload.driver.as_str());
+            if let Some(driver) = driver.filter(|_| !begun.contains(key)) {
+                provided.insert(key.clone());
+                let what = (execution.generation, workload);
+                let supply = self
+                    .supplies
+                    .of_driver(key, what, driver, now, &self.events);
+                if execution.supply == Supply::Here || matches!(supply, Supply::Missing(_)) {
+                    execution.supply = supply;
+                }
+            }
         }
-        let coming = &mut self.supplies.coming;
         // What is wanted no more is abandoned.
-        coming.retain(|artifact, _| wanted.contains(artifact));
-        let waiting = coming.values().filter(|coming| coming.task.is_none());
+        self.supplies
+            .coming
+            .retain(|artifact, _| wanted.contains(artifact));
+        self.supplies
+            .provided
+            .retain(|key, _| provided.contains(key));
+        let ours = self.supplies.coming.values();
+        let theirs = self
+            .supplies
+            .provided
+            .values()
+            .filter(|provided| !provided.is_here);
+        let all = ours.chain(theirs.map(|provided| &provided.coming));
+        let waiting = all.filter(|coming| coming.task.is_none());
         let wake = waiting.map(|coming| coming.again).min();
         if std::mem::take(&mut self.supplies.is_dirty) {
             self.clean(&wanted);
         }
         wake
+    }
+
+    pub(super) fn provided(
+        &mut self,
+        key: &Key,
+        workload: &Arc<Workload>,
+        result: Result<(), String>,
+    ) {
+        let now = self.now();
+        let provided = self.supplies.provided.get_mut(key);
+        // One that was given up may have come all the same.
+        let Some(provided) = provided.filter(|provided| Arc::ptr_eq(&provided.workload, workload))
+        else {
+            return;
+        };
+        let coming = &mut provided.coming;
+        coming.task = None;
+        let Err(why) = result else {
+            provided.is_here = true;
+            return;
+        };
+        tracing::warn!(why, "what a workload needs does not come");
+        let wait = workload.restart.wait(coming.row);
+        coming.again = now + wait.mul_f64(rand::random_range(WAIT_AT_LEAST..=1.0));
+        coming.row = coming.row.saturating_add(1);
+        coming.why = Some(why);
     }
 
     pub(super) fn fetched(&mut self, artifact: Artifact, fetched: Result<Made, Failed>) {

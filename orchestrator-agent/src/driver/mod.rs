@@ -38,6 +38,13 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Whether it could run this; else the sentence that says why not. Before anything else is done with it.
     fn check(&self, workload: &Workload) -> Result<(), String>;
 
+    /// Sees to it that what a workload needs of whoever runs it is here: an image. That is before anything ends for it, and
+    /// once for each assignment; it may be given up at any moment. An error is said, and it is tried again. `None` where
+    /// there is nothing to do.
+    fn provide<'a>(&'a self, _workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+        None
+    }
+
     /// Starts a run whose directory is there. At most once: a run that was begun before, by whomever, is not begun
     /// again. An error is its end: it cannot start, and this is why.
     fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>>;

@@ -394,6 +394,45 @@ async fn a_data_directory_that_moves_takes_its_containers_along() {
 }
 
 #[tokio::test]
+async fn what_runs_goes_on_until_the_next_image_is_here() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    let (server, node) = one_node(&engine).await;
+    let id = server.api.register(contained("1", &[], rolling())).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    let before = engine.running();
+
+    // A registry that takes what it is asked, and never answers.
+    let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut next = contained("1", &[], rolling());
+    let image = format!("{}/web:1", registry.local_addr().unwrap());
+    next["config"]["image"] = image.into();
+    next["config"]["pull"] = json!("always");
+    server.api.register(next).await;
+    let _asked = registry.accept().await.unwrap();
+    assert_eq!(node.answers(1).await, pid);
+    assert_eq!(engine.running(), before);
+    node.until("it waits for its image", |status| {
+        status["executions"][0]["standing"] == "fetching"
+    })
+    .await;
+
+    // The way back does not wait for it.
+    let id = server
+        .api
+        .register(contained("1", &[("COLOR", "green")], rolling()))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(3).await;
+    let status = node.status().await.unwrap();
+    let versions = status["runs"].as_array().unwrap().iter();
+    let versions: Vec<&Value> = versions.map(|run| &run["version"]).collect();
+    assert_eq!(versions, [1, 3], "nothing was made of the second");
+}
+
+#[tokio::test]
 async fn a_container_that_needs_more_memory_is_killed_and_that_is_said() {
     let Some(engine) = Engine::start().await else {
         return;

@@ -14,7 +14,7 @@
 //! | `stop_grace` | `10s` | then it is killed |
 //! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
 //!
-//! An image of a registry that wants a password comes with that which `docker login` has kept in the file of
+//! The image is brought here before what ran so far is stopped. An image of a registry that wants a password comes with that which `docker login` has kept in the file of
 //! [`docker_config`](crate::Settings::docker_config). One that does not come, because its registry is away, is asked for
 //! again for a minute.
 //!
@@ -195,7 +195,10 @@ impl Docker {
         match self.engine.inspect(name).await? {
             None if begun.exists() => Ok(Step::Last),
             None => {
-                self.provide(config).await?;
+                // It was here, but somebody may have taken it away since.
+                if config.pull != Pull::Never {
+                    self.bring(config, false).await?;
+                }
                 let path = format!("/containers/create?name={name}");
                 let container = config.container(run, self.agent.as_deref());
                 let made = self.engine.ask("POST", &path, Some(&container)).await;
@@ -220,41 +223,37 @@ impl Docker {
         }
     }
 
-    /// Sees to it that the image is here.
-    async fn provide(&self, config: &Config) -> Result<(), Failed> {
-        let pull = match config.pull {
-            Pull::Never => false,
-            Pull::Always => true,
-            Pull::Missing => {
-                let path = format!("/images/{}/json", escape(&config.image));
-                match self.engine.ask("GET", &path, None).await {
-                    Ok(_) => false,
-                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => true,
-                    Err(failed) => return Err(failed),
-                }
-            }
-        };
-        match pull {
-            true => self.pull(&config.image).await,
-            false => Ok(()),
-        }
-    }
-
-    /// A registry that is away for a moment is worth no failed deployment.
-    async fn pull(&self, image: &str) -> Result<(), Failed> {
+    /// Sees to it that the image is here; with `always`, the one that its registry has now. A registry or an engine that is
+    /// away for a moment is worth no failed deployment.
+    async fn bring(&self, config: &Config, always: bool) -> Result<(), Failed> {
         let (mut since, mut wait) = (None, AGAIN_AFTER);
         loop {
-            match self.engine.pull(image).await {
+            let image = match always {
+                true => self.engine.pull(&config.image).await,
+                false => self.look_for(config).await,
+            };
+            match image {
                 Err(failed)
                     if failed.may_pass()
                         && since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
                 {
-                    tracing::warn!(%failed, image, "an image does not come");
+                    tracing::warn!(%failed, image = config.image, "an image does not come");
                     sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
                     wait = (wait * 2).min(PULL_AGAIN_AFTER_MAX);
                 }
-                pulled => return pulled,
+                image => return image,
             }
+        }
+    }
+
+    /// Sees to it once that an image is here.
+    async fn look_for(&self, config: &Config) -> Result<(), Failed> {
+        let path = format!("/images/{}/json", escape(&config.image));
+        match self.engine.ask("GET", &path, None).await {
+            Err(failed) if failed.is(StatusCode::NOT_FOUND) && config.pull != Pull::Never => {
+                self.engine.pull(&config.image).await
+            }
+            found => found.map(drop),
         }
     }
 
@@ -443,6 +442,14 @@ impl Docker {
 impl Driver for Docker {
     fn check(&self, workload: &Workload) -> Result<(), String> {
         Config::read(workload).map(drop)
+    }
+
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+        Some(Box::pin(async move {
+            let config = Config::read(workload)?;
+            let brought = self.bring(&config, config.pull == Pull::Always).await;
+            brought.map_err(|failed| failed.to_string())
+        }))
     }
 
     fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {

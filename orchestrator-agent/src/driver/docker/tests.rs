@@ -59,7 +59,11 @@ impl Fake {
 
     /// A run that is kept.
     fn run(&self) -> Run {
-        let config = json!({ "image": "web" });
+        self.run_of("missing")
+    }
+
+    fn run_of(&self, pull: &str) -> Run {
+        let config = json!({ "image": "web", "pull": pull });
         let document = json!({ "driver": "docker", "config": config });
         let run = Run {
             id: RunId {
@@ -222,4 +226,44 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
     );
     // It is the same agent the next time.
     assert_eq!(fake.docker().agent, docker.agent);
+}
+
+#[tokio::test]
+async fn an_image_is_brought_once_for_each_assignment() {
+    for (pull, is_here, pulls) in [
+        ("always", true, 1),
+        ("always", false, 1),
+        ("missing", true, 0),
+        ("missing", false, 1),
+        ("never", true, 0),
+        ("never", false, 0),
+    ] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heard = asked.clone();
+        let fake = Fake::start(move |what| {
+            let mut asked = lock(&heard);
+            asked.push(what.to_owned());
+            let had = |start: &str| asked.iter().any(|what| what.starts_with(start));
+            match what {
+                _ if what.starts_with("POST") => (200, json!({})),
+                "GET /images/web/json" if is_here || had("POST /images/create") => (200, json!({})),
+                "GET /images/web/json" => (404, json!({ "message": "No such image: web" })),
+                _ if had("POST /containers/create") => container("created", 0),
+                _ => no_such_container(),
+            }
+        });
+        let (docker, run) = (fake.docker(), fake.run_of(pull));
+        let provided = docker.provide(&run.workload).unwrap().await;
+        if pull == "never" && !is_here {
+            assert_eq!(provided, Err("No such image: web".to_owned()));
+            continue;
+        }
+        assert_eq!(provided, Ok(()));
+        assert_eq!(docker.start(&run).await, Ok(()));
+        let asked = lock(&asked);
+        let pulled = asked
+            .iter()
+            .filter(|what| what.starts_with("POST /images/create"));
+        assert_eq!(pulled.count(), pulls, "{pull}: {asked:?}");
+    }
 }
