@@ -24,7 +24,7 @@ const SIGN_WITHIN: Duration = Duration::from_secs(120);
 /// The longest line about a pull.
 const LINE_BYTES_MAX: usize = 1 << 20;
 const REFUSAL_CHARS_MAX: usize = 500;
-/// What registries say to who may not have an image. The engine calls that an error of its own.
+/// What registries say to who may not have an image, between colons. The engine calls that an error of its own.
 const NOT_ALLOWED: [&str; 3] = ["no basic auth credentials", "unauthorized", "denied"];
 
 /// Where an engine listens.
@@ -52,7 +52,9 @@ impl Failed {
         match self {
             Self::Away { .. } => true,
             Self::Refused { status, why } => {
-                status.is_server_error() && !NOT_ALLOWED.iter().any(|words| why.contains(words))
+                // The words alone may be a part of the image's name.
+                let mut said = why.lines().flat_map(|line| line.split(": "));
+                status.is_server_error() && !said.any(|words| NOT_ALLOWED.contains(&words))
             }
         }
     }
@@ -365,6 +367,39 @@ mod tests {
             assert_eq!(tagged(image), full);
         }
         assert_eq!(escape("a/b:1"), "a%2Fb%3A1");
+    }
+
+    #[test]
+    fn who_may_not_have_an_image_is_not_told_so_by_its_name() {
+        for (why, may_pass) in [
+            (
+                r#"Head "http://r:1/v2/denied/web/manifests/1": no basic auth credentials"#,
+                false,
+            ),
+            ("unauthorized: authentication required", false),
+            (
+                r#"Head "https://r/v2/web/manifests/1": denied: denied"#,
+                false,
+            ),
+            (
+                r#"Head "https://r/v2/web/manifests/1": unauthorized"#,
+                false,
+            ),
+            ("error from registry: unauthorized\nunauthorized", false),
+            (
+                r#"Get "http://r:1/v2/": dial tcp 1.2.3.4:1: connect: connection refused"#,
+                true,
+            ),
+            (
+                r#"Head "http://r:1/v2/denied/unauthorized/manifests/denied": EOF"#,
+                true,
+            ),
+        ] {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let why = why.to_owned();
+            let failed = Failed::Refused { status, why };
+            assert_eq!(failed.may_pass(), may_pass, "{failed}");
+        }
     }
 
     #[test]

@@ -18,8 +18,7 @@ const HUB_IN_FILE: &str = "https://index.docker.io/v1/";
 /// The file, as far as it matters. Programs that it names are not asked.
 #[derive(Deserialize)]
 struct File {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
+    auths: Option<BTreeMap<String, Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -47,9 +46,18 @@ struct Login<'a> {
 pub(super) fn header(file: &Path, image: &str) -> io::Result<Option<String>> {
     let wrong = |why: String| io::Error::other(format!("{}: {why}", file.display()));
     let read: Option<File> = disk::read_json(file).map_err(|why| wrong(why.to_string()))?;
-    let read = read.ok_or_else(|| wrong("there is no such file".to_owned()))?;
+    let Some(read) = read else {
+        tracing::warn!(file = %file.display(), "there are no passwords for registries: there is no such file");
+        return Ok(None);
+    };
     let registry = registry(image);
-    let Some((address, entry)) = read.auths.iter().find(|(name, _)| is_of(name, registry)) else {
+    let auths = read.auths.unwrap_or_default();
+    let exact = auths.get_key_value(match registry {
+        HUB => HUB_IN_FILE,
+        host => host,
+    });
+    let found = exact.or_else(|| auths.iter().find(|(name, _)| is_of(name, registry)));
+    let Some((address, entry)) = found else {
         return Ok(None);
     };
     let cannot = || wrong(format!("{address}: \"auth\" cannot be read"));
@@ -101,8 +109,12 @@ mod tests {
         let text = r#"{
             "auths": {
                 "https://index.docker.io/v1/": { "auth": "aHViOm9uZQ==" },
+                "docker.io": { "auth": "bWU6b2xk" },
                 "registry.example:5000": { "auth": "bWU6YTpi" },
                 "https://old.example/v1/": { "auth": "bWU6b2xk" },
+                "https://twice.example/v1/": { "auth": "bWU6b2xk" },
+                "twice.example": { "auth": "bWU6bmV3" },
+                "twice.example/v2/": { "auth": "bWU6b2xk" },
                 "token.example": { "auth": "", "identitytoken": "t" },
                 "helped.example": {},
                 "odd.example": { "auth": "%" }
@@ -115,6 +127,7 @@ mod tests {
             ("team/app:1", "hub", "one"),
             ("registry.example:5000/team/app@sha256:00", "me", "a:b"),
             ("old.example/app", "me", "old"),
+            ("twice.example/app", "me", "new"),
         ] {
             let login = decoded(&header(&file, image).unwrap().unwrap());
             assert_eq!(
@@ -137,9 +150,8 @@ mod tests {
             why.ends_with(r#"config.json: odd.example: "auth" cannot be read"#),
             "{why}"
         );
-        let why = header(&dir.path().join("none"), "app")
-            .unwrap_err()
-            .to_string();
-        assert!(why.ends_with("none: there is no such file"), "{why}");
+        assert_eq!(header(&dir.path().join("none"), "app").unwrap(), None);
+        std::fs::write(&file, r#"{ "auths": null }"#).unwrap();
+        assert_eq!(header(&file, "app").unwrap(), None);
     }
 }
