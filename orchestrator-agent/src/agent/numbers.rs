@@ -6,11 +6,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::disk;
 
-/// So many numbers are set aside with one write.
-const BLOCK: u32 = 1024;
+/// So many numbers are set aside with one write, and lost with a restart.
+const BLOCK: u32 = 64;
+/// The clock counts no further: one that is wrong by a century leaves numbers enough.
+const CLOCK_MAX: u32 = u32::MAX / 4 * 3;
 
 /// One mark for the whole node, above every number that was ever used: each execution counts on from it after a
 /// restart. It grows as fast as the execution that reports most, and by a block with each restart.
+///
+/// It begins at the clock's seconds, and what is kept only matters where it is further. So numbers go on growing for a
+/// server that knows this node though its data directory was lost, or is that of an older backup: for long, nobody
+/// reports more often than once a second, or is restarted more often than once in a block of seconds.
 #[derive(Debug)]
 pub(super) struct Numbers {
     path: PathBuf,
@@ -22,14 +28,13 @@ pub(super) struct Numbers {
 
 impl Numbers {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        Self::open_at(dir, seconds_now())
+    }
+
+    fn open_at(dir: &Path, seconds: u32) -> io::Result<Self> {
         let path = dir.join("numbers.json");
-        let is_new = !path.exists();
-        let base = match disk::read_or_put_aside(&path)? {
-            Some(base) => base,
-            None if is_new => 0,
-            // Above all that can have been used: nobody reports more often than once a second.
-            None => seconds_now(),
-        };
+        let kept: Option<u32> = disk::read_or_put_aside(&path)?;
+        let base = kept.unwrap_or(0).max(seconds.min(CLOCK_MAX));
         Ok(Self {
             path,
             base,
@@ -61,7 +66,7 @@ fn seconds_now() -> u32 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX / 2)
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -71,7 +76,8 @@ mod tests {
     #[test]
     fn numbers_grow_over_restarts_and_are_seldom_written() {
         let dir = tempfile::tempdir().unwrap();
-        let mut last = 0;
+        let first = Numbers::open(dir.path()).unwrap().after(0);
+        let mut last = first;
         for _ in 0..5 {
             let mut numbers = Numbers::open(dir.path()).unwrap();
             for _ in 0..700 {
@@ -84,14 +90,36 @@ mod tests {
             // Another execution begins below, but above all that were used before this process.
             assert!(numbers.after(0) > numbers.base);
         }
-        assert!(last < 5 * (700 + 2 * BLOCK));
+        assert!(last - first < 5 * (700 + 2 * BLOCK));
     }
 
     #[test]
-    fn numbers_grow_though_their_mark_was_damaged() {
+    fn numbers_grow_though_their_mark_was_lost_or_damaged_or_is_an_old_one() {
         let dir = tempfile::tempdir().unwrap();
-        let last = Numbers::open(dir.path()).unwrap().after(100_000);
-        std::fs::write(dir.path().join("numbers.json"), "").unwrap();
-        assert!(Numbers::open(dir.path()).unwrap().after(0) > last);
+        let mark = dir.path().join("numbers.json");
+        let losses: [&dyn Fn(); 3] = [
+            &|| std::fs::remove_file(&mark).unwrap(),
+            &|| std::fs::write(&mark, "").unwrap(),
+            &|| std::fs::write(&mark, "1024").unwrap(),
+        ];
+        let (mut seconds, mut last) = (seconds_now(), 0);
+        for lose in losses {
+            let mut numbers = Numbers::open_at(dir.path(), seconds).unwrap();
+            for _ in 0..1000 {
+                last = numbers.after(last);
+            }
+            lose();
+            // Two restarts for each thousand.
+            seconds += 1000 + 2 * BLOCK;
+            let mut numbers = Numbers::open_at(dir.path(), seconds).unwrap();
+            assert!(numbers.after(0) > last);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_far_ahead_leaves_numbers_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let last = Numbers::open_at(dir.path(), u32::MAX).unwrap().after(0);
+        assert!(u32::MAX - last > 1_000_000_000);
     }
 }
