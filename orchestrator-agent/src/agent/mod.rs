@@ -317,7 +317,7 @@ impl Live {
             busy: false,
             unseen: None,
             since: now,
-            tally: Tally::new(&run.workload, true),
+            tally: Tally::new(&run.workload),
             watch: None,
             waits: None,
             is_told: false,
@@ -421,7 +421,6 @@ impl Work {
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
             live.is_fresh = false;
-            live.tally = Tally::new(&run.workload, false);
             live.is_told = run.has(runs::Mark::Told) || starts.contains(&run.id);
             live.asked = run.has(runs::Mark::Asked).then_some(now);
             self.lives.insert(run.id.clone(), live);

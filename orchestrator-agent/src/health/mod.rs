@@ -25,8 +25,8 @@ pub enum Sight {
         /// Whether it passed; else why not.
         result: Result<(), String>,
     },
-    /// The counters of requests and of failures, if they could be read.
-    Counted(Option<(u64, u64)>),
+    /// By so much the counters of requests and of failures have grown; else why that is not known.
+    Counted(Result<(u64, u64), String>),
     /// So many more lines are requests, and so many failures.
     Lines {
         /// Requests.
@@ -60,7 +60,7 @@ struct State {
 /// How it is with a check.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct CheckHealth {
-    /// As the job says.
+    /// As the job says, or `error_rate` of counters that are read.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Absent where there is no result yet.
@@ -77,23 +77,23 @@ enum Counting {
     Checks,
     Lines,
     Counters {
-        /// What was read last; `None` = nothing yet of a run that was found.
-        last: Option<(u64, u64)>,
         /// What was read in this interval was read well.
         known: bool,
+        /// How it went the last time.
+        result: Option<Result<(), String>>,
     },
 }
 
 impl Tally {
-    /// Of a run that has just been started, or was found.
-    pub fn new(workload: &Workload, is_fresh: bool) -> Self {
+    /// Of a run of which nothing was seen yet.
+    pub fn new(workload: &Workload) -> Self {
         let counting = match &workload.error_rate {
             None => Counting::Nothing,
             Some(ErrorRate::Checks {}) => Counting::Checks,
             Some(ErrorRate::Logs { .. }) => Counting::Lines,
             Some(ErrorRate::Prometheus { .. }) => Counting::Counters {
-                last: is_fresh.then_some((0, 0)),
                 known: false,
+                result: None,
             },
         };
         let state = |check: &Check| State {
@@ -126,21 +126,15 @@ impl Tally {
                     self.failed += u64::from(!passed);
                 }
             }
-            Sight::Counted(now) => {
-                let Counting::Counters { last, known } = &mut self.counting else {
+            Sight::Counted(grown) => {
+                let Counting::Counters { known, result } = &mut self.counting else {
                     return;
                 };
-                *known = now.is_some();
-                let Some((requests, failed)) = now else {
-                    return;
-                };
-                if let Some(last) = *last {
-                    // A counter that is less than before began again.
-                    let grown = |now: u64, last: u64| if now >= last { now - last } else { now };
-                    self.requests = self.requests.saturating_add(grown(requests, last.0));
-                    self.failed = self.failed.saturating_add(grown(failed, last.1));
-                }
-                *last = Some((requests, failed));
+                *known = grown.is_ok();
+                let (requests, failed) = *grown.as_ref().unwrap_or(&(0, 0));
+                *result = Some(grown.map(drop));
+                self.requests = self.requests.saturating_add(requests);
+                self.failed = self.failed.saturating_add(failed);
             }
             Sight::Lines { requests, failed } => {
                 self.requests = self.requests.saturating_add(requests);
@@ -183,13 +177,23 @@ impl Tally {
         lives && self.checks.iter().all(|state| state.passing == Some(true))
     }
 
-    /// How it is with each check.
+    /// How it is with each check, and with reading the counters.
     pub fn checks(&self) -> impl Iterator<Item = CheckHealth> {
-        self.checks.iter().map(|state| CheckHealth {
+        let checks = self.checks.iter().map(|state| CheckHealth {
             kind: state.check.probe.kind(),
             passing: state.passing,
             why: state.why.clone(),
-        })
+        });
+        let counters = match &self.counting {
+            Counting::Counters { result, .. } => Some(CheckHealth {
+                kind: "error_rate",
+                // That it cannot be read says nothing of the workload.
+                passing: matches!(result, Some(Ok(()))).then_some(true),
+                why: result.as_ref().and_then(|read| read.clone().err()),
+            }),
+            Counting::Nothing | Counting::Checks | Counting::Lines => None,
+        };
+        checks.chain(counters)
     }
 
     /// When it may be without anything to be seen; only without a check.
@@ -242,7 +246,7 @@ mod tests {
         let mut document = json!({ "driver": "exec", "config": {}, "ports": [{ "name": "http" }] });
         let fields = document.as_object_mut().unwrap();
         fields.extend(more.as_object().unwrap().clone());
-        Tally::new(&Workload::read(&document).unwrap(), true)
+        Tally::new(&Workload::read(&document).unwrap())
     }
 
     fn checked(tally: &mut Tally, check: usize, results: &[bool], secs: u64) {
@@ -333,22 +337,26 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_read_as_differences() {
+    fn counters_that_cannot_be_read_leave_no_result_and_say_why() {
         let counters = json!({ "from": "prometheus", "requests": "all", "failed": "bad" });
         let mut tally = tally(json!({ "error_rate": counters }));
-        let mut counted = |now| tally.take(Sight::Counted(now), Duration::ZERO);
-        counted(Some((10, 1)));
-        counted(Some((15, 1)));
+        let mut counted = |grown| tally.take(Sight::Counted(grown), Duration::ZERO);
+        counted(Err("away".to_owned()));
+        counted(Ok((10, 1)));
+        counted(Ok((5, 0)));
         assert_eq!(tally.roll(), said(Some(true), Some((15, 1))));
         assert_eq!(tally.roll(), said(None, None), "nothing was read");
-        tally.take(Sight::Counted(Some((20, 3))), Duration::ZERO);
-        tally.take(Sight::Counted(Some((4, 0))), Duration::ZERO);
-        assert_eq!(
-            tally.roll(),
-            said(Some(true), Some((9, 2))),
-            "it began again"
-        );
-        tally.take(Sight::Counted(None), Duration::ZERO);
+        let health = |passing, why: Option<&str>| {
+            let (kind, why) = ("error_rate", why.map(str::to_owned));
+            vec![CheckHealth { kind, passing, why }]
+        };
+        assert_eq!(tally.checks().collect::<Vec<_>>(), health(Some(true), None));
+        tally.take(Sight::Counted(Ok((5, 3))), Duration::ZERO);
+        tally.take(Sight::Counted(Err("away".to_owned())), Duration::ZERO);
         assert_eq!(tally.roll(), said(None, None));
+        assert_eq!(
+            tally.checks().collect::<Vec<_>>(),
+            health(None, Some("away"))
+        );
     }
 }

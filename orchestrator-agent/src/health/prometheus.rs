@@ -1,4 +1,12 @@
 //! Two counters from a page in the text format of Prometheus.
+//!
+//! They are read as differences, series by series: one that is not there for once, and comes back with all that it ever
+//! counted, has not counted it meanwhile.
+
+use std::collections::BTreeMap;
+
+/// A series that was there is waited for in so many looks, if others of its counter are there.
+const WAIT_LOOKS: u32 = 4;
 
 type Labels = Vec<(String, String)>;
 
@@ -24,15 +32,15 @@ impl Selector {
         }
     }
 
-    /// The sum of all series of a page that match; `None` if there are none.
-    pub fn sum(&self, page: &str) -> Option<u64> {
-        let mut sum = None;
+    /// All series of a page that match. One that is no number is not there.
+    fn series(&self, page: &str) -> BTreeMap<Labels, u64> {
+        let mut found = BTreeMap::new();
         for line in page.lines() {
             let line = line.trim_start();
             if !line.starts_with(self.name.as_str()) {
                 continue;
             }
-            let Some((name, labels, rest)) = series(line) else {
+            let Some((name, mut labels, rest)) = series(line) else {
                 continue;
             };
             let matches =
@@ -42,11 +50,110 @@ impl Selector {
                 .next()
                 .and_then(|value| value.parse::<f64>().ok());
             if let Some(value) = value.filter(|value| matches && value.is_finite()) {
-                *sum.get_or_insert(0.0) += value;
+                labels.sort();
+                let sum: &mut u64 = found.entry(labels).or_default();
+                // A cast keeps to the bounds of its type.
+                *sum = sum.saturating_add(value as u64);
             }
         }
-        // A cast keeps to the bounds of its type.
-        sum.map(|sum: f64| sum as u64)
+        found
+    }
+}
+
+/// How far the counters of a run are.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    requests: Counter,
+    failed: Counter,
+    /// What is seen for the first time has counted from nothing.
+    is_known: bool,
+}
+
+#[derive(Debug)]
+struct Counter {
+    /// As the job says.
+    text: String,
+    selector: Selector,
+    series: BTreeMap<Labels, Series>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Series {
+    last: u64,
+    /// It was not there in so many looks.
+    away: u32,
+}
+
+impl Counters {
+    /// Those of a run that has just been started counted from nothing; of another, what they read first is the beginning.
+    pub(crate) fn new(requests: &str, failed: &str, is_fresh: bool) -> Result<Self, String> {
+        Ok(Self {
+            requests: Counter::new(requests)?,
+            failed: Counter::new(failed)?,
+            is_known: is_fresh,
+        })
+    }
+
+    /// By how much requests and failures have grown since they could be read last; else why that is not known. Nothing
+    /// is lost then: the next look tells it of both.
+    pub(crate) fn read(&mut self, page: &str) -> Result<(u64, u64), String> {
+        let requests = self.requests.selector.series(page);
+        // Where nothing has failed yet, there may be no counter of it.
+        let failed = self.failed.selector.series(page);
+        if requests.is_empty() {
+            return Err(format!("there is no counter {}", self.requests.text));
+        }
+        // Then what is not there has not counted yet.
+        let began_again = self.requests.is_less(&requests) || self.failed.is_less(&failed);
+        let all = self.requests.is_there(&requests, began_again);
+        self.failed.is_there(&failed, began_again).and(all)?;
+        let grown = (self.requests.take(requests), self.failed.take(failed));
+        match std::mem::replace(&mut self.is_known, true) {
+            true => Ok(grown),
+            false => Ok((0, 0)),
+        }
+    }
+}
+
+impl Counter {
+    fn new(text: &str) -> Result<Self, String> {
+        Ok(Self {
+            text: text.to_owned(),
+            selector: Selector::read(text)?,
+            series: BTreeMap::new(),
+        })
+    }
+
+    fn is_less(&self, now: &BTreeMap<Labels, u64>) -> bool {
+        let mut last = self.series.iter();
+        last.any(|(labels, series)| now.get(labels).is_some_and(|now| *now < series.last))
+    }
+
+    /// Whether all that is waited for is there.
+    fn is_there(&mut self, now: &BTreeMap<Labels, u64>, began_again: bool) -> Result<(), String> {
+        self.series.retain(|labels, series| {
+            series.away = match now.contains_key(labels) {
+                true => 0,
+                false => series.away + 1,
+            };
+            series.away == 0 || !began_again && (now.is_empty() || series.away <= WAIT_LOOKS)
+        });
+        match self.series.values().any(|series| series.away > 0) {
+            true => Err(format!("a series of {} is away", self.text)),
+            false => Ok(()),
+        }
+    }
+
+    /// Answers by how much it has grown. A series that is less than before began again.
+    fn take(&mut self, now: BTreeMap<Labels, u64>) -> u64 {
+        let mut grown = 0_u64;
+        for (labels, now) in now {
+            let series = self.series.entry(labels);
+            let series = series.or_insert(Series { last: 0, away: 0 });
+            grown = grown.saturating_add(now.checked_sub(series.last).unwrap_or(now));
+            series.last = now;
+        }
+        grown
     }
 }
 
@@ -102,7 +209,10 @@ strange NaN
 
     #[test]
     fn series_are_added_up() {
-        let sum = |text: &str| Selector::read(text).unwrap().sum(PAGE);
+        let sum = |text: &str| {
+            let found = Selector::read(text).unwrap().series(PAGE);
+            (!found.is_empty()).then(|| found.values().sum::<u64>())
+        };
         assert_eq!(sum("http_requests_total"), Some(12));
         assert_eq!(sum("http_requests_total{code=\"500\"}"), Some(2));
         assert_eq!(
@@ -116,5 +226,53 @@ strange NaN
         for wrong in ["", "a{b", "a{b=c}", "a b", "a{b=\"c\"} 1"] {
             assert!(Selector::read(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn counters_are_read_as_differences() {
+        let counters = |is_fresh| Counters::new("all", "bad", is_fresh).unwrap();
+        let mut fresh = counters(true);
+        assert_eq!(fresh.read("all 10"), Ok((10, 0)), "nothing has failed yet");
+        assert_eq!(fresh.read("all 15\nbad 1"), Ok((5, 1)));
+        assert_eq!(fresh.read("all 20\nbad 3"), Ok((5, 2)));
+        assert_eq!(fresh.read("all 4\nbad 0"), Ok((4, 0)), "it began again");
+        assert_eq!(fresh.read("all 14\nbad 2"), Ok((10, 2)));
+        assert_eq!(fresh.read("all 3"), Ok((3, 0)), "and once more");
+        let mut found = counters(false);
+        assert!(found.read("al 1").unwrap_err().contains("no counter all"));
+        assert_eq!(found.read("all 10\nbad 9"), Ok((0, 0)));
+        assert_eq!(found.read("all 11\nbad 10"), Ok((1, 1)));
+    }
+
+    #[test]
+    fn what_is_away_for_once_has_not_counted_all_again() {
+        let mut counters = Counters::new("all", "bad", true).unwrap();
+        counters.read("all 9000\nbad 5000").unwrap();
+        for away in ["all 9010", "all 9020\nbad NaN"] {
+            let why = counters.read(away).unwrap_err();
+            assert!(why.contains("bad is away"), "{why}");
+        }
+        assert_eq!(counters.read("all 9030\nbad 5001"), Ok((30, 1)));
+
+        // Nor is one of several that are added up.
+        let mut counters = Counters::new("all", "all{code=\"500\"}", true).unwrap();
+        let page =
+            |good: u32, bad: u32| format!("all{{code=\"200\"}} {good}\nall{{code=\"500\"}} {bad}");
+        counters.read(&page(9000, 50)).unwrap();
+        assert!(counters.read("all{code=\"500\"} 50").is_err());
+        assert_eq!(counters.read(&page(9001, 51)), Ok((2, 1)));
+    }
+
+    #[test]
+    fn one_of_several_that_stays_away_is_not_waited_for_forever() {
+        let mut counters = Counters::new("all", "bad", true).unwrap();
+        counters
+            .read("all{worker=\"1\"} 10\nall{worker=\"2\"} 10")
+            .unwrap();
+        for _ in 0..WAIT_LOOKS {
+            counters.read("all{worker=\"2\"} 11").unwrap_err();
+        }
+        assert_eq!(counters.read("all{worker=\"2\"} 12"), Ok((2, 0)));
+        assert_eq!(counters.read("all{worker=\"2\"} 13"), Ok((1, 0)));
     }
 }

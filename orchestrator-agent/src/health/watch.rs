@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Request;
+use hyper::{Request, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Sight;
 use super::lines::{Lines, Patterns};
-use super::prometheus::Selector;
+use super::prometheus::Counters;
 use crate::driver::Driver;
 use crate::net::{Address, Connection, within};
 use crate::runs::{Run, RunId};
@@ -61,7 +61,7 @@ impl Watch {
         }
         match &run.workload.error_rate {
             Some(ErrorRate::Prometheus { .. }) => {
-                tasks.spawn(count(run.clone(), sights.clone()));
+                tasks.spawn(count(run.clone(), is_fresh, sights.clone()));
             }
             Some(ErrorRate::Logs { requests, failed }) => {
                 if let Ok(patterns) = Patterns::read(requests, failed) {
@@ -138,7 +138,7 @@ async fn probe(run: &Run, driver: &dyn Driver, check: &Check) -> io::Result<()> 
     }
 }
 
-async fn count(run: Arc<Run>, sights: mpsc::Sender<(RunId, Sight)>) {
+async fn count(run: Arc<Run>, is_fresh: bool, sights: mpsc::Sender<(RunId, Sight)>) {
     let Some(ErrorRate::Prometheus {
         port,
         path,
@@ -148,29 +148,42 @@ async fn count(run: Arc<Run>, sights: mpsc::Sender<(RunId, Sight)>) {
     else {
         return;
     };
-    let selectors = Selector::read(requests)
-        .ok()
-        .zip(Selector::read(failed).ok());
-    let port = workload::known(port.as_ref(), &run.workload.ports).ok();
-    let Some(((requests, failed), port)) = selectors.zip(port.and_then(|port| run.port(&port)))
-    else {
-        return;
+    let port = workload::known(port.as_ref(), &run.workload.ports);
+    let port = port.and_then(|port| {
+        run.port(&port)
+            .ok_or_else(|| "it has no such port".to_owned())
+    });
+    let counters = Counters::new(requests, failed, is_fresh);
+    let (port, mut counters) = match port.and_then(|port| Ok((port, counters?))) {
+        Ok(both) => both,
+        // What runs since before this agent may have a document that it cannot read.
+        Err(why) => {
+            let _ = sights
+                .send((run.id.clone(), Sight::Counted(Err(why))))
+                .await;
+            return;
+        }
     };
     let path = run.expand(path.as_deref().unwrap_or("/metrics"));
     // Twice in an interval, so that each has one.
     let pause = run.workload.interval / 2;
+    let mut failures = 0_u32;
     sleep(SOON.min(pause)).await;
     loop {
-        let page = within(PAGE_WITHIN, get(port, &path, PAGE_WITHIN)).await;
-        let counted = match page {
-            Ok(Ok((200, page))) => {
-                let page = String::from_utf8_lossy(&page);
-                // A counter of failures that is not there has not counted any.
-                requests
-                    .sum(&page)
-                    .map(|all| (all, failed.sum(&page).unwrap_or(0)))
+        let counted = match page(port, &path).await {
+            Ok(page) => counters.read(&String::from_utf8_lossy(&page)),
+            Err(why) => Err(why.to_string()),
+        };
+        let counted = counted.map_err(|why| format!("port {port}, {path}: {why}"));
+        failures = match &counted {
+            Ok(_) => 0,
+            Err(why) => {
+                // The first may be that it is not up yet.
+                if failures == 1 {
+                    tracing::warn!(run = %run.id, why, "its counters cannot be read: it has no error rate");
+                }
+                failures.saturating_add(1)
             }
-            _ => None,
         };
         if sights
             .send((run.id.clone(), Sight::Counted(counted)))
@@ -217,10 +230,15 @@ async fn status(port: u16, path: &str, limit: Duration) -> io::Result<u16> {
     Ok(answer.status().as_u16())
 }
 
-async fn get(port: u16, path: &str, limit: Duration) -> io::Result<(u16, Bytes)> {
-    let (mut connection, request) = question(port, path).await?;
-    let (status, body) = connection.ask(request, PAGE_BYTES_MAX, limit).await?;
-    Ok((status.as_u16(), body))
+async fn page(port: u16, path: &str) -> io::Result<Bytes> {
+    let got = within(PAGE_WITHIN, async {
+        let (mut connection, request) = question(port, path).await?;
+        connection.ask(request, PAGE_BYTES_MAX, PAGE_WITHIN).await
+    });
+    match got.await?? {
+        (StatusCode::OK, page) => Ok(page),
+        (status, _) => Err(io::Error::other(format!("status {}", status.as_u16()))),
+    }
 }
 
 async fn question(port: u16, path: &str) -> io::Result<(Connection, Request<Full<Bytes>>)> {

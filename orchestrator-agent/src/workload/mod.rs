@@ -38,7 +38,9 @@
 //! - `{"from": "checks"}`: each result of a check is a request;
 //! - `{"from": "prometheus", "port": "http", "path": "/metrics", "requests": "http_requests_total", "failed":
 //!   "http_errors_total"}`: two counters, each a name, or `name{label="value"}`; of several series that match, the sum.
-//!   While it cannot be read, the interval has no result: nobody knows is not healthy;
+//!   A page has 1 MiB at the most. While it cannot be read, or a series that was there is away or no number, the interval has
+//!   no result: nobody knows is not healthy. The status page says why, among the checks. Until there is a counter of
+//!   failures, nothing has failed; one that is less than before has begun again;
 //! - `{"from": "logs", "requests": "\" [1-5][0-9][0-9] ", "failed": "\" 5[0-9][0-9] "}`: two regular expressions of at most 200
 //!   bytes, each for a part of a line; a line that matches both counts for both. A line is what ends with an end of line on
 //!   standard output or standard error, and is not empty; of a longer one the first 8 KiB are looked at. An interval without

@@ -159,6 +159,9 @@ async fn a_check_says_why_it_does_not_pass() {
         check(json!({ "type": "command", "command": ["/nowhere/check"] })),
         check(json!({ "type": "tcp" })),
     ]);
+    job["error_rate"] = json!({
+        "from": "prometheus", "port": 1, "requests": "requests_total", "failed": "failed_total",
+    });
     server.api.register(job).await;
     let expected = json!([
         { "type": "http", "passing": false, "why": "status 503" },
@@ -166,6 +169,7 @@ async fn a_check_says_why_it_does_not_pass() {
         { "type": "command", "passing": false, "why": "it ended with 7" },
         { "type": "command", "passing": false, "why": "No such file or directory (os error 2)" },
         { "type": "tcp", "passing": true },
+        { "type": "error_rate", "why": "port 1, /metrics: Connection refused (os error 111)" },
     ]);
     node.until("each says why", |status| {
         status["runs"][0]["checks"] == expected
