@@ -18,10 +18,13 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The next address of a name is tried after this, whatever becomes of the one before.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// The most bytes of the head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
@@ -164,22 +167,41 @@ impl Address {
 
     async fn tcp(&self) -> io::Result<TcpStream> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in found.filter(|address| self.may(address)) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Err(why) => last = why,
-            }
-        }
-        Err(last)
+        let found = found.filter(|address| self.may(address));
+        let stream = first(found.map(TcpStream::connect)).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 
     /// Whatever a name resolves to, without TLS it is this machine.
     fn may(&self, address: &SocketAddr) -> bool {
         self.tls.is_some() || self.anywhere || address.ip().is_loopback()
+    }
+}
+
+/// The first that comes of several: each begins a little after the one before, or as soon as that has failed. Of an
+/// address that says nothing at all nobody would hear for minutes.
+async fn first<T: Send + 'static>(
+    tries: impl Iterator<Item = impl Future<Output = io::Result<T>> + Send + 'static>,
+) -> io::Result<T> {
+    let mut tries = tries.fuse();
+    let mut under_way = JoinSet::new();
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        let next = tries.next();
+        let is_more = next.is_some();
+        if let Some(next) = next {
+            under_way.spawn(next);
+        }
+        tokio::select! {
+            ended = under_way.join_next() => match ended {
+                Some(Ok(Ok(won))) => return Ok(won),
+                Some(Ok(Err(why))) => last = why,
+                Some(Err(why)) => last = io::Error::other(why),
+                None => return Err(last),
+            },
+            () = sleep(NEXT_AFTER), if is_more => {}
+        }
     }
 }
 
@@ -315,7 +337,30 @@ pub(crate) async fn whole(body: &mut Incoming, bytes_max: usize) -> io::Result<B
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_keeps_no_other_from_it() {
+        type Try = Pin<Box<dyn Future<Output = io::Result<u8>> + Send>>;
+        let silent = || -> Try { Box::pin(std::future::pending()) };
+        let refuses =
+            || -> Try { Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) }) };
+        let answers = |number| -> Try { Box::pin(async move { Ok(number) }) };
+        for tries in [
+            vec![answers(1), silent()],
+            vec![silent(), answers(1), answers(2)],
+            vec![silent(), refuses(), silent(), answers(1)],
+        ] {
+            assert_eq!(first(tries.into_iter()).await.unwrap(), 1);
+        }
+        let why = first([refuses(), refuses()].into_iter()).await.unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::ConnectionRefused);
+        let none: [Try; 0] = [];
+        let why = first(none.into_iter()).await.unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn without_tls_only_to_this_machine() {
