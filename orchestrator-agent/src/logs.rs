@@ -32,8 +32,6 @@ const AGAIN: u64 = 16 << 10;
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// The most of one stream in one batch; more than a line.
 const PART_BYTES_MAX: usize = 32 << 10;
-/// The size of a batch, as it is sent. The last part may go beyond it.
-const BATCH_BYTES: usize = 128 << 10;
 /// What a line costs besides its text.
 const LINE_COST: usize = 40;
 /// The most streams of one batch.
@@ -188,7 +186,8 @@ impl Logs {
     }
 
     /// What is to be sent next, and to be [settled](Self::settle) when it was. It begins after the run that was last.
-    pub(crate) fn take(&self) -> Batch {
+    /// The bound is about that of the bytes as they are sent; the last part may go beyond it.
+    pub(crate) fn take(&self, bytes_max: usize) -> Batch {
         let mut inner = self.inner();
         let Inner {
             runs, last, counts, ..
@@ -199,12 +198,12 @@ impl Logs {
         let turns: Vec<RunId> = turns.map(|(id, _)| id.clone()).collect();
         let mut batch = Batch::default();
         for id in turns {
-            if batch.bytes >= BATCH_BYTES || batch.outputs.len() + 2 > OUTPUTS_MAX {
+            if batch.bytes >= bytes_max || batch.outputs.len() + 2 > OUTPUTS_MAX {
                 break;
             }
             let source = runs.get_mut(&id).expect("it is one of them");
             for stream in Stream::ALL {
-                match source.next(stream, counts) {
+                match source.next(stream, bytes_max, counts) {
                     Ok(Some(next)) => batch.put(&id, source, stream, next),
                     Ok(None) => {}
                     // Its files are gone, or are written too fast just now.
@@ -285,7 +284,12 @@ impl Inner {
 type Next = (u64, bool, Vec<Line>);
 
 impl Source {
-    fn next(&mut self, stream: Stream, counts: &mut Counts) -> io::Result<Option<Next>> {
+    fn next(
+        &mut self,
+        stream: Stream,
+        bytes_max: usize,
+        counts: &mut Counts,
+    ) -> io::Result<Option<Next>> {
         let Self { dir, is_over, .. } = self;
         let reading = &mut self.streams[stream as usize];
         let now = match &reading.rest {
@@ -335,7 +339,7 @@ impl Source {
         let skipped = cut.map_or(0, |at| at + 1);
         let position = begin + skipped as u64;
         let is_last = *is_over && begin + bytes.len() as u64 == end;
-        let lines = lines(position, &bytes[skipped..], is_last);
+        let lines = lines(position, &bytes[skipped..], is_last, bytes_max);
         if lines.is_empty() {
             reading.done = now;
             return Ok(None);
@@ -376,11 +380,12 @@ fn cost(line: &Line) -> usize {
     LINE_COST + escaped.sum::<usize>()
 }
 
-/// The lines in these bytes. One without an end waits for it, unless nothing comes any more.
-fn lines(position: u64, bytes: &[u8], is_last: bool) -> Vec<Line> {
+/// The lines in these bytes, up to about so many as they are sent. One without an end waits for it, unless nothing comes
+/// any more.
+fn lines(position: u64, bytes: &[u8], is_last: bool, bytes_max: usize) -> Vec<Line> {
     let mut lines = Vec::new();
     let (mut at, mut cost_of_all) = (0, 0);
-    while at < bytes.len() && cost_of_all < BATCH_BYTES {
+    while at < bytes.len() && cost_of_all < bytes_max {
         let rest = &bytes[at..];
         let found = rest
             .iter()
@@ -425,6 +430,8 @@ mod tests {
     use crate::runs::Key;
     use crate::wire::Job;
     use crate::workload::Workload;
+
+    const BATCH_BYTES: usize = 128 << 10;
 
     /// A server that has what it took.
     #[derive(Default)]
@@ -488,7 +495,7 @@ mod tests {
     /// Until there is nothing to send; answers how many batches that were.
     fn ship(logs: &Logs, server: &mut Server) -> usize {
         for batches in 0..100 {
-            let batch = logs.take();
+            let batch = logs.take(BATCH_BYTES);
             if batch.outputs.is_empty() {
                 return batches;
             }
@@ -510,7 +517,7 @@ mod tests {
         assert_eq!(server.texts(&run.id), ["one"], "the second has no end");
         writer.write(b"o\nthree\n").unwrap();
         // The answer is lost.
-        server.take(&logs.take());
+        server.take(&logs.take(BATCH_BYTES));
         ship(&logs, &mut server);
         assert_eq!(server.texts(&run.id), ["one", "two", "three"]);
         // Another agent.
@@ -569,7 +576,7 @@ mod tests {
         flood.write(b"the last\n").unwrap();
         writer(&quiet).write(b"quiet\n").unwrap();
         for _ in 0..2 {
-            let batch = logs.take();
+            let batch = logs.take(BATCH_BYTES);
             assert!(serde_json::to_vec(&batch.outputs).unwrap().len() < 512 << 10);
             logs.settle(&batch, &server.take(&batch));
         }
@@ -586,6 +593,31 @@ mod tests {
         let quiet = "quiet\n".len() as u64;
         assert_eq!(sent_bytes, got + quiet);
         assert_eq!(sent_bytes + left_out_bytes, 3_000_009 + quiet);
+    }
+
+    #[test]
+    fn what_does_not_get_through_at_once_does_in_small_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, mut server) = (run(dir.path(), 1), Server::default());
+        let (logs, mut writer) = (Logs::default(), writer(&run));
+        logs.add(&run);
+        let long = "x".repeat(LINE_BYTES_MAX + 1) + "\n";
+        for text in ["line\n".repeat(1000), long.repeat(5), "\n".repeat(1000)] {
+            writer.write(text.as_bytes()).unwrap();
+        }
+        logs.over(&run.id);
+        const SMALL: usize = LINE_BYTES_MAX;
+        loop {
+            let batch = logs.take(SMALL);
+            if batch.outputs.is_empty() {
+                break;
+            }
+            let bytes = serde_json::to_vec(&batch.outputs).unwrap().len();
+            assert!(bytes < 3 * SMALL, "{bytes}");
+            logs.settle(&batch, &server.take(&batch));
+        }
+        assert_eq!(server.texts(&run.id).len(), 1000 + 2 * 5 + 1000);
+        assert_eq!(logs.counts().left_out_bytes, 0);
     }
 
     #[test]
@@ -613,10 +645,10 @@ mod tests {
         let (logs, mut server) = (Logs::default(), Server::default());
         logs.add(&run);
         writer(&run).write(b"bad\n").unwrap();
-        let asks = logs.take();
+        let asks = logs.take(BATCH_BYTES);
         logs.settle(&asks, &server.take(&asks));
-        logs.refused(&logs.take());
-        assert!(logs.take().outputs.is_empty());
+        logs.refused(&logs.take(BATCH_BYTES));
+        assert!(logs.take(BATCH_BYTES).outputs.is_empty());
         assert_eq!(logs.counts().left_out_bytes, 4);
     }
 
@@ -627,7 +659,7 @@ mod tests {
             "x".repeat(LINE_BYTES_MAX - 1),
             "y".repeat(LINE_BYTES_MAX)
         );
-        let found = lines(100, text.as_bytes(), false);
+        let found = lines(100, text.as_bytes(), false, BATCH_BYTES);
         let shape = found.iter().map(|line| (line.text.len(), line.partial));
         let long = LINE_BYTES_MAX;
         assert_eq!(
@@ -635,9 +667,9 @@ mod tests {
             [(long - 1, true), (long, true), (2, false), (5, false)]
         );
         assert_eq!(found.last().unwrap().end, 100 + text.len() as u64 - 4);
-        assert_eq!(lines(0, b"\xff\n", false)[0].text, "\u{fffd}");
+        assert_eq!(lines(0, b"\xff\n", false, BATCH_BYTES)[0].text, "\u{fffd}");
         // Nothing but ends of lines is the dearest.
-        let batch = lines(0, &[b'\n'; PART_BYTES_MAX], false);
+        let batch = lines(0, &[b'\n'; PART_BYTES_MAX], false, BATCH_BYTES);
         assert!(serde_json::to_vec(&batch).unwrap().len() < 2 * BATCH_BYTES);
     }
 }

@@ -90,11 +90,22 @@ pub(crate) struct Received {
 pub struct Link {
     /// `joining`, `streams`, `polls`.
     pub way: String,
-    /// What went wrong last, if nothing went well since.
+    /// What went wrong last with each part of it, where nothing went well since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// So many times something went wrong.
     pub troubles: u64,
+    #[serde(skip)]
+    of_parts: BTreeMap<Part, String>,
+}
+
+/// A part of the link. That another one goes well says nothing of its trouble.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Part {
+    Join,
+    Listen,
+    Report,
+    Ship,
 }
 
 /// The node's own token, as it is kept.
@@ -117,6 +128,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// No answer has come, and no end of the connection.
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Io(why) if why.kind() == io::ErrorKind::TimedOut)
+    }
+
     /// Only joining again may help.
     fn is_of_identity(&self) -> bool {
         matches!(
@@ -154,7 +170,7 @@ impl Client {
             let is_leaving = *leaving.borrow_and_update();
             match self.join(&mut own, is_leaving).await {
                 Ok(joined) => {
-                    news.well();
+                    news.well(Part::Join);
                     news.farewell.send_replace(is_leaving);
                     let server = joined.server.clone().unwrap_or_else(|| self.url.clone());
                     let lease = Duration::from_millis(joined.lease.clamp(300, 86_400_000));
@@ -171,12 +187,12 @@ impl Client {
                         never = talk.ship() => match never {},
                         Ok(()) = leaving.changed() => continue,
                     };
-                    news.trouble(&why);
+                    news.trouble(Part::Join, &why);
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = Backoff::new();
                     }
                 }
-                Err(why) => news.trouble(&why),
+                Err(why) => news.trouble(Part::Join, &why),
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -295,21 +311,68 @@ impl News {
         self.change(|link| way.clone_into(&mut link.way));
     }
 
-    fn well(&self) {
-        self.change(|link| link.trouble = None);
+    fn well(&self, part: Part) {
+        self.change(|link| {
+            if link.of_parts.remove(&part).is_some() {
+                link.trouble = link.all_trouble();
+            }
+        });
     }
 
-    fn trouble(&self, why: &Failure) {
+    fn trouble(&self, part: Part, why: &Failure) {
         let text = match why {
             Failure::Status(_, said) if !said.is_empty() => format!("{why}: {said}"),
             why => why.to_string(),
         };
         self.change(|link| {
             link.troubles += 1;
-            if link.trouble.as_ref() != Some(&text) {
-                tracing::warn!(why = text, "trouble with the server");
-                link.trouble = Some(text);
+            if link.of_parts.get(&part) != Some(&text) {
+                tracing::warn!(?part, why = text, "trouble with the server");
+                link.of_parts.insert(part, text);
+                link.trouble = link.all_trouble();
             }
         });
+    }
+}
+
+impl Link {
+    /// What several parts have in common is said once.
+    fn all_trouble(&self) -> Option<String> {
+        let mut texts: Vec<&str> = Vec::new();
+        for text in self.of_parts.values() {
+            if !texts.contains(&text.as_str()) {
+                texts.push(text);
+            }
+        }
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_lasts_until_the_same_part_goes_well() {
+        let news = News {
+            desired: watch::channel(None).0,
+            told: mpsc::unbounded_channel().0,
+            farewell: watch::channel(false).0,
+            link: Arc::default(),
+        };
+        let failure = |why: &str| Failure::Io(io::Error::other(why.to_owned()));
+        let shown = || news.link.lock().unwrap().trouble.clone();
+        news.trouble(Part::Listen, &failure("too long"));
+        news.well(Part::Report);
+        assert_eq!(shown().as_deref(), Some("too long"));
+        news.trouble(Part::Report, &failure("away"));
+        news.trouble(Part::Ship, &failure("away"));
+        assert_eq!(shown().as_deref(), Some("too long; away"));
+        news.well(Part::Listen);
+        news.well(Part::Report);
+        assert_eq!(shown().as_deref(), Some("away"));
+        news.well(Part::Ship);
+        assert_eq!(shown(), None);
+        assert_eq!(news.link.lock().unwrap().troubles, 3);
     }
 }

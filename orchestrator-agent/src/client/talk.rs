@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use hyper::{Request, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use super::sse::Events;
-use super::{ANSWER_BYTES_MAX, ANSWER_WITHIN, Backoff, Client, Failure, News, Received, failure};
+use super::{
+    ANSWER_BYTES_MAX, ANSWER_WITHIN, Backoff, Client, Failure, News, Part, Received, failure,
+};
 use crate::net::{self, Connection, within};
 use crate::outbox::{Fate, Outbox};
 use crate::runs::RunId;
@@ -32,8 +35,8 @@ const CUTS_MAX: u32 = 3;
 const POLL_FOR: Duration = Duration::from_secs(600);
 const POLL_WAIT: &str = "30s";
 const POLL_WITHIN: Duration = Duration::from_secs(50);
-/// The most reports of one request.
-const BATCH_MAX: usize = 500;
+/// The least and the most reports of one request.
+const BATCH: RangeInclusive<usize> = 10..=500;
 /// What comes within this goes along.
 const BATCH_WITHIN: Duration = Duration::from_millis(50);
 
@@ -41,6 +44,8 @@ const BATCH_WITHIN: Duration = Duration::from_millis(50);
 const SHIP_EVERY: Duration = Duration::from_secs(1);
 /// Over a longer time no more than this is sent of it each second, whoever floods its output.
 const SHIP_BYTES_PER_SECOND: f64 = (128 << 10) as f64;
+/// The least and the most of one batch of it, about as it is sent.
+const SHIP_BYTES: RangeInclusive<usize> = (8 << 10)..=(128 << 10);
 /// A server that takes none is asked again after this.
 const SHIP_NONE: Duration = Duration::from_secs(600);
 
@@ -78,7 +83,7 @@ impl Talk<'_> {
                 Ok(Streamed::Ended) => (cuts, backoff) = (0, Backoff::new()),
                 Ok(Streamed::Cut) => cuts += 1,
                 Err(why) if why.is_of_identity() => return why,
-                Err(why) => self.news.trouble(&why),
+                Err(why) => self.news.trouble(Part::Listen, &why),
             }
             backoff.wait().await;
         }
@@ -167,7 +172,7 @@ impl Talk<'_> {
         let desired: Desired = match serde_json::from_slice(bytes) {
             Ok(desired) => desired,
             Err(why) => {
-                self.news.trouble(&Failure::Io(why.into()));
+                self.news.trouble(Part::Listen, &Failure::Io(why.into()));
                 return None;
             }
         };
@@ -178,10 +183,11 @@ impl Talk<'_> {
                 desired.node,
                 desired.executions.len()
             );
-            self.news.trouble(&Failure::Io(io::Error::other(why)));
+            self.news
+                .trouble(Part::Listen, &Failure::Io(io::Error::other(why)));
             return None;
         }
-        self.news.well();
+        self.news.well(Part::Listen);
         let revision = desired.revision;
         let server = self.server.clone();
         self.news
@@ -196,29 +202,41 @@ impl Talk<'_> {
         let outbox = &self.client.outbox;
         let mut backoff = Backoff::new();
         let mut connection = None;
+        let mut size = Size::new(BATCH);
         loop {
             let heartbeat = (lease / 3).mul_f64(rand::random_range(0.8..1.0));
             tokio::select! {
                 () = outbox.filled() => sleep(BATCH_WITHIN).await,
                 () = sleep(heartbeat) => {}
             }
-            let batch = Batch {
-                outbox,
-                fate: Fate::Unsure,
-            };
-            match self.send(&mut connection, batch).await {
-                Ok(()) => {
+            let mut is_reused = connection.is_some();
+            loop {
+                let batch = Batch {
+                    outbox,
+                    fate: Fate::Unsure,
+                };
+                let sent = self.send(&mut connection, batch, size.now(), report_within(lease));
+                let Err(why) = sent.await else {
+                    size.grow();
                     backoff = Backoff::new();
-                    self.news.well();
+                    self.news.well(Part::Report);
+                    break;
+                };
+                connection = None;
+                if why.is_of_identity() {
+                    return why;
                 }
-                Err(why) => {
-                    connection = None;
-                    if why.is_of_identity() {
-                        return why;
-                    }
-                    self.news.trouble(&why);
-                    backoff.wait().await;
+                if why.is_timeout() {
+                    size.halve();
                 }
+                // It may have been cut without a word, where there has long been another way.
+                if std::mem::take(&mut is_reused) && matches!(why, Failure::Io(_)) {
+                    tracing::debug!(%why, "a connection that worked does not any more");
+                    continue;
+                }
+                self.news.trouble(Part::Report, &why);
+                backoff.wait().await;
+                break;
             }
         }
     }
@@ -227,13 +245,16 @@ impl Talk<'_> {
         &self,
         connection: &mut Option<Connection>,
         mut batch: Batch<'_>,
+        most: usize,
+        limit: Duration,
     ) -> Result<(), Failure> {
         let reports = Reports {
             node: self.client.node.to_string(),
-            reports: batch.outbox.take(BATCH_MAX),
+            reports: batch.outbox.take(most),
         };
         let body = serde_json::to_vec(&reports).map_err(io::Error::from)?;
-        let (status, body) = self.say(connection, "/v1/agent/reports", body).await?;
+        let said = self.say(connection, "/v1/agent/reports", body, limit);
+        let (status, body) = said.await?;
         if status.is_success() {
             batch.fate = Fate::Sent;
             for run in batch.settle() {
@@ -254,11 +275,18 @@ impl Talk<'_> {
     pub(super) async fn ship(&self) -> Infallible {
         let mut backoff = Backoff::new();
         let mut connection = None;
+        let mut size = Size::new(SHIP_BYTES);
         loop {
-            match self.ship_batch(&mut connection).await {
-                Ok(0) => sleep(SHIP_EVERY).await,
+            let shipped = self.ship_batch(&mut connection, size.now()).await;
+            match shipped {
+                Ok(0) => {
+                    self.news.well(Part::Ship);
+                    sleep(SHIP_EVERY).await;
+                }
                 Ok(bytes) => {
+                    size.grow();
                     backoff = Backoff::new();
+                    self.news.well(Part::Ship);
                     sleep(Duration::from_secs_f64(
                         bytes as f64 / SHIP_BYTES_PER_SECOND,
                     ))
@@ -269,9 +297,14 @@ impl Talk<'_> {
                     sleep(SHIP_NONE).await;
                 }
                 Err(why) => {
-                    // A server that is away is seen by the reports, and one that has enough is no trouble.
-                    tracing::debug!(%why, "output of workloads has to wait");
                     connection = None;
+                    if why.is_timeout() {
+                        size.halve();
+                    }
+                    // A server that has enough is no trouble.
+                    if !matches!(why, Failure::Status(StatusCode::TOO_MANY_REQUESTS, _)) {
+                        self.news.trouble(Part::Ship, &why);
+                    }
                     backoff.wait().await;
                 }
             }
@@ -279,9 +312,13 @@ impl Talk<'_> {
     }
 
     /// Answers how many bytes there were.
-    async fn ship_batch(&self, connection: &mut Option<Connection>) -> Result<usize, Failure> {
+    async fn ship_batch(
+        &self,
+        connection: &mut Option<Connection>,
+        bytes_max: usize,
+    ) -> Result<usize, Failure> {
         let logs = &self.client.logs;
-        let mut batch = logs.take();
+        let mut batch = logs.take(bytes_max);
         if batch.outputs.is_empty() {
             return Ok(0);
         }
@@ -292,7 +329,8 @@ impl Talk<'_> {
         let body = serde_json::to_vec(&said).map_err(io::Error::from)?;
         batch.outputs = said.outputs;
         let bytes = body.len();
-        let (status, body) = self.say(connection, "/v1/agent/logs", body).await?;
+        let said = self.say(connection, "/v1/agent/logs", body, ANSWER_WITHIN);
+        let (status, body) = said.await?;
         if status == StatusCode::OK {
             let taken: Taken = serde_json::from_slice(&body).map_err(io::Error::from)?;
             logs.settle(&batch, &taken.have);
@@ -309,6 +347,7 @@ impl Talk<'_> {
         connection: &mut Option<Connection>,
         path: &str,
         body: Vec<u8>,
+        limit: Duration,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let open = match connection.take().filter(Connection::is_open) {
             Some(open) => open,
@@ -316,7 +355,39 @@ impl Talk<'_> {
         };
         let open = connection.insert(open);
         let request = self.client.post(path, self.token.as_ref(), body)?;
-        Ok(open.ask(request, ANSWER_BYTES_MAX, ANSWER_WITHIN).await?)
+        Ok(open.ask(request, ANSWER_BYTES_MAX, limit).await?)
+    }
+}
+
+/// So long an answer to reports is waited for: of a heartbeat on a connection that was cut without a word, the next one
+/// is to come before the lease is over.
+fn report_within(lease: Duration) -> Duration {
+    (lease / 6).clamp(Duration::from_secs(1), ANSWER_WITHIN)
+}
+
+/// How much is sent at once: less where it does not get through in time, and slowly more where it does.
+struct Size {
+    bounds: RangeInclusive<usize>,
+    now: usize,
+}
+
+impl Size {
+    fn new(bounds: RangeInclusive<usize>) -> Self {
+        let now = *bounds.end();
+        Self { bounds, now }
+    }
+
+    fn now(&self) -> usize {
+        self.now
+    }
+
+    fn halve(&mut self) {
+        self.now = (self.now / 2).max(*self.bounds.start());
+    }
+
+    fn grow(&mut self) {
+        let step = self.bounds.end() / 32;
+        self.now = (self.now + step).min(*self.bounds.end());
     }
 }
 
@@ -347,5 +418,42 @@ impl Batch<'_> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.outbox.settle(self.fate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_cut_costs_no_lease() {
+        for secs in [10, 30, 60, 3600] {
+            let lease = Duration::from_secs(secs);
+            let within = report_within(lease);
+            // A heartbeat, one that is lost, and one more on another connection.
+            assert!(lease / 3 + 2 * within < lease);
+        }
+        assert_eq!(
+            report_within(Duration::from_secs(30)),
+            Duration::from_secs(5)
+        );
+        assert!(report_within(Duration::from_millis(300)) >= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_does_not_get_through_is_sent_in_smaller_pieces() {
+        let mut size = Size::new(SHIP_BYTES);
+        assert_eq!(size.now(), 128 << 10);
+        size.halve();
+        size.grow();
+        assert_eq!(size.now(), 68 << 10);
+        for _ in 0..10 {
+            size.halve();
+        }
+        assert_eq!(size.now(), 8 << 10);
+        for _ in 0..100 {
+            size.grow();
+        }
+        assert_eq!(size.now(), 128 << 10);
     }
 }

@@ -334,3 +334,56 @@ async fn what_is_too_much_or_for_another_is_not_taken() {
         assert_eq!(seen["revision"], json!(null));
     }
 }
+
+/// A server whose connections carry one report, and are cut then without a word. What it streams is too much.
+async fn cutter(reports: Arc<AtomicUsize>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let reports = reports.clone();
+            tokio::spawn(async move {
+                let mut asked = vec![0; 4096];
+                let read = near.read(&mut asked).await.unwrap_or(0);
+                let asked_for = String::from_utf8_lossy(&asked[..read]).into_owned();
+                let answer = if asked_for.contains("event-stream") {
+                    [b"HTTP/1.1 200 OK\r\n\r\ndata: ", &[b'x'; 17 << 20][..]].concat()
+                } else if asked_for.contains("/v1/agent/reports") {
+                    reports.fetch_add(1, Ordering::Relaxed);
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_vec()
+                } else {
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{\"lease\":1500}".to_vec()
+                };
+                let _ = near.write_all(&answer).await;
+                while near.read(&mut asked).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn reports_find_another_connection_and_hide_no_other_trouble() {
+    let reports = Arc::new(AtomicUsize::new(0));
+    let node = Node::by_way_of(&format!("http://{}", cutter(reports.clone()).await), "n1");
+    eventually("reports come, each on its own connection", async || {
+        (reports.load(Ordering::Relaxed) >= 5).then_some(())
+    })
+    .await;
+    let seen = node
+        .until("the stream's trouble is seen", |status| {
+            status["server"]["trouble"] == "an event that is too long"
+        })
+        .await;
+    let before = reports.load(Ordering::Relaxed);
+    eventually("more reports come", async || {
+        (reports.load(Ordering::Relaxed) >= before + 3).then_some(())
+    })
+    .await;
+    let status = node.status().await.unwrap();
+    assert_eq!(
+        status["server"]["trouble"], seen["server"]["trouble"],
+        "{status:#}"
+    );
+}
