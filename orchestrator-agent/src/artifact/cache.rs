@@ -175,6 +175,20 @@ impl Kept {
     }
 }
 
+/// Why nothing was made.
+#[derive(Debug)]
+pub(super) enum Unmade {
+    /// The bytes are not what was promised: others, or not all.
+    Hash(String),
+    Failed(Failed),
+}
+
+impl From<Failed> for Unmade {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
 /// Makes an artifact of the bytes that are read. It takes its time.
 pub(super) fn make(
     artifact: &Artifact,
@@ -182,7 +196,7 @@ pub(super) fn make(
     passing: Passing,
     source: &mut dyn Read,
     is_abandoned: &dyn Fn() -> bool,
-) -> Result<Made, Failed> {
+) -> Result<Made, Unmade> {
     let dir = &passing.0;
     disk::directory(dir).map_err(on_disk)?;
     let (content, packed) = (dir.join(CONTENT), dir.join("packed"));
@@ -221,7 +235,7 @@ fn keep(
     bytes_max: u64,
     source: &mut dyn Read,
     path: &Path,
-) -> Result<u64, Failed> {
+) -> Result<u64, Unmade> {
     let mut file = OpenOptions::new();
     let file = file.write(true).create_new(true).mode(0o600);
     let mut file = file.open(path).map_err(on_disk)?;
@@ -232,11 +246,11 @@ fn keep(
         let read = match source.read(&mut bytes) {
             Ok(0) => break,
             Ok(read) => read,
-            Err(why) => return Err(Failed::Away(format!("it cannot be read: {why}"))),
+            Err(why) => return Err(Failed::Away(format!("it cannot be read: {why}")).into()),
         };
         size += read as u64;
         if size > bytes_max {
-            return Err(too_large(bytes_max));
+            return Err(too_large(bytes_max).into());
         }
         context.update(&bytes[..read]);
         file.write_all(&bytes[..read]).map_err(on_disk)?;
@@ -244,7 +258,7 @@ fn keep(
     let digest = context.finish();
     let got: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     if got != artifact.sha256 {
-        return Err(Failed::Wrong(format!(
+        return Err(Unmade::Hash(format!(
             "its sha256 is {got}, of {size} bytes, and not {}",
             artifact.sha256
         )));

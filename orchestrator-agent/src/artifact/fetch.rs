@@ -13,7 +13,7 @@ use hyper::{Response, StatusCode, Uri};
 use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
 
-use super::cache::{Made, Passing, make, too_large};
+use super::cache::{Made, Passing, Unmade, make, too_large};
 use super::{Artifact, Bounds, Failed, Source, public, uri};
 use crate::net::{self, Address, within};
 
@@ -38,7 +38,7 @@ pub(crate) async fn fetch(
     // What reads, hashes and unpacks is not the loop's thread. It ends when nobody waits at the other end of `done`.
     tokio::task::spawn_blocking(move || {
         let made = match &wanted.source {
-            Source::File(path) => open(path).and_then(|mut file| {
+            Source::File(path) => open(path).map_err(Unmade::from).and_then(|mut file| {
                 let is_abandoned = || done.is_closed();
                 make(&wanted, bounds, passing, &mut file, &is_abandoned)
             }),
@@ -61,13 +61,16 @@ pub(crate) async fn fetch(
         let downloaded = download(url, bounds.bytes_max, authorities, send).await;
         end = downloaded.map_err(named)?;
     }
-    let broken = |_| Err(Failed::Away("a part of the agent has failed".to_owned()));
-    let made = made.await.unwrap_or_else(broken).map_err(named);
-    made.map_err(|failed| match (failed, end) {
-        (Failed::Wrong(why), End::Unmarked) => Failed::Away(format!(
-            "{why} (it was sent without a length: it may have been cut)"
-        )),
-        (failed, _) => failed,
+    let broken = |_| Err(Failed::Away("a part of the agent has failed".to_owned()).into());
+    let made = made.await.unwrap_or_else(broken);
+    made.map_err(|unmade| {
+        named(match (unmade, end) {
+            (Unmade::Failed(failed), _) => failed,
+            (Unmade::Hash(why), End::Marked) => Failed::Wrong(why),
+            (Unmade::Hash(why), End::Unmarked) => Failed::Away(format!(
+                "{why} (it was sent without a length: it may have been cut)"
+            )),
+        })
     })
 }
 
@@ -248,7 +251,53 @@ impl Read for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::{Cache, Unpack};
     use super::*;
+
+    #[tokio::test]
+    async fn without_a_length_only_what_is_not_whole_is_tried_again_soon() {
+        let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        for (sent, unpack, expected) in [
+            ("abc", Unpack::Not, "here"),
+            ("ab", Unpack::Not, "away"),
+            ("abcd", Unpack::Not, "wrong"),
+            ("abc", Unpack::TarGz, "wrong"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let source = Source::Url(format!("http://{}/", listener.local_addr().unwrap()));
+            let sends = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                let answer = format!("HTTP/1.1 200 Said\r\n\r\n{sent}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let bounds = Bounds {
+                bytes_max: 3,
+                ..Bounds::default()
+            };
+            let passing = Cache::open(dir.path().join("artifacts"), bounds)
+                .unwrap()
+                .place();
+            let sha256 = hash.to_owned();
+            let artifact = Artifact {
+                source,
+                sha256,
+                unpack,
+            };
+            let (fetched, ()) = tokio::join!(fetch(artifact, bounds, None, passing), sends);
+            let found = match &fetched {
+                Ok(_) => "here",
+                Err(Failed::Away(_)) => "away",
+                Err(Failed::Wrong(_)) => "wrong",
+            };
+            assert_eq!(found, expected, "{sent}: {fetched:?}");
+        }
+    }
 
     #[test]
     fn what_trickles_is_too_slow() {
