@@ -38,6 +38,8 @@ const LINE_COST: usize = 40;
 const OUTPUTS_MAX: usize = 500;
 /// So much is kept in memory of runs whose files are gone.
 const REST_BYTES_MAX: usize = 1 << 20;
+/// Of so many of them: each costs more than its bytes, and a turn with every batch.
+const RESTS_MAX: usize = 1000;
 
 /// What has become of what workloads wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -139,9 +141,11 @@ impl Logs {
             rest_bytes,
             ..
         } = &mut *inner;
+        let rests = runs.values().filter(|source| source.has_rest()).count();
         let Some(source) = runs.get_mut(run) else {
             return;
         };
+        let is_room = rests < RESTS_MAX || source.has_rest();
         source.is_over = true;
         let mut is_done = true;
         for (stream, reading) in Stream::ALL.into_iter().zip(&mut source.streams) {
@@ -158,8 +162,7 @@ impl Logs {
             };
             let wanted = from.max(tail.end().saturating_sub(CATCH_UP));
             let rest = tail.read(wanted, CATCH_UP as usize).unwrap_or_default();
-            let room = *rest_bytes + rest.1.len() <= REST_BYTES_MAX;
-            if !room {
+            if !is_room || *rest_bytes + rest.1.len() > REST_BYTES_MAX {
                 counts.left_out_bytes += rest.1.len() as u64;
             } else if !rest.1.is_empty() {
                 *rest_bytes += rest.1.len();
@@ -265,16 +268,14 @@ impl Inner {
         let Some(source) = self.runs.get_mut(run) else {
             return;
         };
-        let mut had_rest = false;
+        let had_rest = source.has_rest();
         for reading in &mut source.streams {
-            had_rest |= reading.rest.is_some();
             let sent = |(begin, bytes): &mut (u64, Vec<u8>)| matches!(reading.have, Have::UpTo(end) if end >= *begin + bytes.len() as u64);
             if let Some((_, bytes)) = reading.rest.take_if(sent) {
                 self.rest_bytes -= bytes.len();
             }
         }
-        let is_done = source.streams.iter().all(|reading| reading.rest.is_none());
-        if had_rest && is_done {
+        if had_rest && !source.has_rest() {
             self.runs.remove(run);
         }
     }
@@ -284,6 +285,10 @@ impl Inner {
 type Next = (u64, bool, Vec<Line>);
 
 impl Source {
+    fn has_rest(&self) -> bool {
+        self.streams.iter().any(|reading| reading.rest.is_some())
+    }
+
     fn next(
         &mut self,
         stream: Stream,
@@ -636,6 +641,20 @@ mod tests {
         ship(&logs, &mut server);
         assert_eq!(server.texts(&run.id), ["one", "two", "why it died"]);
         assert!(logs.inner().runs.is_empty() && logs.inner().rest_bytes == 0);
+    }
+
+    #[test]
+    fn the_rests_that_wait_are_bounded_in_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::default();
+        for attempt in 0..RESTS_MAX as u32 + 3 {
+            let run = run(dir.path(), attempt);
+            logs.add(&run);
+            writer(&run).write(b"x\n").unwrap();
+            logs.keep_rest(&run.id);
+        }
+        assert_eq!(logs.inner().runs.len(), RESTS_MAX);
+        assert_eq!(logs.counts().left_out_bytes, 3 * 2);
     }
 
     #[test]
