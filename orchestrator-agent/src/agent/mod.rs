@@ -205,6 +205,7 @@ impl Agent {
         tasks.spawn(async move { match outbox::keep(outbox).await {} });
         tasks.spawn(status::serve(self.dir.join("agent.sock"), questions));
         let mut stop = pin!(stop);
+        let mut looks = Vec::new();
         loop {
             let wake = work.turn();
             if work.draining && work.is_idle() {
@@ -228,7 +229,12 @@ impl Agent {
                 // Neither ends by itself.
                 Some(_) = tasks.join_next() => return Err(AgentError::Broken),
                 Some(event) = happened.recv() => work.happened(event),
-                Some((run, sight)) = seen.recv() => work.saw(&run, sight),
+                // A turn costs more than what was seen: all that is there goes into one.
+                _ = seen.recv_many(&mut looks, SIGHTS_MAX) => {
+                    for (run, sight) in looks.drain(..) {
+                        work.saw(&run, sight);
+                    }
+                }
                 Some(run) = heard.recv() => work.is_told(&run),
                 Some(question) = asked.recv() => work.answer(question, &link),
                 () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
