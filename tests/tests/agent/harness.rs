@@ -324,8 +324,10 @@ impl Node {
         let port = running.next()?["ports"]["http"].as_u64()?;
         let said = get(port as u16, "/").await?;
         let words: Vec<&str> = said.split(' ').collect();
-        assert_eq!(words[0], self.name, "another node's service");
-        Some((words[2].parse().unwrap(), words[3].parse().unwrap()))
+        // Nodes of other tests are on this machine, too: one may have been faster to take the port that was picked. Then
+        // the service here cannot start, and has another one the next time.
+        let is_own = words[0] == self.name;
+        is_own.then(|| (words[2].parse().unwrap(), words[3].parse().unwrap()))
     }
 
     /// Ready when the service that answers here is of this version.
