@@ -341,11 +341,11 @@ impl State {
         }
     }
 
-    /// Whether nobody hears of a target, as people are told. One whose node is gone is not waited for, but in flight.
+    /// Whether nobody hears of a target, as people are told. Where a node is gone, that is waited for in flight only.
     pub(crate) fn is_silent(&self, target: &Target) -> bool {
         let presence = self.presence(target.slot);
         matches!(presence, Presence::Disconnected | Presence::Down)
-            || target.is_lost() && target.state().is_in_flight()
+            || self.active().is_some() && target.is_lost() && target.state().is_in_flight()
     }
 
     /// A slot that has a node that can be given work.
