@@ -432,9 +432,6 @@ mod tests {
 
     use super::*;
     use crate::output::Writer;
-    use crate::runs::Key;
-    use crate::wire::Job;
-    use crate::workload::Workload;
 
     const BATCH_BYTES: usize = 128 << 10;
 
@@ -469,28 +466,7 @@ mod tests {
 
     fn run(dir: &Path, attempt: u32) -> Arc<Run> {
         let document = json!({ "driver": "exec", "config": {} });
-        let key = Key {
-            job: Job::try_from("a/b".to_owned()).unwrap(),
-            slot: 0,
-        };
-        let run = Run {
-            id: RunId {
-                key,
-                generation: 1,
-                attempt,
-            },
-            version: 1,
-            node: "n1".into(),
-            row: 0,
-            ports: BTreeMap::new(),
-            artifact: None,
-            workload: Arc::new(Workload::in_part(&document)),
-            document: serde_json::from_value(document).unwrap(),
-            dir: dir.join(attempt.to_string()),
-            name: attempt.to_string(),
-        };
-        run.keep().unwrap();
-        Arc::new(run)
+        Arc::new(Run::kept(dir.join(attempt.to_string()), attempt, document))
     }
 
     fn writer(run: &Run) -> Writer {

@@ -324,3 +324,31 @@ pub(crate) fn tidy(dir: &Path) {
         let _ = std::fs::remove_dir(dir);
     }
 }
+
+#[cfg(test)]
+impl Run {
+    /// One of default/web 0.1 on n1, kept in this directory and called after it.
+    pub(crate) fn kept(dir: PathBuf, attempt: u32, document: serde_json::Value) -> Self {
+        let run = Self {
+            id: RunId {
+                key: Key {
+                    job: "default/web".to_owned().try_into().unwrap(),
+                    slot: 0,
+                },
+                generation: 1,
+                attempt,
+            },
+            version: 1,
+            node: "n1".into(),
+            row: 0,
+            ports: BTreeMap::new(),
+            workload: Arc::new(Workload::read(&document).unwrap()),
+            document: serde_json::from_value(document).unwrap(),
+            artifact: None,
+            name: dir.file_name().unwrap().to_string_lossy().into_owned(),
+            dir,
+        };
+        run.keep().unwrap();
+        run
+    }
+}

@@ -40,6 +40,8 @@ pub struct Job {
 pub struct Step {
     entries: Vec<Entry>,
     after: Committed,
+    /// What was asked for changed something.
+    did: bool,
 }
 
 /// What may be shown and done once the entries of a step are safe.
@@ -90,31 +92,38 @@ impl Step {
     /// For a driver that commits the entries of many steps together: the entries, and what follows
     /// from them under a seal.
     pub fn split(self) -> (Vec<Entry>, Sealed) {
-        (self.entries, Sealed(self.after))
+        let Self {
+            entries,
+            after,
+            did,
+        } = self;
+        (entries, Sealed { after, did })
     }
 }
 
 /// What follows from entries that are on their way to being safe.
 #[must_use = "effects that are never carried out leave nodes without orders"]
 #[derive(Debug)]
-pub struct Sealed(Committed);
+pub struct Sealed {
+    after: Committed,
+    did: bool,
+}
 
 impl Sealed {
     /// To be called when the entries are safe, and not before.
     pub fn committed(self) -> Committed {
-        self.0
+        self.after
     }
 
-    /// Whether its command is answered as one that [changed](Answer::changed) something, for those who keep a log of what
-    /// was done together with the entries.
-    pub fn changed(&self) -> bool {
-        let answer = self.0.answer.as_ref();
-        answer.is_some_and(|answer| answer.changed)
+    /// Whether its command changed anything in this step, for those who keep a log of what was done together with the
+    /// entries. One that is said again under its key is [answered](Answer::changed) as it was then, and does nothing.
+    pub fn did(&self) -> bool {
+        self.did
     }
 
     /// The targets that were [put aside](Effect::PutAside), for those who keep them together with the entries.
     pub fn put_aside(&self) -> impl Iterator<Item = &PutAside> {
-        self.0.effects.iter().filter_map(|effect| match effect {
+        self.after.effects.iter().filter_map(|effect| match effect {
             Effect::PutAside(aside) => Some(&**aside),
             _ => None,
         })
@@ -291,7 +300,12 @@ impl Job {
             ignored,
             answer,
         };
-        Ok(Step { entries, after })
+        let did = asked.changed;
+        Ok(Step {
+            entries,
+            after,
+            did,
+        })
     }
 
     /// Takes a fact for granted and draws the conclusions: for plans, on a copy.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use orchestrator_core::fleet::{self, Fleet, NodeName};
 use orchestrator_core::spec::{JobSpec, Placement};
 use orchestrator_core::{
-    Answer, Command, DeploymentId, Done as WorkDone, Entry, Event, Input, Job, JobId, NodeChange,
+    Answer, Command, DeploymentId, Done as WorkDone, Entry, Input, Job, JobId, NodeChange,
     Observation, Plan, Rejection, Report, Request, Sealed, Sentence, Standing, Time,
 };
 use tokio::runtime::Handle as Runtime;
@@ -280,20 +280,15 @@ impl Loop {
             Some(deployment) => format!("job {id}, deployment {deployment}"),
         };
         let audit = audit(turn.now, who, action(&request.command), object);
-        let changed = turn.jobs.get(id);
-        let before = changed.map_or(0, |changed| changed.entries.len());
-        let is_keyed = request.key.is_some();
         match self.step(turn, id, request.into(), Some(reply)) {
             Ok(()) => {
-                let Some(changed) = turn.jobs.get_mut(id) else {
-                    return;
-                };
-                // What was said before under its key is answered as it was then, and done no more.
-                let mut entries = changed.entries[before..].iter();
-                let is_new = !is_keyed
-                    || entries.any(|(entry, _)| matches!(entry.event, Event::Answered(_)));
-                let did = changed.sealed.last().is_some_and(|(s, _)| s.changed());
-                changed.audit.extend((is_new && did).then_some(audit));
+                if let Some(changed) = turn.jobs.get_mut(id) {
+                    let did = changed
+                        .sealed
+                        .last()
+                        .is_some_and(|(sealed, _)| sealed.did());
+                    changed.audit.extend(did.then_some(audit));
+                }
             }
             Err((why, reply)) => {
                 if let Some(reply) = reply {

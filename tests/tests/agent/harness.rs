@@ -148,8 +148,6 @@ pub(crate) struct Node {
     agent: Running,
     /// Where its Docker Engine listens.
     docker: PathBuf,
-    /// What `docker login` has written.
-    pub(crate) docker_config: Option<PathBuf>,
     /// The network namespace that it lives in, if not the test's.
     namespace: Option<String>,
 }
@@ -180,7 +178,6 @@ impl Node {
             dir: tempfile::tempdir().unwrap(),
             agent: Running::Nowhere,
             docker: PathBuf::from("/nowhere/docker.sock"),
-            docker_config: None,
             namespace: None,
         }
     }
@@ -209,7 +206,6 @@ impl Node {
     pub(crate) fn start_here(&mut self) {
         let mut settings = Settings::new(&self.server, &self.name, self.dir.path());
         settings.docker.clone_from(&self.docker);
-        settings.docker_config.clone_from(&self.docker_config);
         settings.shim = vec![env!("CARGO_BIN_EXE_agent").into(), "shim".into()];
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

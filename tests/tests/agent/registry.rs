@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use orchestrator_agent::Leave;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -135,11 +136,10 @@ async fn images_come_with_the_password_that_docker_keeps() {
     assert!(engine.containers().is_empty());
 
     // The file is read when an image is to come, so that a new password needs no new agent.
-    let login = registry.path("login").join("config.json");
-    node.docker_config = Some(node.path("config.json"));
-    node.leave(orchestrator_agent::Leave::Running).await;
-    node.start_here();
-    std::fs::copy(&login, node.path("config.json")).unwrap();
+    let login = node.path("config.json");
+    node.leave(Leave::Running).await;
+    node.start_apart(&["--docker-config", login.to_str().unwrap()]);
+    std::fs::copy(registry.path("login").join("config.json"), &login).unwrap();
     let answer = server.api.post("/v1/jobs?again=true", job).await;
     let id = answer["deployment_id"].as_str().unwrap().to_owned();
     server.api.until_state(&id, "completed").await;

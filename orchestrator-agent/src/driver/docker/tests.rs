@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plan::End;
-use crate::runs::Key;
 use crate::settings::Settings;
 
 /// An engine that says what the test wants, to one request on each connection.
@@ -65,27 +64,7 @@ impl Fake {
     fn run_of(&self, pull: &str) -> Run {
         let config = json!({ "image": "web", "pull": pull });
         let document = json!({ "driver": "docker", "config": config });
-        let run = Run {
-            id: RunId {
-                key: Key {
-                    job: "default/web".to_owned().try_into().unwrap(),
-                    slot: 0,
-                },
-                generation: 1,
-                attempt: 1,
-            },
-            version: 1,
-            node: "n1".into(),
-            row: 0,
-            ports: BTreeMap::new(),
-            workload: Arc::new(Workload::read(&document).unwrap()),
-            document: serde_json::from_value(document).unwrap(),
-            artifact: None,
-            dir: self.dir.path().join("run"),
-            name: "web-1".to_owned(),
-        };
-        run.keep().unwrap();
-        run
+        Run::kept(self.dir.path().join("web-1"), 1, document)
     }
 }
 

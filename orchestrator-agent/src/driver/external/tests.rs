@@ -7,7 +7,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::plan::End;
-use crate::runs::{Key, RunId};
 
 /// A run of the program of this name, and what runs it.
 fn given(name: &str) -> (TempDir, External, Run) {
@@ -28,26 +27,7 @@ fn given(name: &str) -> (TempDir, External, Run) {
         forget: soon,
     };
     let document = json!({ "driver": "external", "config": { "program": name } });
-    let run = Run {
-        id: RunId {
-            key: Key {
-                job: "default/web".to_owned().try_into().unwrap(),
-                slot: 0,
-            },
-            generation: 1,
-            attempt: 1,
-        },
-        version: 1,
-        node: "n1".into(),
-        row: 0,
-        ports: BTreeMap::new(),
-        workload: Arc::new(Workload::read(&document).unwrap()),
-        document: serde_json::from_value(document).unwrap(),
-        artifact: None,
-        dir: dir.path().join("run"),
-        name: "run".to_owned(),
-    };
-    run.keep().unwrap();
+    let run = Run::kept(dir.path().join("run"), 1, document);
     (dir, external, run)
 }
 
