@@ -13,7 +13,7 @@ use orchestrator_benches::measured::Measured;
 use options::{Options, Process, Run};
 
 const USAGE: &str = "usage: cargo bench -p orchestrator-benches [-- [core | server] [--full] [--sizes 1k,100k]]
-  a short round of everything if nothing is said; --full takes minutes and about 2 GB of memory, and 10k agents want
+  a short round of everything if nothing is said; --full takes minutes, about 2 GB of memory and 3 GB of disk, and 10k agents want
   `ulimit -n 20000`";
 
 fn main() -> ExitCode {
@@ -39,7 +39,12 @@ fn measure(options: Options) -> ExitCode {
     }
     if let Some(sizes) = options.server {
         let time = Duration::from_millis(if quick { 300 } else { 3000 });
-        server::measure(&sizes, time, &mut measured);
+        let lists = if quick {
+            [1000, 10_000]
+        } else {
+            [10_000, 1_000_000]
+        };
+        server::measure(&sizes, lists, time, &mut measured);
     }
     match measured.write() {
         Ok(paths) => {

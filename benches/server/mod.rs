@@ -4,6 +4,7 @@
 mod agents;
 mod child;
 mod client;
+mod lists;
 mod reads;
 mod rollout;
 
@@ -14,8 +15,8 @@ use orchestrator_benches::table::size;
 
 pub(crate) use self::child::{bare, serve};
 
-/// Measures with so many agents at a time; a rate for so long.
-pub(crate) fn measure(sizes: &[usize], time: Duration, measured: &mut Measured) {
+/// Measures with so many agents at a time, and with lists of so many deployments; a rate for so long.
+pub(crate) fn measure(sizes: &[usize], lists: [usize; 2], time: Duration, measured: &mut Measured) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut table = rollout::table();
@@ -25,5 +26,6 @@ pub(crate) fn measure(sizes: &[usize], time: Duration, measured: &mut Measured) 
         }
         measured.add(table);
         measured.add(reads::table(time).await);
+        measured.add(lists::table(lists).await);
     });
 }

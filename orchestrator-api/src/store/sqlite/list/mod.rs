@@ -1,8 +1,8 @@
-//! Pages of deployments, each at the cost of a bounded number of rows, whatever the condition and the order.
+//! Pages of deployments, each at a bounded cost, whatever the condition and the order.
 //!
 //! Every field has an index, in the order of its values and then of ids. If something that every row of the list has
 //! to meet leaves few rows, those are read and sorted. Otherwise the [walk] goes along the index of the order's first
-//! field, and when it has looked at as many rows as a page may, it ends the page where it is.
+//! field, and when its time is over, it ends the page where it is.
 
 mod candidates;
 mod place;
@@ -19,7 +19,7 @@ use super::sql::{self, ROW, Sql};
 use crate::list::{Field, Order, Page, Query};
 use crate::store::DeploymentRow;
 
-/// A page takes as long as it does to look at so many rows without a condition.
+/// So many rows without a condition may be read to be sorted: all of them have to be, however long it takes.
 const WINDOW: u32 = 2000;
 
 pub(super) fn page(conn: &Connection, query: &Query) -> rusqlite::Result<Page<DeploymentRow>> {

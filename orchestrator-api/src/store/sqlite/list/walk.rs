@@ -1,12 +1,13 @@
 //! Along an index, row by row, for as long as the page may.
 //!
 //! The index is in the order of its one field and of ids. If the list is ordered by more, rows of one value are
-//! gathered and sorted. Where there are more of them than a page may look at, the walk goes on within that value,
+//! gathered and sorted. Where there are more of them than may be gathered, the walk goes on within that value,
 //! along the index of the next field.
 
 use std::cmp::Ordering;
 use std::mem::take;
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::Value as Bind;
 use rusqlite::{Connection, Row, StatementStatus, params_from_iter};
@@ -16,6 +17,12 @@ use super::place::{key, shown};
 use super::range::{Range, compare};
 use super::sql::{along, column, may_lack};
 use crate::list::{Field, Order, Place, Relation, Value};
+
+/// A page that has somewhere to go on from ends when this is over. Rows would be the wrong measure: one that has to be
+/// fetched takes many times as long as one that is in memory, and a large file has most of them outside.
+const TIME: Duration = Duration::from_millis(3);
+/// The clock is asked once for so many rows.
+const CLOCK: u32 = 32;
 
 /// What one page has.
 #[derive(Default)]
@@ -33,9 +40,11 @@ pub(super) struct Walk<'a> {
     after: Option<Vec<Bind>>,
     limit: usize,
     ranges: &'a [Range],
-    /// How many rows each level may look at, and how many are left of that.
-    window: u32,
-    left: u32,
+    /// How many rows of one value are gathered.
+    window: usize,
+    ends: Instant,
+    /// How many rows were looked at.
+    looked: u32,
     found: Vec<Seen>,
     /// The place of the last row that was looked at.
     reached: Option<Vec<Bind>>,
@@ -70,7 +79,8 @@ impl<'a> Walk<'a> {
             limit: limit as usize,
             ranges: &[],
             window: 0,
-            left: 0,
+            ends: Instant::now() + TIME,
+            looked: 0,
             found: Vec::new(),
             reached: None,
             over: true,
@@ -91,12 +101,11 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Walks along the index of the order's first field, looking at about as many rows as the window has.
+    /// Walks along the index of the order's first field, gathering no more rows than the window has, at all levels.
     pub(super) fn along(&mut self, ranges: &'a [Range], window: u32) -> rusqlite::Result<()> {
-        let levels = u32::try_from(self.fields.len() - 1).unwrap_or(u32::MAX);
+        let levels = self.fields.len() - 1;
         self.ranges = ranges;
-        self.window = (window / levels.max(1)).max(1);
-        self.left = self.window;
+        self.window = (window as usize / levels.max(1)).max(1);
         let after = self.after.clone();
         self.over = self.level(&mut Vec::new(), after.as_deref())?.is_continue();
         Ok(())
@@ -168,11 +177,10 @@ impl<'a> Walk<'a> {
         while step.is_continue()
             && let Some(row) = rows.next()?
         {
-            if self.left == 0 && self.reached.is_some() {
+            if self.is_over() {
                 step = ControlFlow::Break(());
                 continue;
             }
-            self.left = self.left.saturating_sub(1);
             let seen = self.see(row, fixed)?;
             step = self.one(seen);
         }
@@ -208,7 +216,6 @@ impl<'a> Walk<'a> {
                 Groups::Over(step) => return Ok(step),
                 Groups::Large(value) => value,
             };
-            self.left = self.window;
             let within = match after {
                 Some([value, within @ ..]) if *value == large => Some(within),
                 _ => None,
@@ -247,13 +254,12 @@ impl<'a> Walk<'a> {
                 {
                     return Ok(Groups::Over(ControlFlow::Break(())));
                 }
-                if self.left == 0 {
-                    return Ok(match self.reached {
-                        Some(_) => Groups::Over(ControlFlow::Break(())),
-                        None => Groups::Large(seen.key[depth].clone()),
-                    });
+                if self.is_over() {
+                    return Ok(Groups::Over(ControlFlow::Break(())));
                 }
-                self.left -= 1;
+                if group.len() == self.window {
+                    return Ok(Groups::Large(seen.key[depth].clone()));
+                }
                 group.push(seen);
             }
             drop(rows);
@@ -265,6 +271,13 @@ impl<'a> Walk<'a> {
             );
         }
         Ok(Groups::Over(self.group(group, depth)))
+    }
+
+    /// Whether the page ends before another row is looked at.
+    fn is_over(&mut self) -> bool {
+        self.looked += 1;
+        let asked = self.looked.is_multiple_of(CLOCK) && self.reached.is_some();
+        asked && Instant::now() >= self.ends
     }
 
     /// Rows that are equal in all fields before this depth.
@@ -388,7 +401,7 @@ impl<'a> Walk<'a> {
 
 enum Groups {
     Over(ControlFlow<()>),
-    /// More rows are of this value than may be looked at.
+    /// More rows are of this value than may be gathered.
     Large(Bind),
 }
 
