@@ -1,19 +1,20 @@
 //! What stands before each route.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::Either;
 use tower::{Layer, Service};
 
 use super::audit::{self, Record};
-use super::{Access, Caller, Class, Denied, denied, headers};
+use super::{Access, Caller, Checked, Class, Denied, denied, headers};
 
 /// A longer path is cut in the audit log.
 const OBJECT_BYTES_MAX: usize = 256;
@@ -65,17 +66,49 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future =
+        Either<S::Future, Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Guard { access, table } = &self.guard;
+        let class = match class(*table, &request) {
+            Ok(Class::Public) | Err(Unclassed::NoRoute) => {
+                return Either::Left(self.inner.call(request));
+            }
+            Ok(class) => class,
+            Err(Unclassed::Method(known)) => {
+                return Either::Right(Box::pin(ready(Ok(denied::no_method(&known)))));
+            }
+        };
+        let asked = Asked::new(&request, class);
+        let checked = access.check_now(request.headers(), asked.from, &asked.name);
+        let admitted = checked.map(|checked| asked.admit(&request, checked));
+        // Most requests: they cost no copy of what comes after, and nothing comes after them.
+        if !asked.is_audited()
+            && let Ok(Ok(caller)) = admitted
+        {
+            request.extensions_mut().insert(caller);
+            return Either::Left(self.inner.call(request));
+        }
         // The one that said it is ready is the one to be called.
         let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(self.guard.clone().pass(request, inner))
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let access = access.clone();
+        Either::Right(Box::pin(async move {
+            let admitted = match admitted {
+                Ok(admitted) => admitted,
+                Err(given) => {
+                    let checked = access.check_given(given, asked.from, asked.name.clone());
+                    let checked = checked.await;
+                    asked.admit(&request, checked)
+                }
+            };
+            access.pass(request, &asked, admitted, &mut inner).await
+        }))
     }
 }
 
@@ -128,26 +161,27 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-impl Guard {
-    async fn pass<S>(self, mut request: Request, mut inner: S) -> Result<Response, Infallible>
+impl Access {
+    /// Calls what comes next for whom is let in, and writes down what is to be.
+    async fn pass<S>(
+        &self,
+        mut request: Request,
+        asked: &Asked,
+        admitted: Result<Caller, (String, Denied)>,
+        inner: &mut S,
+    ) -> Result<Response, Infallible>
     where
         S: Service<Request, Response = Response, Error = Infallible>,
     {
-        let Self { access, table } = self;
-        let class = match class(table, &request) {
-            Ok(Class::Public) | Err(Unclassed::NoRoute) => return inner.call(request).await,
-            Ok(class) => class,
-            Err(Unclassed::Method(known)) => return Ok(denied::no_method(&known)),
-        };
-        let asked = Asked::new(&request, class);
-        let admitted = access.admit(request.uri(), request.headers(), &asked).await;
+        let name = headers::text(&asked.name);
+        let deed = Deed::new(&request, &asked.name);
         let caller = match admitted {
             Ok(caller) => caller,
             Err((who, denied)) => {
-                tracing::debug!(%who, request = &*asked.request, why = %denied, "denied");
-                if asked.is_audited() || class == Class::Administer {
+                tracing::debug!(%who, request = name, why = %denied, "denied");
+                if asked.is_audited() || asked.class == Class::Administer {
                     let outcome = format!("denied: {denied}");
-                    access.0.journal.say(asked.line(&who, &outcome));
+                    self.0.journal.say(deed.line(&who, &outcome));
                 }
                 return Ok(denied.into_response());
             }
@@ -157,8 +191,8 @@ impl Guard {
             return inner.call(request).await;
         }
         let mut left = Left {
-            access: &access,
-            asked: &asked,
+            access: self,
+            deed: &deed,
             who: caller.name(),
             is_over: false,
         };
@@ -166,10 +200,10 @@ impl Guard {
         let response = inner.call(request).await?;
         left.is_over = true;
         if response.extensions().get::<Audited>().is_none() {
-            let line = asked.line(&left.who, &outcome(response.status()));
+            let line = deed.line(&left.who, &outcome(response.status()));
             // Waited for: what was answered is in the log.
-            if let Err(why) = access.0.store.audit(vec![line]).await {
-                tracing::error!(%why, request = &*asked.request, "a line of the audit log was lost");
+            if let Err(why) = self.0.store.audit(vec![line]).await {
+                tracing::error!(%why, request = name, "a line of the audit log was lost");
             }
         }
         Ok(response)
@@ -185,59 +219,24 @@ fn outcome(status: StatusCode) -> String {
     }
 }
 
-impl Access {
-    /// Who asks; or why not, and what is known of who it was.
-    async fn admit(
-        &self,
-        uri: &Uri,
-        headers: &HeaderMap,
-        asked: &Asked,
-    ) -> Result<Caller, (String, Denied)> {
-        let named = asked.request.clone();
-        let checked = self.check_as(headers, asked.from, named).await;
-        let caller = checked.map_err(|(whose, denied)| {
-            let whose = whose.as_deref().unwrap_or("unknown");
-            (format!("{whose}, from {}", asked.from), denied)
-        })?;
-        let foreign =
-            caller.via.is_ambient() && asked.mutates && headers::is_of_another_site(uri, headers)
-                || caller.known.is_none() && !headers::is_for_loopback(uri, headers);
-        if foreign {
-            return Err((caller.name(), Denied::Foreign));
-        }
-        if !caller.may(asked.class) {
-            let denied = Denied::Role(caller.role(), asked.class);
-            return Err((caller.name(), denied));
-        }
-        Ok(caller)
-    }
-}
-
-/// A request, as far as the audit log tells of it.
+/// What is asked for, as far as it decides who may.
 struct Asked {
     class: Class,
     mutates: bool,
     from: IpAddr,
-    request: Arc<str>,
-    method: Method,
-    uri: Uri,
-    route: Option<MatchedPath>,
+    /// The request's.
+    name: HeaderValue,
 }
 
 impl Asked {
     fn new(request: &Request, class: Class) -> Self {
-        let extensions = request.extensions();
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let from = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        let method = request.method();
         Self {
             class,
-            mutates: ![Method::GET, Method::HEAD, Method::OPTIONS].contains(method),
+            mutates: ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()),
             from: from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            request: headers::request(request.headers()),
-            method: method.clone(),
-            uri: request.uri().clone(),
-            route: extensions.get().cloned(),
+            name: headers::request(request.headers()),
         }
     }
 
@@ -246,13 +245,52 @@ impl Asked {
         self.mutates && self.class != Class::Agent
     }
 
+    /// Who asks; or why not, and what is known of who it was.
+    fn admit(&self, request: &Request, checked: Checked) -> Result<Caller, (String, Denied)> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let caller = checked.map_err(|(whose, denied)| {
+            let whose = whose.as_deref().unwrap_or("unknown");
+            (format!("{whose}, from {}", self.from), denied)
+        })?;
+        let foreign =
+            caller.via.is_ambient() && self.mutates && headers::is_of_another_site(uri, headers)
+                || caller.known.is_none() && !headers::is_for_loopback(uri, headers);
+        if foreign {
+            return Err((caller.name(), Denied::Foreign));
+        }
+        if !caller.may(self.class) {
+            let denied = Denied::Role(caller.role(), self.class);
+            return Err((caller.name(), denied));
+        }
+        Ok(caller)
+    }
+}
+
+/// A request, as the audit log tells of it.
+struct Deed {
+    name: HeaderValue,
+    method: Method,
+    uri: Uri,
+    route: Option<MatchedPath>,
+}
+
+impl Deed {
+    fn new(request: &Request, name: &HeaderValue) -> Self {
+        Self {
+            name: name.clone(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            route: request.extensions().get().cloned(),
+        }
+    }
+
     fn line(&self, who: &str, outcome: &str) -> crate::store::Audit {
         let path = self.uri.path();
         let route = self.route.as_ref().map_or(path, MatchedPath::as_str);
         let end = path.floor_char_boundary(OBJECT_BYTES_MAX);
         Record {
             who: who.into(),
-            request: self.request.as_ref().into(),
+            request: headers::text(&self.name).into(),
             action: format!("{} {route}", self.method).into(),
             object: path[..end].into(),
             outcome: outcome.into(),
@@ -264,7 +302,7 @@ impl Asked {
 /// Says it when a caller goes away before the answer: what was asked for may have been done.
 struct Left<'a> {
     access: &'a Access,
-    asked: &'a Asked,
+    deed: &'a Deed,
     who: String,
     is_over: bool,
 }
@@ -273,7 +311,7 @@ impl Drop for Left<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             let outcome = "unknown: the caller went away before the answer";
-            let line = self.asked.line(&self.who, outcome);
+            let line = self.deed.line(&self.who, outcome);
             self.access.0.journal.say(line);
         }
     }

@@ -1,11 +1,10 @@
 //! What the headers of a request say of who makes it.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
@@ -14,8 +13,10 @@ use super::token::{self, NoToken, Token};
 
 /// Longer than any name with a token needs.
 const AUTHORIZATION_BYTES_MAX: usize = 1024;
-const REQUEST_BYTES_MAX: usize = 128;
-const REQUEST_ID: &str = "x-request-id";
+/// The longest name of a request that is taken over from who makes it.
+pub(crate) const REQUEST_BYTES_MAX: usize = 128;
+/// The name of a request.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A token that a request shows.
 #[derive(Debug)]
@@ -83,13 +84,22 @@ fn password(text: &str) -> Result<Result<Token, NoToken>, Denied> {
 }
 
 /// The name of the request: what was said before it came here, or a new one.
-pub(super) fn request(headers: &HeaderMap) -> Arc<str> {
-    let said = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    match said.filter(|id| (1..=REQUEST_BYTES_MAX).contains(&id.len())) {
-        Some(id) => id.into(),
-        // Without randomness it has no name: nobody depends on it.
-        None => token::letters::<16>().unwrap_or_default().into(),
+pub(super) fn request(headers: &HeaderMap) -> HeaderValue {
+    let sound =
+        |id: &&HeaderValue| (1..=REQUEST_BYTES_MAX).contains(&id.len()) && id.to_str().is_ok();
+    match headers.get(&X_REQUEST_ID).filter(sound) {
+        Some(id) => id.clone(),
+        None => {
+            // Without randomness it has no name: nobody depends on it.
+            let letters = token::letters::<16>().unwrap_or_default();
+            HeaderValue::try_from(letters).expect("letters are ASCII")
+        }
     }
+}
+
+/// The name as a text.
+pub(super) fn text(name: &HeaderValue) -> &str {
+    name.to_str().unwrap_or_default()
 }
 
 /// Whether a browser made the request for the page of another site.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use orchestrator_core::Time;
 use orchestrator_core::fleet::NodeName;
 use subtle::ConstantTimeEq;
@@ -41,6 +41,7 @@ use self::cache::{Before, Cache};
 pub use self::denied::{Denied, JoinError};
 pub use self::guard::{Audited, Guard, Guarded, Table};
 use self::headers::{Given, Via};
+pub(crate) use self::headers::{REQUEST_BYTES_MAX, X_REQUEST_ID};
 pub use self::role::{Class, Role};
 pub use self::start::Opening;
 use self::stay::Holders;
@@ -136,7 +137,7 @@ pub struct Caller {
     /// `None`: anyone, where the server is open.
     known: Option<Arc<Known>>,
     via: Via,
-    request: Arc<str>,
+    request: HeaderValue,
 }
 
 impl Caller {
@@ -201,10 +202,13 @@ impl Caller {
     pub fn who(&self) -> Who {
         Who {
             name: self.name(),
-            request: self.request.as_ref().to_owned(),
+            request: headers::text(&self.request).to_owned(),
         }
     }
 }
+
+/// Who it is. Where it is denied, also whose token it is, if that is known.
+type Checked = Result<Caller, (Option<String>, Denied)>;
 
 impl Access {
     /// With the tokens of this store. To be called within a tokio runtime.
@@ -229,37 +233,56 @@ impl Access {
     /// Says whose request this is. `from` is the address that it comes from, as far as that is known.
     pub async fn check(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denied> {
         let request = headers::request(headers);
-        let checked = self.check_as(headers, from, request).await;
+        let checked = match self.check_now(headers, from, &request) {
+            Ok(checked) => checked,
+            Err(given) => self.check_given(given, from, request).await,
+        };
         checked.map_err(|(_, denied)| denied)
     }
 
-    /// Where it is denied, also whose token it is, if that is known.
-    async fn check_as(
+    /// The same where the store need not be asked; the error is what it has to be asked about.
+    fn check_now(
         &self,
         headers: &HeaderMap,
         from: IpAddr,
-        request: Arc<str>,
-    ) -> Result<Caller, (Option<String>, Denied)> {
-        let nobody = |denied| (None, denied);
-        let Given { token, via } = match headers::given(headers) {
+        request: &HeaderValue,
+    ) -> Result<Checked, Given> {
+        let given = match headers::given(headers) {
             Ok(Some(given)) => given,
             Ok(None) if self.is_open() => {
-                return Ok(Caller {
+                return Ok(Ok(Caller {
                     access: self.clone(),
                     known: None,
                     via: Via::Nothing,
-                    request,
-                });
+                    request: request.clone(),
+                }));
             }
-            Ok(None) => return Err(nobody(Denied::Missing)),
-            Err(denied) => return Err(nobody(self.failed(from, denied))),
+            Ok(None) => return Ok(Err((None, Denied::Missing))),
+            Err(denied) => return Ok(Err((None, self.failed(from, denied)))),
         };
+        match self.0.cache.get(&given.token.hash()) {
+            Ok(known) => Ok(self.check_known(known, given.via, from, request.clone())),
+            Err(_) => Err(given),
+        }
+    }
+
+    async fn check_given(&self, given: Given, from: IpAddr, request: HeaderValue) -> Checked {
+        let Given { token, via } = given;
+        match self.look_up(token.hash(), token.id()).await {
+            Ok(known) => self.check_known(known, via, from, request),
+            Err(denied @ Denied::Unknown) => Err((None, self.failed(from, denied))),
+            Err(other) => Err((None, other)),
+        }
+    }
+
+    fn check_known(
+        &self,
+        known: Arc<Known>,
+        via: Via,
+        from: IpAddr,
+        request: HeaderValue,
+    ) -> Checked {
         let now = now();
-        let known = match self.look_up(token.hash(), token.id()).await {
-            Ok(known) => known,
-            Err(denied @ Denied::Unknown) => return Err(nobody(self.failed(from, denied))),
-            Err(other) => return Err(nobody(other)),
-        };
         if let Err(denied) = known.good_at(now) {
             return Err((Some(known.name()), self.failed(from, denied)));
         }

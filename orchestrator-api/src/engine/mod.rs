@@ -383,11 +383,16 @@ impl Handle {
         &self,
         id: DeploymentId,
     ) -> Result<Option<Arc<ShownDeployment>>, EngineError> {
-        if let Some(shown) = self.shown.get(id) {
+        if let Some(shown) = self.shown(id) {
             return Ok(Some(shown));
         }
         let row: Option<DeploymentRow> = self.store.deployment(id).await?;
         Ok(row.map(|row| Arc::new(row.into())))
+    }
+
+    /// The same without asking the store: a job's last deployment is at hand, others are not.
+    pub fn shown(&self, id: DeploymentId) -> Option<Arc<ShownDeployment>> {
+        self.shown.get(id)
     }
 
     /// A deployment, now and whenever it changes; `None` where it will not change any more.

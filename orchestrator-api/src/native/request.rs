@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -20,10 +20,8 @@ use tracing::{Instrument, Span};
 
 use super::Api;
 use super::problem::Problem;
+use crate::access::{REQUEST_BYTES_MAX, X_REQUEST_ID};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken over from a caller.
-const ID_BYTES_MAX: usize = 128;
 const REPORTS: &str = "/v1/agent/reports";
 const LOGS: &str = "/v1/agent/logs";
 /// For how long anything but a long poll may take.
@@ -34,7 +32,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 fn name(request: &Request) -> HeaderValue {
     let given = request.headers().get(&X_REQUEST_ID);
     let sound = |id: &&HeaderValue| {
-        (1..=ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        (1..=REQUEST_BYTES_MAX).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     match given.filter(sound) {
         Some(id) => id.clone(),
