@@ -77,7 +77,9 @@ enum Counting {
     Checks,
     Lines,
     Counters {
-        /// What was read in this interval was read well.
+        /// They were read well in this interval.
+        read: bool,
+        /// And so they were the last time that somebody looked in it.
         known: bool,
         /// How it went the last time.
         result: Option<Result<(), String>>,
@@ -92,6 +94,7 @@ impl Tally {
             Some(ErrorRate::Checks {}) => Counting::Checks,
             Some(ErrorRate::Logs { .. }) => Counting::Lines,
             Some(ErrorRate::Prometheus { .. }) => Counting::Counters {
+                read: false,
                 known: false,
                 result: None,
             },
@@ -127,10 +130,16 @@ impl Tally {
                 }
             }
             Sight::Counted(grown) => {
-                let Counting::Counters { known, result } = &mut self.counting else {
+                let Counting::Counters {
+                    read,
+                    known,
+                    result,
+                } = &mut self.counting
+                else {
                     return;
                 };
                 *known = grown.is_ok();
+                *read |= *known;
                 let (requests, failed) = *grown.as_ref().unwrap_or(&(0, 0));
                 *result = Some(grown.map(drop));
                 self.requests = self.requests.saturating_add(requests);
@@ -162,7 +171,11 @@ impl Tally {
             Counting::Nothing => false,
             // What has written nothing had no request.
             Counting::Checks | Counting::Lines => true,
-            Counting::Counters { known, .. } => std::mem::take(known),
+            // What was counted before nothing more could be read has happened all the same.
+            Counting::Counters { read, known, .. } => {
+                *known = false;
+                std::mem::take(read)
+            }
         };
         Interval {
             checks,
@@ -352,6 +365,12 @@ mod tests {
         };
         assert_eq!(tally.checks().collect::<Vec<_>>(), health(Some(true), None));
         tally.take(Sight::Counted(Ok((5, 3))), Duration::ZERO);
+        tally.take(Sight::Counted(Err("away".to_owned())), Duration::ZERO);
+        assert_eq!(
+            tally.roll(),
+            said(None, Some((5, 3))),
+            "nothing says that it is well, and three have failed"
+        );
         tally.take(Sight::Counted(Err("away".to_owned())), Duration::ZERO);
         assert_eq!(tally.roll(), said(None, None));
         assert_eq!(

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-/// A series that was there is waited for in so many looks, if others of its counter are there.
+/// A series that was there is waited for in so many looks; and in so many a run that was found shows all that it has.
 const WAIT_LOOKS: u32 = 4;
+/// Of so many that are away for longer it is remembered how far they were.
+const AWAY_MAX: usize = 1000;
 
 type Labels = Vec<(String, String)>;
 
@@ -65,8 +67,8 @@ impl Selector {
 pub(crate) struct Counters {
     requests: Counter,
     failed: Counter,
-    /// What is seen for the first time has counted from nothing.
-    is_known: bool,
+    /// In so many more looks, what is seen for the first time begins there. Else it has counted from nothing.
+    begins: u32,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Counters {
         Ok(Self {
             requests: Counter::new(requests)?,
             failed: Counter::new(failed)?,
-            is_known: is_fresh,
+            begins: if is_fresh { 0 } else { WAIT_LOOKS + 1 },
         })
     }
 
@@ -107,11 +109,12 @@ impl Counters {
         let began_again = self.requests.is_less(&requests) || self.failed.is_less(&failed);
         let all = self.requests.is_there(&requests, began_again);
         self.failed.is_there(&failed, began_again).and(all)?;
-        let grown = (self.requests.take(requests), self.failed.take(failed));
-        match std::mem::replace(&mut self.is_known, true) {
-            true => Ok(grown),
-            false => Ok((0, 0)),
-        }
+        let begins = self.begins > 0;
+        self.begins = self.begins.saturating_sub(1);
+        Ok((
+            self.requests.take(requests, begins),
+            self.failed.take(failed, begins),
+        ))
     }
 }
 
@@ -134,22 +137,30 @@ impl Counter {
         self.series.retain(|labels, series| {
             series.away = match now.contains_key(labels) {
                 true => 0,
-                false => series.away + 1,
+                false => series.away.saturating_add(1),
             };
-            series.away == 0 || !began_again && (now.is_empty() || series.away <= WAIT_LOOKS)
+            series.away == 0 || !began_again
         });
-        match self.series.values().any(|series| series.away > 0) {
+        let mut away: Vec<u32> = self.series.values().map(|series| series.away).collect();
+        if away.len() > AWAY_MAX + now.len() {
+            away.sort_unstable();
+            let longest = away[AWAY_MAX + now.len()];
+            self.series.retain(|_, series| series.away < longest);
+        }
+        let mut away = self.series.values().map(|series| series.away);
+        match away.any(|away| (1..=WAIT_LOOKS).contains(&away)) {
             true => Err(format!("a series of {} is away", self.text)),
             false => Ok(()),
         }
     }
 
     /// Answers by how much it has grown. A series that is less than before began again.
-    fn take(&mut self, now: BTreeMap<Labels, u64>) -> u64 {
+    fn take(&mut self, now: BTreeMap<Labels, u64>, begins: bool) -> u64 {
         let mut grown = 0_u64;
         for (labels, now) in now {
             let series = self.series.entry(labels);
-            let series = series.or_insert(Series { last: 0, away: 0 });
+            let last = if begins { now } else { 0 };
+            let series = series.or_insert(Series { last, away: 0 });
             grown = grown.saturating_add(now.checked_sub(series.last).unwrap_or(now));
             series.last = now;
         }
@@ -274,5 +285,45 @@ strange NaN
         }
         assert_eq!(counters.read("all{worker=\"2\"} 12"), Ok((2, 0)));
         assert_eq!(counters.read("all{worker=\"2\"} 13"), Ok((1, 0)));
+        // Nor has it counted all again when it comes back.
+        let both = "all{worker=\"1\"} 12\nall{worker=\"2\"} 13";
+        assert_eq!(counters.read(both), Ok((2, 0)));
+    }
+
+    #[test]
+    fn the_only_one_that_stays_away_is_not_waited_for_forever() {
+        let mut counters = Counters::new("all", "bad", true).unwrap();
+        counters.read("all 10\nbad 1").unwrap();
+        for _ in 0..WAIT_LOOKS {
+            // It began again, and has more to do than before.
+            counters.read("all 90").unwrap_err();
+        }
+        assert_eq!(counters.read("all 91"), Ok((81, 0)));
+        assert_eq!(counters.read("all 92\nbad 3"), Ok((1, 2)));
+    }
+
+    #[test]
+    fn of_what_is_away_for_long_some_is_remembered() {
+        let mut counters = Counters::new("all", "bad", true).unwrap();
+        for worker in 0..3 * AWAY_MAX {
+            // The first ones are waited for.
+            let _ = counters.read(&format!("all{{worker=\"{worker}\"}} 1"));
+            assert!(counters.requests.series.len() <= AWAY_MAX + 1);
+        }
+    }
+
+    #[test]
+    fn what_a_found_run_shows_a_little_later_has_not_just_counted_it() {
+        let mut found = Counters::new("all", "bad", false).unwrap();
+        assert_eq!(found.read("all{worker=\"2\"} 7"), Ok((0, 0)));
+        let both = "all{worker=\"1\"} 9000\nall{worker=\"2\"} 8\nbad 4500";
+        assert_eq!(found.read(both), Ok((1, 0)));
+        let both = "all{worker=\"1\"} 9002\nall{worker=\"2\"} 8\nbad 4501";
+        assert_eq!(found.read(both), Ok((2, 1)));
+        for _ in 0..WAIT_LOOKS {
+            found.read(both).unwrap();
+        }
+        let more = format!("{both}\nbad{{code=\"502\"}} 3\nall{{code=\"502\"}} 3");
+        assert_eq!(found.read(&more), Ok((3, 3)), "that is new");
     }
 }
