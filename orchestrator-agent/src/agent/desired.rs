@@ -18,6 +18,11 @@ use crate::workload::Workload;
 pub(super) struct Accepted {
     path: PathBuf,
     accept_older: bool,
+    /// It is there from when this agent leaves until the server wants something of it again.
+    mark: PathBuf,
+    leaves: bool,
+    /// Nothing of it is to run any more: this agent has left, and may have been given no part in what came of that.
+    pub(super) has_left: bool,
     pub(super) received: Option<Received>,
     /// The revision of a state that was older, if it was the last to come.
     pub(super) refused: Option<u64>,
@@ -33,6 +38,9 @@ impl Accepted {
         Ok(Self {
             // The server says it again.
             received: disk::read_or_put_aside(&path)?,
+            has_left: dir.join("left").exists(),
+            mark: dir.join("left"),
+            leaves: false,
             path,
             accept_older,
             refused: None,
@@ -55,7 +63,7 @@ impl Accepted {
             }
             self.refused = None;
             if known.desired == received.desired {
-                return false;
+                return self.is_back();
             }
         }
         (self.accept_older, self.refused) = (false, None);
@@ -64,6 +72,27 @@ impl Accepted {
             tracing::error!(%why, "the desired state cannot be kept");
         }
         self.received = Some(received);
+        self.is_back();
+        true
+    }
+
+    /// From now on nothing is to run, also after a restart: it may run elsewhere by then.
+    pub(super) fn leave(&mut self) {
+        (self.leaves, self.has_left) = (true, true);
+        if let Err(why) = disk::replace(&self.mark, b"") {
+            tracing::warn!(%why, "that this node leaves cannot be kept");
+        }
+    }
+
+    /// The server has said what it wants of this agent. Whether that ends a time of having left.
+    fn is_back(&mut self) -> bool {
+        if self.leaves || !self.has_left {
+            return false;
+        }
+        self.has_left = false;
+        if let Err(why) = std::fs::remove_file(&self.mark) {
+            tracing::warn!(%why, "that this node has left cannot be forgotten");
+        }
         true
     }
 
@@ -100,7 +129,7 @@ impl Work {
             .received
             .as_ref()
             .map(|received| &received.desired);
-        let desired = desired.filter(|_| !self.draining);
+        let desired = desired.filter(|_| !self.accepted.has_left);
         for execution in desired.into_iter().flat_map(|desired| &desired.executions) {
             let (job, slot) = (execution.job.clone(), execution.slot);
             let key = Key { job, slot };
@@ -147,8 +176,8 @@ impl Work {
                 .get(key)
                 .is_some_and(|wanted| wanted.generation == generation)
         };
-        // What stops because this agent leaves is wanted still, and so is what there was to say of it.
-        if !self.draining {
+        // What stopped because this agent left is wanted still, and so is what there was to say of it.
+        if !self.accepted.has_left {
             self.outbox.retain(is_wanted);
         }
         let over: Vec<Key> = self

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::desired::Accepted;
@@ -49,7 +49,9 @@ const SIGHTS_MAX: usize = 256;
 
 /// An action changes what the next plan sees, so that a few plans lead to one with none.
 const ROUNDS_MAX: usize = 8;
-/// Where they do not, nothing is done in haste.
+/// So much is done in one turn: an action may write to the disk, and heartbeats wait for the same thread.
+const ACTIONS_MAX: usize = 16;
+/// Where rounds do not lead to one with none, nothing is done in haste.
 const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
 
 /// For how long who leaves tries to tell the server, once nothing runs any more.
@@ -212,6 +214,9 @@ impl Agent {
                 break;
             }
             let wake = wake.map(|wake| work.began + wake);
+            if wake.is_some_and(|wake| wake <= Instant::now()) {
+                yield_now().await;
+            }
             tokio::select! {
                 leave = &mut stop, if !work.draining => match leave {
                     Leave::Running => break,
@@ -355,22 +360,27 @@ impl Work {
         self.began.elapsed()
     }
 
-    /// Plans and executes until there is nothing to do at once, then says what there is to say. Answers when to look
-    /// again if nothing happens.
+    /// Plans and executes until there is nothing to do at once, or it was a lot, then says what there is to say. Answers
+    /// when to look again if nothing happens.
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
         let supply = self.supply(now);
-        let mut rounds = 0..ROUNDS_MAX;
+        let (mut rounds, mut room) = (0..ROUNDS_MAX, ACTIONS_MAX);
         let (observed, wake) = loop {
             let observed = self.observed(now);
-            let Plan { actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
+            let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
             if actions.is_empty() {
                 break (observed, wake);
+            }
+            if room == 0 {
+                break (observed, Some(now));
             }
             if rounds.next().is_none() {
                 tracing::error!(?actions, "what was done is to be done again");
                 break (observed, Some(now + ROUNDS_PAUSE));
             }
+            actions.truncate(room);
+            room -= actions.len();
             for action in actions {
                 self.execute(action);
             }
@@ -403,6 +413,7 @@ impl Work {
     /// From now on, nothing is to run.
     fn drain(&mut self) {
         self.draining = true;
+        self.accepted.leave();
         self.understand();
     }
 

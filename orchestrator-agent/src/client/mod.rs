@@ -133,6 +133,17 @@ impl Failure {
         matches!(self, Self::Io(why) if why.kind() == io::ErrorKind::TimedOut)
     }
 
+    /// It knows a word of the request less, or wants another one.
+    fn is_of_words(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(
+                StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY,
+                _
+            )
+        )
+    }
+
     /// Only joining again may help.
     fn is_of_identity(&self) -> bool {
         matches!(
@@ -168,10 +179,16 @@ impl Client {
         loop {
             news.way("joining");
             let is_leaving = *leaving.borrow_and_update();
-            match self.join(&mut own, is_leaving).await {
+            let mut joined = self.join(&mut own, is_leaving).await;
+            let is_told = is_leaving && joined.is_ok();
+            if is_leaving && joined.as_ref().is_err_and(Failure::is_of_words) {
+                // An earlier server: it hears of what runs until nothing does.
+                joined = self.join(&mut own, false).await;
+            }
+            match joined {
                 Ok(joined) => {
                     news.well(Part::Join);
-                    news.farewell.send_replace(is_leaving);
+                    news.farewell.send_replace(is_told);
                     let server = joined.server.clone().unwrap_or_else(|| self.url.clone());
                     let lease = Duration::from_millis(joined.lease.clamp(300, 86_400_000));
                     let talk = Talk {

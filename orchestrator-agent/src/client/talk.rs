@@ -294,6 +294,7 @@ impl Talk<'_> {
                 }
                 Err(Failure::Status(StatusCode::NOT_FOUND, _)) => {
                     tracing::debug!("the server takes no output of workloads");
+                    self.news.well(Part::Ship);
                     sleep(SHIP_NONE).await;
                 }
                 Err(why) => {
@@ -302,8 +303,11 @@ impl Talk<'_> {
                         size.halve();
                     }
                     // A server that has enough is no trouble.
-                    if !matches!(why, Failure::Status(StatusCode::TOO_MANY_REQUESTS, _)) {
-                        self.news.trouble(Part::Ship, &why);
+                    match why {
+                        Failure::Status(StatusCode::TOO_MANY_REQUESTS, _) => {
+                            self.news.well(Part::Ship);
+                        }
+                        why => self.news.trouble(Part::Ship, &why),
                     }
                     backoff.wait().await;
                 }

@@ -1,11 +1,12 @@
 //! A server that goes away, and a way to it that cuts streams.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use orchestrator_agent::Leave;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Node, Server, eventually, immediate, rolling, service};
@@ -375,4 +376,150 @@ async fn reports_find_another_connection_where_theirs_was_cut() {
     .await;
     let status = node.status().await.unwrap();
     assert_eq!(status["server"]["troubles"], 0, "{status:#}");
+}
+
+/// A server that wants this of its agent, and asks whether it should take what it is told: the path, and the body.
+async fn wants(
+    desired: Value,
+    lease: u32,
+    takes: impl Fn(&str, &str) -> bool + Clone + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let (desired, takes) = (desired.clone(), takes.clone());
+            tokio::spawn(async move {
+                let mut near = BufReader::new(near);
+                while let Some((path, body)) = asked(&mut near).await {
+                    let lease = json!({ "lease": lease }).to_string();
+                    let (answer, length) = match path.as_str() {
+                        "/v1/agent/stream" => (format!("data: {desired}\n\n"), String::new()),
+                        _ => {
+                            let length = format!("content-length: {}\r\n", lease.len());
+                            (lease, length)
+                        }
+                    };
+                    let status = match takes(&path, &body) {
+                        true => "200 OK",
+                        false => "400 Bad Request",
+                    };
+                    let answer = format!("HTTP/1.1 {status}\r\n{length}\r\n{answer}");
+                    // It may be gone.
+                    let _ = near.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+/// The path and the body of the next request.
+async fn asked(near: &mut BufReader<TcpStream>) -> Option<(String, String)> {
+    let (mut path, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        near.read_line(&mut line)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        match line.strip_prefix("content-length: ") {
+            Some(said) => length = said.parse().unwrap(),
+            None if path.is_empty() => path = line.split([' ', '?']).nth(1)?.to_owned(),
+            None => {}
+        }
+    }
+    let mut body = vec![0; length];
+    near.read_exact(&mut body).await.ok()?;
+    Some((path, String::from_utf8(body).unwrap()))
+}
+
+#[tokio::test]
+async fn an_earlier_server_hears_of_what_still_runs_while_it_is_drained() {
+    let document = json!({ "driver": "exec", "config": {
+        "command": ["sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"], "stop_grace": "3s",
+    } });
+    let desired = json!({
+        "node": "n1", "revision": 1,
+        "executions": [{ "job": "a/b", "slot": 0, "version": 1, "generation": 1 }],
+        "workloads": { "a/b": { "1": document } },
+    });
+    // Of before anybody could say that he leaves.
+    let (refused, reports) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counts = (refused.clone(), reports.clone());
+    let takes = move |path: &str, body: &str| {
+        let (refused, reports) = &counts;
+        if body.contains("\"leaving\":true") {
+            refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        if path == "/v1/agent/reports" && refused.load(Ordering::Relaxed) > 0 {
+            reports.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    };
+    let mut node = Node::by_way_of(&wants(desired, 600, takes).await, "n1");
+    node.until("it is up", |status| {
+        status["executions"][0]["standing"] == "up"
+    })
+    .await;
+    node.leave(Leave::Drained).await;
+    assert!(node.processes().is_empty());
+    let (refused, reports) = (
+        refused.load(Ordering::Relaxed),
+        reports.load(Ordering::Relaxed),
+    );
+    // One for each third of its lease, for as long as it takes to stop.
+    assert!(
+        refused >= 1 && reports >= 3,
+        "{refused} refused, {reports} reports"
+    );
+}
+
+#[tokio::test]
+async fn a_lot_to_begin_holds_up_no_heartbeat() {
+    const JOBS: usize = 300;
+    let document = json!({
+        "driver": "exec", "config": { "command": "true" }, "restart": { "policy": "never" },
+    });
+    let jobs: Vec<String> = (0..JOBS).map(|number| format!("a/j{number}")).collect();
+    let executions = jobs
+        .iter()
+        .map(|job| json!({ "job": job, "slot": 0, "version": 1, "generation": 1 }));
+    let workloads = jobs.iter().map(|job| (job, json!({ "1": document })));
+    let desired = json!({
+        "node": "n1", "revision": 1, "executions": executions.collect::<Vec<_>>(),
+        "workloads": workloads.collect::<std::collections::BTreeMap<_, _>>(),
+    });
+    let (runs, amid) = <(Arc<OnceLock<PathBuf>>, Arc<AtomicUsize>)>::default();
+    let counts = (runs.clone(), amid.clone());
+    let takes = move |path: &str, _: &str| {
+        let (runs, amid) = &counts;
+        let begun = runs.get().map_or(0, |runs| entries(runs));
+        if path == "/v1/agent/reports" && (1..JOBS).contains(&begun) {
+            amid.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    };
+    let mut node = Node::at(&wants(desired, 300, takes).await, "n1");
+    runs.set(node.path("runs/a@")).unwrap();
+    node.start_apart(&[]);
+    eventually("all of them have begun", async || {
+        (entries(&node.path("runs/a@")) == JOBS).then_some(())
+    })
+    .await;
+    assert!(
+        amid.load(Ordering::Relaxed) > 0,
+        "it was heard of meanwhile"
+    );
+    node.leave(Leave::Running).await;
+}
+
+fn entries(directory: &std::path::Path) -> usize {
+    std::fs::read_dir(directory).map_or(0, Iterator::count)
 }

@@ -74,6 +74,35 @@ async fn who_is_drained_while_the_server_is_away_goes_all_the_same() {
 }
 
 #[tokio::test]
+async fn who_has_left_begins_nothing_before_the_server_says_so() {
+    let mut server = Server::start().await;
+    let mut node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    server.away().await;
+    node.leave(Leave::Drained).await;
+    // What ran here may run elsewhere by now.
+    node.start_here();
+    node.until("nothing is wanted of it", |status| {
+        status["executions"].as_array().is_some_and(Vec::is_empty)
+    })
+    .await;
+    assert!(node.processes().is_empty());
+    server.back().await;
+    node.answers(1).await;
+    // From then on it is as ever.
+    server.away().await;
+    node.leave(Leave::Running).await;
+    let pid = node.processes()[0];
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    node.start_here();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Drained).await;
+}
+
+#[tokio::test]
 async fn what_ignores_the_signal_is_killed_with_its_children() {
     let server = Server::start().await;
     let mut node = Node::here(&server, "n1");
