@@ -2,6 +2,7 @@
 
 mod api;
 mod artifacts;
+mod commands;
 mod docker;
 mod examples;
 mod external;
