@@ -54,6 +54,12 @@ const ACTIONS_MAX: usize = 16;
 /// Where rounds do not lead to one with none, nothing is done in haste.
 const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the first try to end what runs without a run is waited for.
+const SWEEP_WITHIN: Duration = Duration::from_secs(5);
+/// Who is asked for it, an engine that may never be there, is asked less and less often.
+const SWEEP_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const SWEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// For how long who leaves tries to tell the server, once nothing runs any more.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
 
@@ -199,7 +205,7 @@ impl Agent {
             sights,
         };
         work.find().map_err(failed)?;
-        let _sweeps = work.sweep();
+        let _sweeps = work.sweep().await;
         work.understand();
         let mut tasks = JoinSet::new();
         tasks.spawn(client.run(news));
@@ -417,17 +423,32 @@ impl Work {
         self.understand();
     }
 
-    /// Ends what is there from before and none of its runs. Nothing waits for that.
-    fn sweep(&self) -> Vec<Waits> {
+    /// Ends what is there from before and none of its runs. It would have the ports of what begins, so the first try is
+    /// waited for, but not long; what is left is tried again for as long as what this answers lives.
+    async fn sweep(&self) -> Vec<Waits> {
         let lives = self.lives.values();
         let runs: Arc<[Arc<Run>]> = lives.map(|live| live.run.clone()).collect();
-        let drivers = self.drivers.values();
-        let sweeps = drivers.map(|driver| {
+        let (first, mut tried) = mpsc::channel::<()>(1);
+        let drivers = self.drivers.iter();
+        let sweeps = drivers.map(|(&name, driver)| {
             let (driver, runs) = (driver.clone(), runs.clone());
-            let sweep = tokio::spawn(async move { driver.sweep(&runs).await });
+            let mut first = Some(first.clone());
+            let sweep = tokio::spawn(async move {
+                let mut wait = SWEEP_AGAIN_AFTER;
+                while let Err(why) = driver.sweep(&runs).await {
+                    tracing::debug!(driver = name, %why, "what runs without a run is not ended");
+                    drop(first.take());
+                    sleep(wait).await;
+                    wait = (wait * 2).min(SWEEP_AGAIN_AFTER_MAX);
+                }
+            });
             Waits(sweep.abort_handle())
         });
-        sweeps.collect()
+        let sweeps = sweeps.collect();
+        drop(first);
+        // Ready when none of them has its end any more.
+        let _ = timeout(SWEEP_WITHIN, tried.recv()).await;
+        sweeps
     }
 
     /// What is there from before.

@@ -63,9 +63,9 @@ pub trait Driver: fmt::Debug + Send + Sync {
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>>;
 
     /// Ends what it runs for this agent and is none of these: what was known of it is lost. Those are all runs that
-    /// there were when the agent began.
-    fn sweep<'a>(&'a self, _runs: &'a [Arc<Run>]) -> Doing<'a, ()> {
-        Box::pin(async {})
+    /// there were when the agent began. An error is said, and it is tried again.
+    fn sweep<'a>(&'a self, _runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// What those use of the node that live, as far as that can be told at once.

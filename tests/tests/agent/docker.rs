@@ -394,6 +394,36 @@ async fn a_data_directory_that_moves_takes_its_containers_along() {
 }
 
 #[tokio::test]
+async fn a_lost_run_makes_way_for_the_one_that_takes_its_name() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    engine.provide("1");
+    let server = Server::start().await;
+    let mut node = Node::with_docker(&server, "n1", &engine.socket());
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = contained("1", &[], rolling());
+    // Of one that is taken away later nothing comes back.
+    job["restart"] = json!({ "policy": "never" });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    let before = engine.containers();
+    node.kill().await;
+    std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
+    node.start_apart(&[]);
+    eventually("another one answers", async || {
+        let (_, other) = node.answer().await?;
+        (other != pid || engine.containers() != before).then_some(())
+    })
+    .await;
+    node.answers(1).await;
+    assert_eq!(engine.containers(), engine.running());
+    assert_eq!(engine.containers().len(), 1);
+}
+
+#[tokio::test]
 async fn what_runs_goes_on_until_the_next_image_is_here() {
     let Some(engine) = Engine::start().await else {
         return;

@@ -84,6 +84,7 @@ pub(super) struct Listed {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
+    pub(super) id: String,
     pub(super) state: State,
     pub(super) config: Config,
 }
@@ -92,6 +93,7 @@ pub(super) struct Container {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Config {
     pub(super) stop_signal: Option<String>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize)]

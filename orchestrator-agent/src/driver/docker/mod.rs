@@ -23,8 +23,9 @@
 //!
 //! The container has a name that follows from the run's directory and is kept there, and labels that say whose it is. It
 //! is made when the run starts and taken away when the run is forgotten; that it was begun is noted in the run's directory
-//! before. An agent that begins stops and takes away containers of its own whose run is gone: its data directory is an older
-//! copy, or somebody has deleted some of it.
+//! before. What runs or has run under the name of a run that was not begun is that of a lost one: it is never taken for the
+//! new run's. An agent that begins stops and takes away containers of its own whose run is gone: its data directory is an
+//! older copy, or somebody has deleted some of it.
 
 mod config;
 mod engine;
@@ -42,7 +43,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 
 use self::config::{AGENT, Config, NODE, Pull, RUN};
-use self::engine::{Engine, Failed, Listed, escape};
+use self::engine::{Container, Engine, Failed, Listed, escape};
 use self::output::Output;
 use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
@@ -59,8 +60,6 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
 /// How long the last output of what has ended is waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
-/// An engine that may never be there is asked for containers without a run less and less often, down to this.
-const SWEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Where in the data directory stands by what the agent knows its containers.
 const MARK: &str = "containers.json";
 /// All of the output was taken.
@@ -130,9 +129,11 @@ impl Docker {
     }
 
     /// Stops and takes away those of its containers whose run is neither known nor there. One whose directory is there is
-    /// that of a run that was made meanwhile, or cannot be read, or of whom this data directory was copied from.
+    /// that of a run that was made meanwhile, or cannot be read, or of whom this data directory was copied from. One that
+    /// does not go keeps no other from that.
     async fn end_strays(&self, known: &[Arc<Run>]) -> Result<(), Failed> {
         let listed = self.engine.list(&format!("{NODE}={}", self.node)).await?;
+        let mut all = Ok(());
         for Listed { id, names, labels } in listed {
             let is_known = |name: &String| {
                 let mut names = known.iter().map(|run| run.name.as_str());
@@ -144,7 +145,7 @@ impl Docker {
             if names.iter().any(is_known) || !matches!(run.try_exists(), Ok(false)) {
                 continue;
             }
-            if self.agent.is_none() || labels.get(AGENT) != self.agent.as_ref() {
+            if !self.is_own(&labels) {
                 if run.starts_with(&self.dir) {
                     tracing::warn!(
                         ?names,
@@ -154,17 +155,50 @@ impl Docker {
                 continue;
             }
             tracing::warn!(?names, "a container whose run is lost is taken away");
-            for (method, path) in [
-                ("POST", format!("/containers/{id}/stop")),
-                ("DELETE", format!("/containers/{id}?v=1&force=1")),
-            ] {
-                match self.engine.ask(method, &path, None).await {
-                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
-                    told => drop(told?),
-                }
+            if let Err(why) = self.end(&id).await {
+                tracing::warn!(?names, %why, "a container whose run is lost cannot be taken away");
+                all = Err(why);
+            }
+        }
+        all
+    }
+
+    /// Whether a container with these labels is surely one of this agent's.
+    fn is_own(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.agent.is_some() && labels.get(AGENT) == self.agent.as_ref()
+    }
+
+    /// Stops a container and takes it away. It is named by its id: the next one of its name is another.
+    async fn end(&self, id: &str) -> Result<(), Failed> {
+        for (method, path) in [
+            ("POST", format!("/containers/{id}/stop")),
+            ("DELETE", format!("/containers/{id}?v=1&force=1")),
+        ] {
+            match self.engine.ask(method, &path, None).await {
+                // It is gone, or on its way.
+                Err(failed)
+                    if failed.is(StatusCode::NOT_FOUND) || failed.is(StatusCode::CONFLICT) => {}
+                told => drop(told?),
             }
         }
         Ok(())
+    }
+
+    /// Ends a container that bears the name of a run that was not begun.
+    async fn make_way(&self, run: &Run, container: &Container) -> Result<(), Failed> {
+        let name = &run.name;
+        let labels = container.config.labels.as_ref();
+        if !labels.is_some_and(|labels| self.is_own(labels)) {
+            return Err(Failed::Refused {
+                status: StatusCode::CONFLICT,
+                why: format!("{name}: a container that is not this agent's has this name"),
+            });
+        }
+        tracing::warn!(
+            container = name,
+            "a container of a lost run of this name is taken away"
+        );
+        self.end(&container.id).await
     }
 
     /// Makes the container and starts it, whatever was done of it before. While the engine is away nobody knows how it is with
@@ -209,7 +243,8 @@ impl Docker {
                 }
             }
             Some(container) if container.state.is_new() => {
-                if let Err(why) = disk::note(begun, b"") {
+                // Also after a power cut this one is known as begun.
+                if let Err(why) = disk::replace(begun, b"") {
                     return Err(Failed::Refused {
                         status: StatusCode::INSUFFICIENT_STORAGE,
                         why: format!("the run cannot be written: {why}"),
@@ -219,7 +254,11 @@ impl Docker {
                 let started = self.engine.ask("POST", &path, None).await;
                 started.map(|_| Step::Last)
             }
-            Some(_) => Ok(Step::Last),
+            Some(_) if begun.exists() => Ok(Step::Last),
+            Some(container) => {
+                self.make_way(run, &container).await?;
+                Ok(Step::Again)
+            }
         }
     }
 
@@ -267,13 +306,16 @@ impl Docker {
             return Ok(self.note(run, ended));
         }
         let name = &run.name;
+        // Whatever has its name then is not its own.
+        if !run.dir.join(BEGUN).exists() {
+            return Ok(Look::Absent);
+        }
         let found = self.engine.inspect(name).await?;
         let ended = match found {
-            None if run.dir.join(BEGUN).exists() => {
+            None => {
                 tracing::warn!(container = name, "somebody has taken a container away");
                 Ended::unseen()
             }
-            None => return Ok(Look::Absent),
             Some(container) if container.state.is_new() => return Ok(Look::Absent),
             Some(container) => match container.state.ended() {
                 None => return Ok(Look::Running),
@@ -390,6 +432,12 @@ impl Docker {
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
         let name = &run.name;
+        if !run.dir.join(BEGUN).exists()
+            && let Some(container) = self.engine.inspect(name).await?
+            && !container.state.is_new()
+        {
+            self.make_way(run, &container).await?;
+        }
         let path = format!("/containers/{name}?v=1");
         match self.engine.ask("DELETE", &path, None).await {
             Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
@@ -475,15 +523,8 @@ impl Driver for Docker {
         Box::pin(self.wait(run))
     }
 
-    fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, ()> {
-        Box::pin(async move {
-            let mut wait = AGAIN_AFTER;
-            while let Err(why) = self.end_strays(runs).await {
-                tracing::debug!(%why, "it is not known whether there are containers without a run");
-                sleep(wait).await;
-                wait = (wait * 2).min(SWEEP_AGAIN_AFTER_MAX);
-            }
-        })
+    fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
+        Box::pin(async { self.end_strays(runs).await.map_err(Into::into) })
     }
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {

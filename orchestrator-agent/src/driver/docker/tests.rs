@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -11,9 +12,18 @@ use super::*;
 use crate::plan::End;
 use crate::settings::Settings;
 
+/// What it was asked to stop.
+#[derive(Default)]
+struct Stops {
+    count: AtomicUsize,
+    /// While a test has it for itself, none of that stops.
+    held: RwLock<()>,
+}
+
 /// An engine that says what the test wants, to one request on each connection.
 struct Fake {
     dir: TempDir,
+    stops: Arc<Stops>,
     _task: JoinSet<()>,
 }
 
@@ -23,16 +33,26 @@ impl Fake {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("docker.sock")).unwrap();
         let says = Arc::new(says);
+        let stops = Arc::<Stops>::default();
         let mut task = JoinSet::new();
+        let stop = stops.clone();
         task.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(Self::answer(stream, says.clone()));
+                tokio::spawn(Self::answer(stream, stop.clone(), says.clone()));
             }
         });
-        Self { dir, _task: task }
+        Self {
+            dir,
+            stops,
+            _task: task,
+        }
     }
 
-    async fn answer(mut stream: UnixStream, says: Arc<impl Fn(&str) -> (u16, Value)>) {
+    async fn answer(
+        mut stream: UnixStream,
+        stops: Arc<Stops>,
+        says: Arc<impl Fn(&str) -> (u16, Value)>,
+    ) {
         let mut asked = Vec::new();
         while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
             if stream.read_buf(&mut asked).await.unwrap() == 0 {
@@ -41,6 +61,10 @@ impl Fake {
         }
         let asked = String::from_utf8(asked).unwrap();
         let (what, _) = asked.split_once(" HTTP/1.1").unwrap();
+        if what.ends_with("/stop") {
+            stops.count.fetch_add(1, Ordering::Relaxed);
+            let _ = stops.held.read().await;
+        }
         let (status, body) = says(what);
         let body = body.to_string();
         let len = body.len();
@@ -66,6 +90,13 @@ impl Fake {
         let document = json!({ "driver": "docker", "config": config });
         Run::kept(self.dir.path().join("web-1"), 1, document)
     }
+
+    /// One that was begun.
+    fn begun(&self) -> Run {
+        let run = self.run();
+        disk::note(&run.dir.join(BEGUN), b"").unwrap();
+        run
+    }
 }
 
 fn no_such_container() -> (u16, Value) {
@@ -78,7 +109,7 @@ fn container(status: &str, code: i32) -> (u16, Value) {
         "Status": status, "ExitCode": code,
         "StartedAt": "2026-01-01T00:00:00Z", "FinishedAt": "2026-01-01T00:00:03Z",
     });
-    (200, json!({ "State": state, "Config": {} }))
+    (200, json!({ "Id": "1", "State": state, "Config": {} }))
 }
 
 /// Nothing can be written in place of a directory.
@@ -99,7 +130,7 @@ async fn an_end_that_cannot_be_written_is_an_end() {
             container("exited", 7)
         }
     });
-    let (docker, run) = (fake.docker(), fake.run());
+    let (docker, run) = (fake.docker(), fake.begun());
     let full = no_room(&run, ENDED);
     let ended = Look::Ended {
         how: End::Exited(7),
@@ -171,7 +202,10 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
     let fake = Fake::start(move |what| {
         if !what.starts_with("GET /containers/json?") {
             lock(&heard).push(what.to_owned());
-            return (200, Value::Null);
+            return match what.contains("/stuck/") {
+                true => (500, json!({ "message": "it does not end" })),
+                false => (200, Value::Null),
+            };
         }
         let own = lock(&own).clone();
         let container = |id: &str, agent: Option<&str>, run: &Path| {
@@ -186,6 +220,7 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
         let all = [
             container("web-1", Some(&own), gone),
             container("made-meanwhile", Some(&own), &there),
+            container("stuck", Some(&own), gone),
             container("lost", Some(&own), gone),
             container("anothers", Some("other"), gone),
             container("earlier", None, gone),
@@ -195,10 +230,12 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
     });
     let docker = fake.docker();
     lock(&mark).clone_from(docker.agent.as_ref().unwrap());
-    docker.sweep(&[Arc::new(fake.run())]).await;
+    docker.sweep(&[Arc::new(fake.run())]).await.unwrap_err();
+    // One that does not go keeps no other from that.
     assert_eq!(
         *lock(&asked),
         [
+            "POST /containers/stuck/stop",
             "POST /containers/lost/stop",
             "DELETE /containers/lost?v=1&force=1"
         ]
@@ -245,4 +282,145 @@ async fn an_image_is_brought_once_for_each_assignment() {
             .filter(|what| what.starts_with("POST /images/create"));
         assert_eq!(pulled.count(), pulls, "{pull}: {asked:?}");
     }
+}
+
+/// The containers of an engine: the id, the name, the state and the labels of each.
+type Containers = Arc<Mutex<Vec<(String, String, &'static str, Value)>>>;
+
+/// An engine that has containers, and what it was asked to do.
+fn engine() -> (Fake, Containers, Arc<Mutex<Vec<String>>>) {
+    let (all, asked) = (Containers::default(), Arc::<Mutex<Vec<String>>>::default());
+    let (has, heard) = (all.clone(), asked.clone());
+    let mark = Arc::new(Mutex::new(Value::Null));
+    let own = mark.clone();
+    let fake = Fake::start(move |what| {
+        let (method, path) = what.split_once(' ').unwrap();
+        let mut all = lock(&has);
+        if path.starts_with("/images/") {
+            return (200, json!({}));
+        }
+        if path.starts_with("/containers/json?") {
+            let listed = all.iter().map(|(id, name, _, labels)| {
+                json!({ "Id": id, "Names": [format!("/{name}")], "Labels": labels })
+            });
+            return (200, listed.collect());
+        }
+        if method != "GET" {
+            lock(&heard).push(what.to_owned());
+        }
+        if let Some(name) = path.strip_prefix("/containers/create?name=") {
+            if all.iter().any(|other| other.1 == name) {
+                return (409, json!({ "message": "The name is in use" }));
+            }
+            let labels = json!({ AGENT: *lock(&own) });
+            all.push(("new".to_owned(), name.to_owned(), "created", labels));
+            return (201, json!({}));
+        }
+        let path = path.strip_prefix("/containers/").unwrap();
+        let (which, verb) = path.split_once(['/', '?']).unwrap();
+        let at = all.iter().position(|one| one.0 == which || one.1 == which);
+        let Some(at) = at else {
+            return no_such_container();
+        };
+        match (method, verb) {
+            ("DELETE", _) => drop(all.remove(at)),
+            (_, "stop") => all[at].2 = "exited",
+            (_, "start") => all[at].2 = "running",
+            _ => {
+                let (id, _, state, labels) = &all[at];
+                let (_, mut told) = container(state, 143);
+                told["Id"] = json!(id);
+                told["Config"]["Labels"] = labels.clone();
+                return (200, told);
+            }
+        }
+        (204, Value::Null)
+    });
+    *lock(&mark) = json!(fake.docker().agent);
+    (fake, all, asked)
+}
+
+impl Fake {
+    /// Has a container of this agent, of a run of this name that was lost.
+    fn lose(&self, containers: &Containers, mut labels: Value) {
+        labels[RUN] = json!(self.dir.path().join("web-1"));
+        lock(containers).push(("old".to_owned(), "web-1".to_owned(), "running", labels));
+    }
+
+    fn labels(&self) -> Value {
+        json!({ AGENT: self.docker().agent })
+    }
+}
+
+fn running(containers: &Containers) -> Vec<String> {
+    let all = lock(containers);
+    let running = all.iter().filter(|(_, _, state, _)| *state == "running");
+    running.map(|(id, ..)| id.clone()).collect()
+}
+
+async fn eventually(is: impl Fn() -> bool) {
+    let looks = async {
+        while !is() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), looks).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_swept_is_not_taken_for_a_new_run_of_its_name() {
+    let (fake, containers, asked) = engine();
+    fake.lose(&containers, fake.labels());
+    let docker = Arc::new(fake.docker());
+    let held = fake.stops.held.write().await;
+    let sweep = {
+        let docker = docker.clone();
+        tokio::spawn(async move { docker.sweep(&[]).await })
+    };
+    // It has seen that the directory is gone; now the run is made anew, in the same one.
+    eventually(|| fake.stops.count.load(Ordering::Relaxed) == 1).await;
+    let run = fake.run();
+    let start = {
+        let (docker, run) = (docker.clone(), run.clone());
+        tokio::spawn(async move { docker.start(&run).await })
+    };
+    eventually(|| fake.stops.count.load(Ordering::Relaxed) == 2).await;
+    assert_eq!(docker.look(&run).await.unwrap(), Look::Absent);
+    drop(held);
+    sweep.await.unwrap().unwrap();
+    start.await.unwrap().unwrap();
+    assert_eq!(running(&containers), ["new"]);
+    assert_eq!(docker.look(&run).await.unwrap(), Look::Running);
+    let asked = lock(&asked);
+    let last = asked.last().unwrap();
+    assert_eq!(last, "POST /containers/web-1/start", "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_a_lost_run_has_left_makes_way_for_the_next_of_its_name() {
+    let (fake, containers, _) = engine();
+    fake.lose(&containers, fake.labels());
+    let (docker, run) = (fake.docker(), fake.run());
+    // The sweep comes too late for this one, and leaves it to the run.
+    docker.sweep(&[]).await.unwrap();
+    assert_eq!(running(&containers), ["old"]);
+    docker.start(&run).await.unwrap();
+    assert_eq!(running(&containers), ["new"]);
+    docker.sweep(&[]).await.unwrap();
+    assert_eq!(docker.look(&run).await.unwrap(), Look::Running);
+
+    // One that never began takes it away, too.
+    let (fake, containers, _) = engine();
+    fake.lose(&containers, fake.labels());
+    let (docker, run) = (fake.docker(), fake.run());
+    docker.forget(&run).await.unwrap();
+    assert!(lock(&containers).is_empty());
+
+    // Another agent's stays as it is.
+    let (fake, containers, _) = engine();
+    fake.lose(&containers, json!({ AGENT: "other" }));
+    let (docker, run) = (fake.docker(), fake.run());
+    let why = docker.start(&run).await.unwrap_err();
+    assert!(why.contains("that is not this agent's"), "{why}");
+    assert_eq!(running(&containers), ["old"]);
 }
