@@ -1,6 +1,11 @@
 //! The processes of this machine, as `/proc` shows them.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -55,6 +60,55 @@ impl Process {
             .any(|other| other == variable.as_bytes())
     }
 
+    /// Its program and arguments.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        let words = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let words = words.split_inclusive(|byte| *byte == 0);
+        let words = words.map(|word| word.strip_suffix(b"\0").unwrap_or(word));
+        words.map(|word| OsStr::from_bytes(word).into()).collect()
+    }
+
+    /// Whether it finds there what this process finds there: who lives in a container has paths of his own.
+    pub(crate) fn sees(&self, path: &Path) -> bool {
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        let seen = PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside);
+        let is = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+        is(seen)
+            .ok()
+            .zip(is(path.to_owned()).ok())
+            .is_some_and(|(its, own)| its == own)
+    }
+
+    /// The files that it has open and that were taken away, where they were last.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = PathBuf> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid));
+        let files = files.into_iter().flatten().flatten();
+        files.filter_map(|file| {
+            let link = fs::read_link(file.path()).ok()?;
+            let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
+            Some(OsStr::from_bytes(path).into())
+        })
+    }
+
+    /// Its children, their children, and so on.
+    pub(crate) fn below(&self) -> Vec<Self> {
+        let all: Vec<Self> = Self::all().collect();
+        let mut family = BTreeSet::from([self.pid]);
+        loop {
+            let before = family.len();
+            for process in &all {
+                if family.contains(&process.parent) {
+                    family.insert(process.pid);
+                }
+            }
+            if family.len() == before {
+                break;
+            }
+        }
+        let is_below = |process: &Self| process.pid != self.pid && family.contains(&process.pid);
+        all.into_iter().filter(is_below).collect()
+    }
+
     /// Whether it could be.
     pub(crate) fn kill(&self) -> bool {
         Pid::from_raw(self.pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
@@ -99,6 +153,32 @@ mod tests {
         assert_eq!(started(own()), Some(process.started));
         let parent = rustix::process::getppid().unwrap();
         assert_eq!(process.parent, parent.as_raw_nonzero().get());
+        let words: Vec<OsString> = std::env::args_os().collect();
+        assert_eq!(process.words(), words);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(process.sees(dir.path()) && !process.sees(&dir.path().join("nowhere")));
+        let file = dir.path().canonicalize().unwrap().join("file");
+        let _held = fs::File::create(&file).unwrap();
+        assert!(!process.deleted().any(|path| path == file));
+        fs::remove_file(&file).unwrap();
+        assert!(process.deleted().any(|path| path == file));
         assert!(Process::all().any(|other| other.pid == process.pid));
+    }
+
+    #[test]
+    fn it_knows_its_family() {
+        let mut shell = std::process::Command::new("sh");
+        let shell = shell.args(["-c", "sleep 1000 & echo $!; wait"]);
+        let mut shell = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let said = shell.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).unwrap();
+        let sleeper: i32 = line.trim().parse().unwrap();
+        let below = Process::of(own()).unwrap().below();
+        assert!(below.iter().any(|process| process.pid == sleeper));
+        let below = Process::of(shell.id().cast_signed()).unwrap().below();
+        assert_eq!(below.len(), 1);
+        assert!(below[0].kill());
+        shell.wait().unwrap();
     }
 }

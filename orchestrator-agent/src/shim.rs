@@ -22,7 +22,7 @@
 mod family;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -397,9 +397,69 @@ pub(crate) fn kill_session(left: &Process) -> usize {
 /// Kills whatever carries the mark of this run; answers how many.
 pub(crate) fn kill_strays(dir: &Path) -> usize {
     let mark = format!("{RUN}={}", dir.to_string_lossy());
+    // In a container there may be another one of this name.
+    let known = dir.ancestors().find(|dir| dir.exists());
     let others = processes::Process::all().filter(|process| process.pid != processes::own());
     let strays = others.filter(|process| process.has(&mark));
+    let strays = strays.filter(|process| known.is_some_and(|known| process.sees(known)));
     strays.filter(processes::Process::kill).count()
+}
+
+/// A shim that lives, and whose run was taken away.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    shim: processes::Process,
+    /// Where the run was.
+    pub(crate) dir: PathBuf,
+}
+
+impl Lost {
+    /// Those whose run was in this directory, or below. A shim is told these words, and then a directory; where its run
+    /// was at last says the lock that it holds. A run that was moved and is there still is another agent's, or none's.
+    pub(crate) fn find(words: &[OsString], runs: &Path) -> Vec<Self> {
+        let known = runs.ancestors().find(|dir| dir.exists());
+        let is_shim = |process: &processes::Process| {
+            let all = process.words();
+            let told = all.get(1..all.len().saturating_sub(1));
+            process.session == process.pid
+                && told == Some(words)
+                && known.is_some_and(|known| process.sees(known))
+        };
+        let lost = |shim: processes::Process| {
+            let is_lock = |path: &PathBuf| path.ends_with(LOCK) && path.starts_with(runs);
+            let lock = shim.deleted().find(is_lock)?;
+            let dir = lock.parent()?.to_owned();
+            Some(Self { shim, dir })
+        };
+        let shims = processes::Process::all().filter(is_shim);
+        shims.filter_map(lost).collect()
+    }
+
+    /// Sends the program a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let shim = self.shim.pid;
+        for child in self.living().filter(|process| process.parent == shim) {
+            if let Some(pid) = Pid::from_raw(child.pid) {
+                // It may lead no group, or be gone.
+                let _ = rustix::process::kill_process_group(pid, signal);
+            }
+        }
+    }
+
+    /// Kills all that it has started; then it ends by itself. With `whole`, kills it, too.
+    pub(crate) fn kill(&self, whole: bool) {
+        for process in self.living() {
+            process.kill();
+        }
+        if whole {
+            self.shim.kill();
+        }
+    }
+
+    fn living(&self) -> impl Iterator<Item = processes::Process> {
+        let below = self.shim.below().into_iter();
+        below.filter(|process| !process.is_zombie)
+    }
 }
 
 #[cfg(test)]

@@ -173,20 +173,24 @@ impl Agent {
         };
         let (events, mut happened) = mpsc::unbounded_channel();
         let (sights, mut seen) = mpsc::channel(SIGHTS_MAX);
+        let runs_dir = self.dir.join("runs");
         let mut work = Work {
             node: self.settings.node.as_str().into(),
-            runs_dir: self.dir.join("runs"),
             drivers: BTreeMap::from([
                 (
                     "docker",
                     Arc::new(Docker::new(&self.settings, &self.dir)) as _,
                 ),
-                ("exec", Arc::new(Exec::new(self.shim.clone())) as _),
+                (
+                    "exec",
+                    Arc::new(Exec::new(self.shim.clone(), runs_dir.clone())) as _,
+                ),
                 (
                     "external",
                     Arc::new(External::new(&self.settings.externals)) as _,
                 ),
             ]),
+            runs_dir,
             accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,
             began: Instant::now(),

@@ -12,7 +12,8 @@
 //!
 //! A command check runs as the program does: its user, its directory, its environment, and within the same limits.
 //!
-//! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon.
+//! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon. An agent that
+//! begins ends programs of its own whose run is gone: its data directory is an older copy, or somebody has deleted some of it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -36,7 +37,7 @@ use crate::disk;
 use crate::net::within;
 use crate::plan::End;
 use crate::runs::{Run, RunId};
-use crate::shim::{self, Ended, Launch, Process};
+use crate::shim::{self, Ended, Launch, Lost, Process};
 use crate::workload::Workload;
 
 /// How long a shim may take to start a program.
@@ -57,6 +58,8 @@ pub(super) const LOG_BYTES_MAX: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Exec {
     shim: Vec<OsString>,
+    /// The agent's runs are in it.
+    runs: PathBuf,
     groups: Groups,
 }
 
@@ -206,9 +209,11 @@ fn user(wanted: &str) -> Result<((u32, u32), String), String> {
 
 impl Exec {
     /// With the program, and its first arguments, that goes on as [`shim::main`] when it is given a run's directory.
-    pub fn new(shim: Vec<OsString>) -> Self {
+    /// And where all of the agent's runs are.
+    pub fn new(shim: Vec<OsString>, runs: PathBuf) -> Self {
         Self {
             shim,
+            runs,
             groups: Groups::find(),
         }
     }
@@ -238,7 +243,8 @@ impl Exec {
         let mut answer = BufReader::new(answer.take(ANSWER_BYTES_MAX));
         // How it went is read from the directory: this one may have been the second.
         let _ = within(START_WITHIN, answer.read_line(&mut line)).await;
-        match look(&run.dir).map_err(|why| format!("the run cannot be read: {why}"))? {
+        let looked = self.state(&run.dir).await;
+        match looked.map_err(|why| format!("the run cannot be read: {why}"))? {
             Look::Running
             | Look::Ended {
                 how: End::Exited(_),
@@ -253,21 +259,71 @@ impl Exec {
     }
 
     async fn wait(&self, run: &Run) {
-        let alive = || matches!(look(&run.dir), Ok(Look::Running));
+        let alive = async || matches!(self.state(&run.dir).await, Ok(Look::Running));
         loop {
             // Opened before it is looked, so that an end in between is not missed.
             let end = pipe::OpenOptions::new().open_receiver(run.dir.join(shim::ALIVE));
-            if !alive() {
+            if !alive().await {
                 return;
             }
             if let Ok(end) = end {
                 let _ = end.readable().await;
             }
-            if !alive() {
+            if !alive().await {
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
+    }
+
+    async fn state(&self, dir: &Path) -> io::Result<Look> {
+        if !is_gone(dir) {
+            return look(dir);
+        }
+        // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
+        tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
+        self.end_lost(dir).await?;
+        Ok(Ended::unseen().into())
+    }
+
+    /// Shims that live, of runs that were here or below and are lost.
+    fn lost(&self, dir: &Path) -> Vec<Lost> {
+        Lost::find(&self.shim[1..], dir)
+    }
+
+    /// Ends what is left of a run whose directory is gone, and is ready when it has ended.
+    async fn end_lost(&self, dir: &Path) -> io::Result<()> {
+        for at in 0..REMOVALS_MAX {
+            let shims = self.lost(dir);
+            if shims.is_empty() {
+                // Of a shim that was killed, or of a check.
+                shim::kill_strays(dir);
+                return Ok(());
+            }
+            let whole = at > REMOVALS_MAX / 2;
+            shims.iter().for_each(|shim| shim.kill(whole));
+            tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
+        }
+        let why = format!(
+            "{}: it is gone, and what runs there does not end",
+            dir.display()
+        );
+        Err(io::Error::other(why))
+    }
+
+    async fn end_strays(&self, known: &[Arc<Run>]) -> io::Result<()> {
+        let mut all = Ok(());
+        for Lost { dir, .. } in self.lost(&self.runs) {
+            if known.iter().any(|run| run.dir == dir) {
+                continue;
+            }
+            tracing::warn!(dir = %dir.display(), "a program whose run is lost is ended");
+            if let Err(why) = self.end_lost(&dir).await {
+                tracing::warn!(%why, "a program whose run is lost cannot be ended");
+                all = Err(why);
+            }
+        }
+        all
     }
 }
 
@@ -294,7 +350,7 @@ impl Driver for Exec {
     }
 
     fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {
-        Box::pin(async { look(&run.dir) })
+        Box::pin(self.state(&run.dir))
     }
 
     fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
@@ -303,18 +359,20 @@ impl Driver for Exec {
                 Stop::Gracefully => Config::read(&run.workload).and_then(|config| config.signal()),
                 Stop::Now => Ok(Signal::KILL),
             };
-            let Some(process) = process(&run.dir)? else {
-                // Without its directory nothing tells which process it is, but for its mark.
-                if is_gone(&run.dir) {
-                    shim::kill_strays(&run.dir);
+            let signal = signal.unwrap_or(Signal::TERM);
+            if is_gone(&run.dir) {
+                // Only its shim tells now which process it is.
+                let shims = self.lost(&run.dir);
+                if signal == Signal::KILL || shims.is_empty() {
+                    return self.end_lost(&run.dir).await;
                 }
-                return Ok(());
-            };
-            if !process.is_alive() {
+                shims.iter().for_each(|shim| shim.signal(signal));
                 return Ok(());
             }
+            let Some(process) = process(&run.dir)?.filter(Process::is_alive) else {
+                return Ok(());
+            };
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
-            let signal = signal.unwrap_or(Signal::TERM);
             let told = kill_process_group(pid, signal);
             // It may have gone to another group.
             match told {
@@ -381,6 +439,10 @@ impl Driver for Exec {
         })
     }
 
+    fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
+        Box::pin(self.end_strays(runs))
+    }
+
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
         Box::pin(async {
             let shim = |run: &Arc<Run>| Some((run.id.clone(), process(&run.dir).ok()??.shim));
@@ -436,13 +498,6 @@ fn is_gone(dir: &Path) -> bool {
 }
 
 fn look(dir: &Path) -> io::Result<Look> {
-    if is_gone(dir) {
-        // Somebody has taken it away, and with it what tells of the program. What is marked as its own must not go on
-        // beside the next one.
-        let killed = shim::kill_strays(dir);
-        tracing::warn!(dir = %dir.display(), killed, "the directory of a run is gone");
-        return Ok(Ended::unseen().into());
-    }
     let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
     if let Some(ended) = ended()? {
         return Ok(ended.into());

@@ -201,6 +201,61 @@ async fn what_has_lost_its_directory_is_stopped_and_begins_anew() {
 }
 
 #[tokio::test]
+async fn what_has_lost_its_directory_and_forgotten_whose_it_is_is_stopped_too() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let seconds = (4_000_000 + std::process::id()).to_string();
+    // The first one hears nothing of a signal.
+    for script in ["trap '' TERM; sleep", "exec sleep"] {
+        let script = format!("{script} {seconds}");
+        let mut job = plain(json!(["env", "-i", "sh", "-c", script]));
+        job["config"]["stop_grace"] = json!("300ms");
+        let id = server.api.register(job).await;
+        server.api.until_state(&id, "completed").await;
+        let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+        std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
+        server.api.register(plain(json!(["sleep", seconds]))).await;
+        eventually("the next one sleeps, and no other", async || {
+            let all = sleepers(&seconds);
+            (all.len() == 1 && all != [asleep]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_runs_without_a_run_ends_and_nothing_of_others() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    let other = Node::here(&server, "n2");
+    server.api.nodes(2).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    let others = other.answers(1).await;
+    for all_of_it in [true, false] {
+        let pid = node.answers(1).await;
+        node.kill().await;
+        let all = node.path("runs/default@/web@");
+        let run = std::fs::read_dir(&all).unwrap().next().unwrap().unwrap();
+        match all_of_it {
+            true => std::fs::remove_dir_all(&all).unwrap(),
+            false => std::fs::remove_file(run.path().join("run.json")).unwrap(),
+        }
+        node.start_apart(&[]);
+        let next = eventually("another one answers", async || {
+            let (_, next) = node.answer().await?;
+            (next != pid).then_some(next)
+        })
+        .await;
+        assert_eq!(node.processes(), [next], "{}", node.log());
+    }
+    assert_eq!(other.answers(1).await, others);
+    assert_eq!(other.processes(), [others]);
+}
+
+#[tokio::test]
 async fn what_there_was_to_say_outlives_a_drain() {
     let mut server = Server::start().await;
     let mut node = Node::new(&server, "n1");
