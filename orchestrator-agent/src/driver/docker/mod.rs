@@ -388,21 +388,18 @@ impl Docker {
         };
         let end = async {
             loop {
-                match self.engine.wait(name).await {
-                    Ok(()) => {}
-                    Err(failed) if failed.is(StatusCode::NOT_FOUND) => {}
-                    // An engine that is begun again finds its containers, or not: nothing has ended before it says so.
-                    Err(Failed::Refused { .. } | Failed::Away { .. }) => {
-                        sleep(AGAIN_AFTER).await;
-                    }
+                if let Err(why) = self.engine.wait(name).await {
+                    tracing::debug!(container = name, %why, "its end cannot be waited for");
                 }
+                // An engine that is begun again finds its containers, or not: nothing has ended before it says so.
                 match self.engine.inspect(name).await {
                     Ok(Some(container)) if container.state.ended().is_none() => {}
                     Ok(_) => return,
-                    Err(Failed::Refused { .. } | Failed::Away { .. }) => {
-                        sleep(AGAIN_AFTER).await;
+                    Err(why) => {
+                        tracing::debug!(container = name, %why, "it is not known where it is");
                     }
                 }
+                sleep(AGAIN_AFTER).await;
             }
         };
         tokio::select! {
