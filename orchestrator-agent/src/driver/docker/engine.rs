@@ -125,6 +125,18 @@ impl State {
     }
 }
 
+/// Where a program is that can be run in a container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Inside {
+    /// Nobody has run it yet.
+    New,
+    Running,
+    /// With this code.
+    Ended(i64),
+    /// An engine that was begun again does not know it any more.
+    Unknown,
+}
+
 impl Engine {
     pub(super) fn new(socket: &Path, logins: Option<&Path>) -> Self {
         Self {
@@ -285,21 +297,18 @@ impl Engine {
         self.open("GET", &path, None).await
     }
 
-    /// Runs a program in a container; its exit code. `begun` hears the id by which to ask for it.
-    pub(super) async fn run(
-        &self,
-        name: &str,
-        command: &[String],
-        begun: impl FnOnce(&str),
-    ) -> Result<Option<i64>, Failed> {
+    /// Makes a program that can be run in a container once; its id.
+    pub(super) async fn make(&self, name: &str, command: &[String]) -> Result<String, Failed> {
         let what = serde_json::json!({
             "Cmd": command, "AttachStdout": true, "AttachStderr": true,
         });
-        let made = self
-            .ask("POST", &format!("/containers/{name}/exec"), Some(&what))
-            .await?;
-        let id = made["Id"].as_str().unwrap_or_default().to_owned();
-        begun(&id);
+        let path = format!("/containers/{name}/exec");
+        let made = self.ask("POST", &path, Some(&what)).await?;
+        Ok(made["Id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Runs it, and is ready when it writes no more.
+    pub(super) async fn run(&self, id: &str) -> Result<(), Failed> {
         let how = serde_json::json!({ "Detach": false, "Tty": false });
         let path = format!("/exec/{id}/start");
         let (_connection, mut body) = self.open("POST", &path, Some(&how)).await?;
@@ -309,16 +318,22 @@ impl Engine {
             .map_err(|why| self.away(why))?
             .is_some()
         {}
-        self.code(&id).await
+        Ok(())
     }
 
-    /// The exit code of a program that was run in a container; `None` while it goes on.
-    pub(super) async fn code(&self, id: &str) -> Result<Option<i64>, Failed> {
-        let told = self.ask("GET", &format!("/exec/{id}/json"), None).await?;
-        Ok(match told["Running"].as_bool() {
-            Some(true) => None,
-            _ => told["ExitCode"].as_i64(),
-        })
+    /// Where it is.
+    pub(super) async fn inside(&self, id: &str) -> Result<Inside, Failed> {
+        let told = match self.ask("GET", &format!("/exec/{id}/json"), None).await {
+            Err(failed) if failed.is(StatusCode::NOT_FOUND) => return Ok(Inside::Unknown),
+            told => told?,
+        };
+        Ok(
+            match (told["Running"].as_bool(), told["ExitCode"].as_i64()) {
+                (Some(true), _) => Inside::Running,
+                (_, Some(code)) => Inside::Ended(code),
+                _ => Inside::New,
+            },
+        )
     }
 }
 

@@ -43,7 +43,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 
 use self::config::{AGENT, Config, NODE, Pull, RUN};
-use self::engine::{Container, Engine, Failed, Listed, escape};
+use self::engine::{Container, Engine, Failed, Inside, Listed, escape};
 use self::output::Output;
 use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
@@ -469,18 +469,31 @@ impl Docker {
     async fn check(&self, run: &Run, command: &[String]) -> io::Result<i64> {
         let what = (run.dir.clone(), command.to_vec());
         let before = lock(&self.hanging).get(&what).cloned();
-        if let Some(id) = before {
-            // Without end, each would leave one more behind.
-            if self.engine.code(&id).await?.is_none() {
-                return Err(io::Error::other("the last one has not ended"));
-            }
-        }
-        let began = |id: &str| {
-            lock(&self.hanging).insert(what.clone(), id.to_owned());
+        let left = match &before {
+            Some(id) => self.engine.inside(id).await?,
+            None => Inside::Unknown,
         };
-        let code = self.engine.run(&run.name, command, began).await?;
-        lock(&self.hanging).remove(&what);
-        code.ok_or_else(|| io::Error::other("nobody knows how it ended"))
+        let id = match (before, left) {
+            // Without end, each would leave one more behind.
+            (_, Inside::Running) => return Err(io::Error::other("the last one has not ended")),
+            // Nobody waited until it was run. It is now, or an engine that was only slow would run two.
+            (Some(id), Inside::New) => id,
+            _ => self.engine.make(&run.name, command).await?,
+        };
+        lock(&self.hanging).insert(what.clone(), id.clone());
+        let ran = self.engine.run(&id).await;
+        if let Err(Failed::Refused { .. }) = ran {
+            // It cannot be run, or was once.
+            lock(&self.hanging).remove(&what);
+        }
+        ran?;
+        match self.engine.inside(&id).await? {
+            Inside::Ended(code) => {
+                lock(&self.hanging).remove(&what);
+                Ok(code)
+            }
+            _ => Err(io::Error::other("nobody knows how it ended")),
+        }
     }
 }
 

@@ -66,6 +66,9 @@ impl Fake {
             let _ = stops.held.read().await;
         }
         let (status, body) = says(what);
+        if status == NO_ANSWER {
+            return std::future::pending().await;
+        }
         let body = body.to_string();
         let len = body.len();
         let answer = format!("HTTP/1.1 {status} so\r\ncontent-length: {len}\r\n\r\n{body}");
@@ -98,6 +101,8 @@ impl Fake {
         run
     }
 }
+
+const NO_ANSWER: u16 = 0;
 
 fn no_such_container() -> (u16, Value) {
     (404, json!({ "message": "No such container" }))
@@ -191,6 +196,62 @@ async fn an_engine_that_contradicts_itself_is_not_asked_in_haste() {
         assert!(ended.is_err());
         // One for the output.
         assert!(asked.load(Ordering::Relaxed) <= 10 + 3);
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_was_left_alone_is_begun_again_once_it_is_over() {
+    // What the engine says of the one that was left, and what it does with the next.
+    let made = json!({ "Running": false, "ExitCode": null });
+    let runs = json!({ "Running": true, "ExitCode": null });
+    let ended = json!({ "Running": false, "ExitCode": 3 });
+    for (said, next) in [
+        ((200, made), Some("1")),
+        ((200, ended), Some("2")),
+        (
+            (404, json!({ "message": "No such exec instance" })),
+            Some("2"),
+        ),
+        ((200, runs), None),
+    ] {
+        let asked = Arc::new(Mutex::new(Vec::<String>::new()));
+        let heard = asked.clone();
+        let fake = Fake::start(move |what| {
+            let mut asked = lock(&heard);
+            asked.push(what.to_owned());
+            let count = |end: &str| asked.iter().filter(|what| what.ends_with(end)).count();
+            match count("/start") {
+                _ if what.ends_with("/exec") => (201, json!({ "Id": count("/exec").to_string() })),
+                1 if what.ends_with("/start") => (NO_ANSWER, Value::Null),
+                1 => said.clone(),
+                _ => (200, json!({ "Running": false, "ExitCode": 0 })),
+            }
+        });
+        let (docker, run) = (fake.docker(), fake.begun());
+        let command = ["true".to_owned()];
+        let is_begun = || lock(&asked).iter().any(|what| what.ends_with("/start"));
+        tokio::select! {
+            ran = docker.run(&run, &command) => panic!("{ran:?}"),
+            () = eventually(is_begun) => {}
+        }
+        let ran = docker.run(&run, &command).await;
+        let begun = lock(&asked);
+        let begun = begun.iter().filter_map(|what| {
+            let id = what.strip_prefix("POST /exec/")?;
+            id.strip_suffix("/start")
+        });
+        let begun: Vec<&str> = begun.skip(1).collect();
+        match next {
+            Some(next) => {
+                assert_eq!(ran.unwrap(), 0);
+                assert_eq!(begun, [next]);
+            }
+            None => {
+                let why = ran.unwrap_err().to_string();
+                assert_eq!(why, "the last one has not ended");
+                assert!(begun.is_empty());
+            }
+        }
     }
 }
 
