@@ -273,6 +273,9 @@ impl Work {
             Event::Begun(id, begun) => {
                 if let Err(why) = begun {
                     tracing::warn!(run = %id, why, "a run cannot start");
+                    if let Some(live) = self.lives.get_mut(&id) {
+                        live.cannot_start = Some(why);
+                    }
                 }
                 self.look(&id);
             }
@@ -357,9 +360,11 @@ impl Work {
             return;
         }
         let run = live.run.clone();
-        let looked = match looked {
-            Look::Absent if live.phase == Phase::Running => Ended::unseen().into(),
-            looked => looked,
+        let looked = match (looked, live.cannot_start.take()) {
+            (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen().into(),
+            // Its driver may have had no room to write that down.
+            (Look::Absent, Some(why)) => Ended::cannot_start(why).into(),
+            (looked, _) => looked,
         };
         match looked {
             Look::Absent => live.phase = Phase::Planned,

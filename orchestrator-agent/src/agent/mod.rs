@@ -301,6 +301,8 @@ struct Live {
     is_fresh: bool,
     phase: Phase,
     busy: bool,
+    /// Why it was not started, until it is known whether it is there all the same.
+    cannot_start: Option<String>,
     /// Why it is not known where it is, if that lasts.
     unseen: Option<String>,
     asked: Option<Moment>,
@@ -336,6 +338,7 @@ impl Live {
             killed: None,
             forget_again: None,
             busy: false,
+            cannot_start: None,
             unseen: None,
             since: now,
             tally: Tally::new(&run.workload),

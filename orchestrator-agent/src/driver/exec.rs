@@ -226,8 +226,11 @@ impl Exec {
             run.remark(&remark);
         }
         let launch = config.launch(run, groups)?;
-        disk::note_json(&run.dir.join(shim::LAUNCH), &launch)
-            .map_err(|why| format!("the run cannot be written: {why}"))?;
+        if let Err(why) = disk::note_json(&run.dir.join(shim::LAUNCH), &launch) {
+            // Nobody would know of them.
+            launch.groups.iter().for_each(|group| drop(group.remove()));
+            return Err(format!("the run cannot be written: {why}"));
+        }
         let (program, args) = self.shim.split_first().expect("a shim is a program");
         let shim = Command::new(program)
             .args(args)
@@ -341,9 +344,13 @@ impl Driver for Exec {
             if let Ok(Some(_alone)) = hold(&run.dir)
                 && !run.dir.join(shim::ENDED).exists()
             {
-                let ended = Ended::cannot_start(why.clone());
-                disk::note_json(&run.dir.join(shim::ENDED), &ended)
-                    .map_err(|why| why.to_string())?;
+                super::note_end(&run.dir, Ended::cannot_start(why.clone()));
+                for group in groups(&run.dir).unwrap_or_default() {
+                    // Where that fails, it is removed when the run is forgotten.
+                    let _ = group.remove();
+                }
+                // A shim that comes late finds nothing to start, also where nothing can be written.
+                let _ = std::fs::remove_file(run.dir.join(shim::LAUNCH));
             }
             Err(why)
         })
@@ -517,10 +524,5 @@ fn look(dir: &Path) -> io::Result<Look> {
     let killed = left + shim::kill_strays(dir);
     groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
-    let ended = Ended::unseen();
-    // It has ended, whether or not that can be written down: whoever looks again finds the same.
-    if let Err(why) = disk::note_json(&dir.join(shim::ENDED), &ended) {
-        tracing::error!(dir = %dir.display(), %why, "the end of a run cannot be written down");
-    }
-    Ok(ended.into())
+    Ok(super::note_end(dir, Ended::unseen()))
 }

@@ -211,11 +211,7 @@ impl External {
                 Ended::with(code, Duration::from_millis(ran_millis))
             }
         };
-        // It has ended, whether or not that can be written down: whoever asks again hears the same.
-        if let Err(why) = disk::note_json(&noted, &ended) {
-            tracing::error!(run = %run.id, %why, "the end of a run cannot be written down");
-        }
-        Ok(ended.into())
+        Ok(super::note_end(&run.dir, ended))
     }
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
@@ -254,8 +250,7 @@ impl Driver for External {
                 // It lives after all.
                 Ok(Look::Running) => Ok(()),
                 Ok(Look::Absent | Look::Ended { .. }) => {
-                    let ended = Ended::cannot_start(why.clone());
-                    disk::note_json(&run.dir.join(ENDED), &ended).map_err(|why| why.to_string())?;
+                    super::note_end(&run.dir, Ended::cannot_start(why.clone()));
                     Err(why)
                 }
                 // Nobody knows, and it is asked until somebody does.

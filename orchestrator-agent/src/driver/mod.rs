@@ -18,6 +18,7 @@ pub use self::usage::Usage;
 use crate::disk;
 use crate::plan::End;
 use crate::runs::{Run, RunId};
+use crate::shim::{ENDED, Ended};
 use crate::workload::Workload;
 
 /// Takes a run's directory away, aside: it may be large.
@@ -25,6 +26,15 @@ async fn remove(dir: &Path) -> io::Result<()> {
     let dir = dir.to_owned();
     let removed = tokio::task::spawn_blocking(move || disk::remove_directory(&dir)).await;
     removed.map_err(io::Error::other)?
+}
+
+/// Writes down how a run ended. Where that cannot be, it has ended all the same: whoever looks again finds the same, and
+/// what could not start is told to who has begun it.
+fn note_end(dir: &Path, ended: Ended) -> Look {
+    if let Err(why) = disk::note_json(&dir.join(ENDED), &ended) {
+        tracing::error!(dir = %dir.display(), %why, "the end of a run cannot be written down");
+    }
+    ended.into()
 }
 
 /// Something that goes on for a while.
@@ -46,7 +56,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     }
 
     /// Starts a run whose directory is there. At most once: a run that was begun before, by whomever, is not begun
-    /// again. An error is its end: it cannot start, and this is why.
+    /// again. An error is its end, unless a look shows that it is there all the same: it cannot start, and this is why.
     fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>>;
 
     /// Where it is.

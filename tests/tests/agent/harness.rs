@@ -128,6 +128,15 @@ impl Disk {
         while std::io::Write::write(&mut filler, &[0; 4096]).is_ok_and(|written| written > 0) {}
     }
 
+    /// But for one page.
+    pub(crate) fn fill_nearly(&self) {
+        self.fill();
+        let filler = self.0.join("filler");
+        let filler = std::fs::File::options().write(true).open(filler).unwrap();
+        let bytes = filler.metadata().unwrap().len();
+        filler.set_len((bytes - 1) / 4096 * 4096).unwrap();
+    }
+
     pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.0.join("filler")).unwrap();
     }

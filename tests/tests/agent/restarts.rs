@@ -181,6 +181,38 @@ async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
 }
 
 #[tokio::test]
+async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path("runs"), "1m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    // There is room for a run, and not for what its shim needs, nor for its end.
+    disk.fill_nearly();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    node.until("the third is made", |status| {
+        let runs = status["runs"].as_array().unwrap();
+        runs.iter().any(|run| run["attempt"].as_u64() > Some(2))
+    })
+    .await;
+    let log = node.log();
+    let second = log
+        .lines()
+        .filter(|line| line.contains("a run cannot start"));
+    let second = second.filter(|line| line.contains(".2 why="));
+    assert_eq!(second.count(), 1, "{log}");
+    disk.make_room();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
 async fn what_has_lost_its_directory_is_stopped_and_begins_anew() {
     let server = Server::start().await;
     let node = Node::here(&server, "n1");

@@ -77,8 +77,6 @@ pub struct Docker {
     outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
     /// Checks that were left alone before they had ended, by what is run where.
     hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
-    /// Ends that could not be written, by the runs' directories.
-    unwritten: Mutex<BTreeMap<PathBuf, Ended>>,
 }
 
 impl std::fmt::Debug for Output {
@@ -124,7 +122,6 @@ impl Docker {
             agent: agent.ok(),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
-            unwritten: Mutex::default(),
         }
     }
 
@@ -301,10 +298,6 @@ impl Docker {
         if let Some(ended) = disk::read_or_put_aside::<Ended>(&noted)? {
             return Ok(ended.into());
         }
-        let before = lock(&self.unwritten).get(&run.dir).cloned();
-        if let Some(ended) = before {
-            return Ok(self.note(run, ended));
-        }
         let name = &run.name;
         // Whatever has its name then is not its own.
         if !run.dir.join(BEGUN).exists() {
@@ -328,20 +321,7 @@ impl Docker {
                 }
             },
         };
-        Ok(self.note(run, ended))
-    }
-
-    /// Writes down how it ended. Where that cannot be, it has ended all the same, and the next look tries again.
-    fn note(&self, run: &Run, ended: Ended) -> Look {
-        let mut unwritten = lock(&self.unwritten);
-        match disk::note_json(&run.dir.join(ENDED), &ended) {
-            Ok(()) => drop(unwritten.remove(&run.dir)),
-            Err(why) => {
-                tracing::warn!(run = %run.id, %why, "the end of a run cannot be written");
-                unwritten.insert(run.dir.clone(), ended.clone());
-            }
-        }
-        ended.into()
+        Ok(super::note_end(&run.dir, ended))
     }
 
     fn output(&self, run: &Run) -> Arc<AsyncMutex<Option<Output>>> {
@@ -442,7 +422,6 @@ impl Docker {
         }
         lock(&self.outputs).remove(&run.dir);
         lock(&self.hanging).retain(|(dir, _), _| *dir != run.dir);
-        lock(&self.unwritten).remove(&run.dir);
         super::remove(&run.dir).await
     }
 
@@ -516,7 +495,7 @@ impl Driver for Docker {
                 return Ok(());
             };
             // It is over: what the engine has refused to start does not live.
-            self.note(run, Ended::cannot_start(why.clone()));
+            super::note_end(&run.dir, Ended::cannot_start(why.clone()));
             Err(why)
         })
     }

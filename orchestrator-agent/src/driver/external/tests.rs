@@ -78,6 +78,15 @@ async fn one_that_fails_says_why() {
 }
 
 #[tokio::test]
+async fn one_that_fails_on_a_full_disk_says_why_it_failed() {
+    let (_dir, external, run) = given("fails");
+    // Nothing can be written in place of a directory.
+    std::fs::create_dir(run.dir.join("ended.new")).unwrap();
+    let why = external.start(&run).await.unwrap_err();
+    assert!(why.ends_with("there is no room"), "{why}");
+}
+
+#[tokio::test]
 async fn what_lives_though_its_start_has_failed_is_not_started_again() {
     let (_dir, external, run) = given("lives");
     external.start(&run).await.unwrap();
