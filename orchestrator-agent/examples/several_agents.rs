@@ -37,10 +37,10 @@ pub async fn run(
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     // The parent of each process that an agent runs is this program again.
-    if let [word, run] = &*words
+    if let Some((word, told)) = words.split_first()
         && word == "shim"
     {
-        return orchestrator_agent::shim::main(run.as_ref());
+        return orchestrator_agent::shim::main(told.to_vec());
     }
     let server = words.first().and_then(|word| word.to_str());
     let server = server.unwrap_or("http://127.0.0.1:4650");

@@ -46,8 +46,7 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
     let mut args = args.peekable();
     let command = args.next_if(|arg| arg == "shim" || arg == "status");
     if command.as_ref().is_some_and(|command| command == "shim") {
-        let dir = args.next().unwrap_or_default();
-        return shim::main(Path::new(&dir));
+        return shim::main(args);
     }
     let (settings, leave) = match read(args) {
         Ok(Some(read)) => read,

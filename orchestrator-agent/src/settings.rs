@@ -26,7 +26,7 @@ pub struct Settings {
     pub token: Option<Token>,
     /// What selectors look at.
     pub labels: BTreeMap<String, String>,
-    /// The program, and its first arguments, that goes on as [`shim::main`](crate::shim::main) with a run's directory.
+    /// The program, and its first arguments, that goes on as [`shim::main`](crate::shim::main) with what it is told after them.
     /// `shim` of this program if nothing is said.
     pub shim: Vec<OsString>,
     /// Where a Docker Engine listens.

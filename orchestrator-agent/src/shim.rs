@@ -22,9 +22,10 @@
 mod family;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -56,10 +57,14 @@ pub(crate) const ENDED: &str = "ended.json";
 /// The variable that tells whose run a process is.
 pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
 
+/// What it says before the reason why it does not start a run.
+pub(crate) const NO: &str = "no ";
+
 /// How long output may still come after the end, from whoever has taken it along.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
-/// In a shim's environment: the words of a check, in JSON.
-pub(crate) const CHECK: &str = "ORCHESTRATOR_CHECK";
+/// What a shim is told before a run's directory and the words of a check. A program that does not know it finds no run
+/// there, and fails.
+pub(crate) const CHECK: &str = "check";
 /// How it ended takes no more, but for a long reason.
 const ENDED_BYTES: usize = 512;
 /// What starts others as it is killed is killed so many times.
@@ -147,45 +152,53 @@ impl From<Ended> for Look {
     }
 }
 
-/// Starts the run in this directory, unless it was before, and stays until it is over. Or is a check of it, where the
-/// agent says so.
-pub fn main(dir: &Path) -> ExitCode {
-    if let Some(words) = std::env::var_os(CHECK) {
-        let why = check(dir, &words);
-        eprintln!("{why}");
-        return ExitCode::FAILURE;
+/// With all that it is told after the words by which the program knows that it is a shim. That is a run's directory: it
+/// starts that run, unless it was before, and stays until it is over. Or it becomes a check of a run.
+pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut told = told.into_iter();
+    let first = told.next().unwrap_or_default();
+    if first == CHECK {
+        let dir = PathBuf::from(told.next().unwrap_or_default());
+        return check(&dir, told);
     }
     // Fails where it leads a session already.
     let _ = rustix::process::setsid();
-    match run(dir) {
+    match run(Path::new(&first)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            say(&format!("no {why}"));
+            say(&format!("{NO}{why}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Becomes a program, where the run's own is held to its limits: what checks it costs no one else. Answers why not.
-fn check(dir: &Path, words: &OsStr) -> io::Error {
+/// Becomes a program, where the run's own is held to its limits: what checks it costs no one else. Why it cannot is all
+/// that comes from its output: that is closed as the program begins.
+fn check(dir: &Path, mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    let Ok(mut answer) = io::stdout().as_fd().try_clone_to_owned().map(File::from) else {
+        return ExitCode::FAILURE;
+    };
     let become_it = || -> io::Result<Command> {
-        let words: Vec<String> = serde_json::from_slice(words.as_encoded_bytes())?;
-        let (program, args) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
         let launch = disk::read_json::<Launch>(&dir.join(LAUNCH))?;
         let launch = launch.ok_or(io::ErrorKind::NotFound)?;
         launch.groups.iter().try_for_each(Group::step_in)?;
         let mut command = Command::new(program);
-        command.args(args).env_clear().envs(launch.env);
+        command.args(words).env_clear().envs(launch.env);
         command.current_dir(launch.directory);
+        command.stdout(Stdio::null());
         if let Some((user, group)) = launch.user {
             command.uid(user).gid(group);
         }
         Ok(command)
     };
-    match become_it() {
+    let why = match become_it() {
         Ok(mut command) => command.exec(),
         Err(why) => why,
-    }
+    };
+    // Who asked may have gone.
+    let _ = write!(answer, "{why}");
+    ExitCode::FAILURE
 }
 
 fn run(dir: &Path) -> io::Result<()> {

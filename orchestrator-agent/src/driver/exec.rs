@@ -208,7 +208,7 @@ fn user(wanted: &str) -> Result<((u32, u32), String), String> {
 }
 
 impl Exec {
-    /// With the program, and its first arguments, that goes on as [`shim::main`] when it is given a run's directory.
+    /// With the program, and its first arguments, that goes on as [`shim::main`] with what it is told after them.
     /// And where all of the agent's runs are.
     pub fn new(shim: Vec<OsString>, runs: PathBuf) -> Self {
         Self {
@@ -245,7 +245,7 @@ impl Exec {
         let mut line = String::new();
         let mut answer = BufReader::new(answer.take(ANSWER_BYTES_MAX));
         // How it went is read from the directory: this one may have been the second.
-        let _ = within(START_WITHIN, answer.read_line(&mut line)).await;
+        let answered = within(START_WITHIN, answer.read_line(&mut line)).await;
         let looked = self.state(&run.dir).await;
         match looked.map_err(|why| format!("the run cannot be read: {why}"))? {
             Look::Running
@@ -257,7 +257,11 @@ impl Exec {
                 how: End::CannotStart(why),
                 ..
             } => Err(why),
-            Look::Absent => Err("the shim ended without a word".to_owned()),
+            Look::Absent => Err(match (answered, line.trim_end().strip_prefix(shim::NO)) {
+                (Ok(_), Some(why)) => format!("the shim cannot start it: {why}"),
+                (Ok(_), None) => "the shim ended without a word".to_owned(),
+                (Err(_), _) => "the shim has said nothing for too long".to_owned(),
+            }),
         }
     }
 
@@ -399,11 +403,12 @@ impl Driver for Exec {
     }
 
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
-        Box::pin(async {
+        Box::pin(async move {
             let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
             let launch = launch.ok_or(io::ErrorKind::NotFound)?;
             let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-            let mut check = if launch.groups.is_empty() {
+            let is_limited = !launch.groups.is_empty();
+            let mut check = if !is_limited {
                 let mut check = Command::new(program);
                 check.args(args).env_clear().envs(launch.env);
                 check.current_dir(launch.directory);
@@ -414,18 +419,32 @@ impl Driver for Exec {
             } else {
                 let (program, args) = self.shim.split_first().expect("a shim is a program");
                 let mut check = Command::new(program);
-                check.args(args).arg(&run.dir).env_clear();
-                check.env(shim::CHECK, serde_json::to_string(command)?);
+                check.args(args).arg(shim::CHECK).arg(&run.dir);
+                check.args(command).env_clear();
                 check
+            };
+            let answer = match is_limited {
+                true => Stdio::piped(),
+                false => Stdio::null(),
             };
             let child = check
                 .stdin(Stdio::null())
-                .stdout(Stdio::null())
+                .stdout(answer)
                 .stderr(Stdio::null())
                 .process_group(0)
                 .kill_on_drop(true)
                 .spawn()?;
             let mut group = ProcessGroup(child);
+            if let Some(answer) = group.0.stdout.take() {
+                let mut why = String::new();
+                answer
+                    .take(ANSWER_BYTES_MAX)
+                    .read_to_string(&mut why)
+                    .await?;
+                if !why.is_empty() {
+                    return Err(io::Error::other(why));
+                }
+            }
             let status = group.0.wait().await?;
             Ok(status.code().unwrap_or(-1).into())
         })
@@ -526,3 +545,6 @@ fn look(dir: &Path) -> io::Result<Look> {
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
     Ok(super::note_end(dir, Ended::unseen()))
 }
+
+#[cfg(test)]
+mod tests;

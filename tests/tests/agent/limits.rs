@@ -94,6 +94,26 @@ async fn a_check_is_held_to_the_limits_of_what_it_checks() {
 }
 
 #[tokio::test]
+async fn a_check_that_cannot_be_run_says_why_and_one_that_writes_passes() {
+    let server = Server::start().await;
+    let Some(node) = begun(&server).await else {
+        return;
+    };
+    let mut job = job(json!(["sleep", "100000"]), json!({ "processes": 8 }));
+    job["checks"] = json!([
+        { "type": "command", "command": ["/nowhere/check"], "interval": "200ms" },
+        { "type": "command", "command": ["echo", "well"], "interval": "200ms" },
+    ]);
+    server.api.register(job).await;
+    node.until("one says why, and the other passes", |status| {
+        let checks = &status["runs"][0]["checks"];
+        let why = checks[0]["why"].as_str().unwrap_or_default();
+        why.contains("No such file") && checks[1]["passing"] == true
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_needs_more_memory_is_killed_and_that_is_said() {
     let server = Server::start().await;
     let Some(node) = begun(&server).await else {
