@@ -28,7 +28,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -212,13 +212,23 @@ fn run(dir: &Path) -> io::Result<()> {
     let Some(launch) = disk::read_json::<Launch>(&dir.join(LAUNCH))? else {
         return Ok(());
     };
+    let lived = live(dir, &launch);
+    if lived.is_err() {
+        // Perhaps there is no directory any more by which others find them.
+        remove(&launch.groups);
+    }
+    lived
+}
+
+/// Starts what nobody has started, and stays until it is over.
+fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
     let _alive = pipe(&dir.join(ALIVE))?;
     let ended = dir.join(ENDED);
     disk::reserve(&ended, ENDED_BYTES)?;
     disk::note(&dir.join(BEGUN), b"")?;
     family::adopt();
     let began = Instant::now();
-    let mut child = match start(&launch) {
+    let mut child = match start(launch) {
         Ok(child) => child,
         Err(why) => {
             disk::replace_json_in_room(&ended, &Ended::cannot_start(why.clone()))?;
@@ -234,33 +244,24 @@ fn run(dir: &Path) -> io::Result<()> {
     let noted = disk::note_json(&dir.join(PROCESS), &process);
     if let Err(why) = noted {
         // Nobody could stop it.
-        end_group(pid);
-        let _ = child.wait();
+        let _ = end(dir, launch, &mut child);
         disk::replace_json_in_room(&ended, &Ended::cannot_start(why.to_string()))?;
         return Err(why);
     }
     say("up");
-    let drained = keep_output(dir, &launch, &mut child);
+    let drained = keep_output(dir, launch, &mut child);
     // The process is still there as a zombie while its group is ended, so its id is nobody else's.
     family::until_ended(pid);
-    end_group(pid);
-    launch.groups.iter().for_each(Group::kill);
-    let status = child.wait()?;
-    family::end();
-    // Of the checks, whose parent is the agent.
-    kill_strays(dir);
+    let status = end(dir, launch, &mut child)?;
     let until = Instant::now() + DRAIN_WITHIN;
     for _ in 0..2 {
         // An error means that all was read, or that the time is over.
         let _ = drained.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
     if status.signal() == Some(Signal::KILL.as_raw()) {
-        tell_of_memory(dir, &launch);
+        tell_of_memory(dir, launch);
     }
-    for group in &launch.groups {
-        // Where somebody is still on his way out, it is removed when the run is forgotten.
-        let _ = group.remove();
-    }
+    remove(&launch.groups);
     let signal = status.signal().map(|signal| 128 + signal);
     let how = Ended {
         code: status.code().or(signal),
@@ -346,10 +347,24 @@ fn start(launch: &Launch) -> Result<Child, String> {
     child.map_err(named(&launch.program))
 }
 
-fn end_group(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
+/// Ends a program, and all that there is of it; how it ended.
+fn end(dir: &Path, launch: &Launch, child: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
         // Fails where nobody is left.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+    launch.groups.iter().for_each(Group::kill);
+    let status = child.wait()?;
+    family::end();
+    // Of the checks, whose parent is the agent.
+    kill_strays(dir);
+    Ok(status)
+}
+
+fn remove(groups: &[Group]) {
+    for group in groups {
+        // Where somebody is still on his way out, it is removed when the run is forgotten.
+        let _ = group.remove();
     }
 }
 

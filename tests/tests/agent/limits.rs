@@ -198,6 +198,20 @@ async fn groups_go_with_their_runs() {
 }
 
 #[tokio::test]
+async fn groups_go_with_what_cannot_start() {
+    let server = Server::start().await;
+    let Some(node) = begun(&server).await else {
+        return;
+    };
+    let job = job(json!(["/nowhere/program"]), json!({ "processes": 8 }));
+    server.api.register(job).await;
+    let run = run_in(&node, "ended").await;
+    let groups = groups(&run);
+    assert_eq!(groups.len(), 1);
+    assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
+}
+
+#[tokio::test]
 async fn what_is_used_is_shown_and_bounded() {
     let server = Server::start().await;
     let Some(node) = begun(&server).await else {
