@@ -10,6 +10,7 @@
 //! begun           from here on, no other shim starts this run
 //! process.json    the ids of the shim and of the workload's process, and when that was started
 //! ended.json      how it ended
+//! spared          so many were killed for want of memory, and it was none of them; the agent's
 //! stdout.log …    its output, see `output`
 //! remarks         what an operator should know of it
 //! ```
@@ -54,6 +55,7 @@ pub(crate) const ALIVE: &str = "alive";
 pub(crate) const BEGUN: &str = "begun";
 pub(crate) const PROCESS: &str = "process.json";
 pub(crate) const ENDED: &str = "ended.json";
+pub(crate) const SPARED: &str = "spared";
 /// The variable that tells whose run a process is.
 pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
 
@@ -88,6 +90,14 @@ pub(crate) struct Launch {
     pub(crate) memory_bytes_max: Option<u64>,
     pub(crate) log_bytes_max: u64,
     pub(crate) log_files_max: u32,
+}
+
+impl Launch {
+    /// So many processes were killed for want of memory.
+    pub(crate) fn killed_for_memory(&self) -> u64 {
+        let groups = self.groups.iter();
+        groups.map(Group::killed_for_memory).max().unwrap_or(0)
+    }
 }
 
 /// What was started.
@@ -271,12 +281,15 @@ fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
     disk::replace_json_in_room(&ended, &how)
 }
 
+/// So many processes of a run, checks too, were killed for want of memory while its program went on.
+pub(crate) fn spared(dir: &Path) -> u64 {
+    let spared = disk::read_json(&dir.join(SPARED));
+    spared.ok().flatten().unwrap_or(0)
+}
+
 /// If it was killed for want of memory, that is said where people look: nothing else tells them.
 fn tell_of_memory(dir: &Path, launch: &Launch) {
-    let killed = launch
-        .groups
-        .iter()
-        .any(|group| group.killed_for_memory() > 0);
+    let killed = launch.killed_for_memory() > spared(dir);
     let Some(bytes) = launch.memory_bytes_max.filter(|_| killed) else {
         return;
     };

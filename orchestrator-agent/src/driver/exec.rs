@@ -48,6 +48,8 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 /// How often it is tried to remove a control group: who was killed takes a moment to be gone.
 const REMOVALS_MAX: usize = 40;
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Who is killed for want of memory is gone by then.
+const GONE_AFTER: Duration = Duration::from_millis(500);
 /// Less, and the kernel kills it before it begins.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// More than comes at once.
@@ -406,12 +408,14 @@ impl Driver for Exec {
         Box::pin(async move {
             let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
             let launch = launch.ok_or(io::ErrorKind::NotFound)?;
+            // What the last one has done, where nobody waited for its end.
+            note_spared(&run.dir, &launch).await;
             let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
             let is_limited = !launch.groups.is_empty();
             let mut check = if !is_limited {
                 let mut check = Command::new(program);
-                check.args(args).env_clear().envs(launch.env);
-                check.current_dir(launch.directory);
+                check.args(args).env_clear().envs(&launch.env);
+                check.current_dir(&launch.directory);
                 if let Some((user, group)) = launch.user {
                     check.uid(user).gid(group);
                 }
@@ -446,6 +450,7 @@ impl Driver for Exec {
                 }
             }
             let status = group.0.wait().await?;
+            note_spared(&run.dir, &launch).await;
             Ok(status.code().unwrap_or(-1).into())
         })
     }
@@ -504,6 +509,23 @@ fn process(dir: &Path) -> io::Result<Option<Process>> {
 fn groups(dir: &Path) -> io::Result<Vec<Group>> {
     let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH))?;
     Ok(launch.map(|launch| launch.groups).unwrap_or_default())
+}
+
+/// A check that needs too much memory is killed where the program's own is counted: that is noted, or it would be said of the
+/// program when somebody kills that.
+async fn note_spared(dir: &Path, launch: &Launch) {
+    if launch.memory_bytes_max.is_none() {
+        return;
+    }
+    let killed = launch.killed_for_memory();
+    if killed <= shim::spared(dir) {
+        return;
+    }
+    tokio::time::sleep(GONE_AFTER).await;
+    let is_alive = matches!(process(dir), Ok(Some(process)) if process.is_alive());
+    if is_alive && let Err(why) = disk::note_json(&dir.join(shim::SPARED), &killed) {
+        tracing::warn!(dir = %dir.display(), %why, "what a check has done cannot be noted");
+    }
 }
 
 async fn remove(group: &Group) -> io::Result<()> {

@@ -134,6 +134,40 @@ async fn who_needs_more_memory_is_killed_and_that_is_said() {
 }
 
 #[tokio::test]
+async fn a_check_that_needs_more_memory_says_nothing_of_the_program() {
+    let server = Server::start().await;
+    let Some(node) = begun(&server).await else {
+        return;
+    };
+    let mut job = job(
+        json!(["sleep", "100000"]),
+        json!({ "memory_bytes": 32 << 20 }),
+    );
+    // Once, and then it is well.
+    let hog = "test -e hit || { touch hit; tail /dev/zero; }";
+    job["checks"] = json!([
+        { "type": "command", "command": ["sh", "-c", hog], "interval": "200ms", "timeout": "30s" },
+    ]);
+    server.api.register(job).await;
+    node.until("the check passes", |status| {
+        status["runs"][0]["checks"][0]["passing"] == true
+    })
+    .await;
+    let run = run_in(&node, "running").await;
+    assert!(
+        std::path::Path::new(run["directory"].as_str().unwrap())
+            .join("work/hit")
+            .exists()
+    );
+    let pid = node.processes()[0];
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let run = run_in(&node, "ended").await;
+    assert_eq!(run["remarks"], json!([]));
+    assert_eq!(file(&run, "stderr.log"), "");
+}
+
+#[tokio::test]
 async fn nobody_has_more_processes_and_none_gets_away() {
     let server = Server::start().await;
     let Some(mut node) = begun(&server).await else {
