@@ -25,7 +25,16 @@ const SIGN_WITHIN: Duration = Duration::from_secs(120);
 const LINE_BYTES_MAX: usize = 1 << 20;
 const REFUSAL_CHARS_MAX: usize = 500;
 /// What registries say to who may not have an image, between colons. The engine calls that an error of its own.
-const NOT_ALLOWED: [&str; 3] = ["no basic auth credentials", "unauthorized", "denied"];
+const NOT_ALLOWED: [&str; 8] = [
+    "no basic auth credentials",
+    "unauthorized",
+    "denied",
+    "authentication required",
+    "authorization failed",
+    "insufficient_scope",
+    "401 unauthorized",
+    "403 forbidden",
+];
 
 /// Where an engine listens.
 #[derive(Clone, Debug)]
@@ -54,7 +63,11 @@ impl Failed {
             Self::Refused { status, why } => {
                 // The words alone may be a part of the image's name.
                 let mut said = why.lines().flat_map(|line| line.split(": "));
-                status.is_server_error() && !said.any(|words| NOT_ALLOWED.contains(&words))
+                let not_allowed = |words: &str| {
+                    let mut known = NOT_ALLOWED.iter();
+                    known.any(|known| known.eq_ignore_ascii_case(words.trim()))
+                };
+                status.is_server_error() && !said.any(not_allowed)
             }
         }
     }
@@ -403,6 +416,22 @@ mod tests {
                 false,
             ),
             ("error from registry: unauthorized\nunauthorized", false),
+            (
+                "failed to authorize: failed to fetch anonymous token: unexpected status: 401 Unauthorized",
+                false,
+            ),
+            (
+                "failed to resolve reference: unexpected status from HEAD request to https://r/v2/web/manifests/1: 403 Forbidden",
+                false,
+            ),
+            (
+                "pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+                false,
+            ),
+            (
+                "unexpected status from HEAD request to https://r/v2/web/manifests/1: 503 Service Unavailable",
+                true,
+            ),
             (
                 r#"Get "http://r:1/v2/": dial tcp 1.2.3.4:1: connect: connection refused"#,
                 true,
