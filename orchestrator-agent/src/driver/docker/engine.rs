@@ -53,13 +53,17 @@ pub(super) enum Failed {
     /// It said no.
     #[error("{why}")]
     Refused { status: StatusCode, why: String },
+    /// It was not asked: the passwords of registries cannot be read.
+    #[error("{0}")]
+    NoLogins(io::Error),
 }
 
 impl Failed {
     /// Of an image: whether it may come the next time.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Away { .. } => true,
+            // Somebody may just be writing them.
+            Self::Away { .. } | Self::NoLogins(_) => true,
             Self::Refused { status, why } => {
                 // The words alone may be a part of the image's name.
                 let mut said = why.lines().flat_map(|line| line.split(": "));
@@ -260,10 +264,7 @@ impl Engine {
             .logins
             .as_deref()
             .map(|file| login::header(file, image));
-        let login = login.transpose().map_err(|why| Failed::Refused {
-            status: StatusCode::UNAUTHORIZED,
-            why: why.to_string(),
-        })?;
+        let login = login.transpose().map_err(Failed::NoLogins)?;
         if let Some(login) = login.flatten() {
             request = request.header("x-registry-auth", login);
         }

@@ -45,6 +45,14 @@ struct Login<'a> {
 /// anew each time: passwords change.
 pub(super) fn header(file: &Path, image: &str) -> io::Result<Option<String>> {
     let wrong = |why: String| io::Error::other(format!("{}: {why}", file.display()));
+    // Whoever opened a pipe would wait for its writer.
+    let is_file = match std::fs::metadata(file) {
+        Ok(found) => found.is_file(),
+        Err(_) => true,
+    };
+    if !is_file {
+        return Err(wrong("it is no file".to_owned()));
+    }
     let read: Option<File> = disk::read_json(file).map_err(|why| wrong(why.to_string()))?;
     let Some(read) = read else {
         tracing::warn!(file = %file.display(), "there are no passwords for registries: there is no such file");
@@ -151,6 +159,11 @@ mod tests {
             "{why}"
         );
         assert_eq!(header(&dir.path().join("none"), "app").unwrap(), None);
+        let mode = rustix::fs::Mode::RUSR;
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let why = header(&pipe, "app").unwrap_err().to_string();
+        assert!(why.ends_with("pipe: it is no file"), "{why}");
         std::fs::write(&file, r#"{ "auths": null }"#).unwrap();
         assert_eq!(header(&file, "app").unwrap(), None);
     }

@@ -16,7 +16,7 @@
 //!
 //! The image is brought here before what ran so far is stopped. One of a registry that wants a password comes with that
 //! which `docker login` has kept in the file of [`docker_config`](crate::Settings::docker_config). One that does not come,
-//! because its registry is away, is asked for again for a minute before that is told.
+//! because its registry is away or that file cannot be read, is asked for again for a minute before that is told.
 //!
 //! The job's `volumes` and `resources` hold for it. In its environment `PORT` and `PORT_HTTP` are the ports inside. A check
 //! of the type `command` runs in the container.

@@ -306,6 +306,29 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
 }
 
 #[tokio::test]
+async fn passwords_that_cannot_be_read_for_a_moment_are_read_again() {
+    let fake = Fake::start(|what| match what.starts_with("GET /images/") {
+        true => (404, json!({ "message": "No such image: web" })),
+        false => (200, Value::Null),
+    });
+    let logins = fake.dir.path().join("config.json");
+    std::fs::write(&logins, r#"{ "auths": {"#).unwrap();
+    let settings = Settings {
+        docker: fake.dir.path().join("docker.sock"),
+        docker_config: Some(logins.clone()),
+        ..Settings::new("", "n1", "")
+    };
+    let docker = Docker::new(&settings, fake.dir.path());
+    let run = fake.run();
+    let mut provided = docker.provide(&run.workload).unwrap();
+    // It has been read when this is not over at once.
+    let soon = timeout(Duration::from_millis(100), &mut provided).await;
+    assert!(soon.is_err(), "{soon:?}");
+    std::fs::write(&logins, "{}").unwrap();
+    assert_eq!(provided.await, Ok(()));
+}
+
+#[tokio::test]
 async fn an_image_is_brought_once_for_each_assignment() {
     for (pull, is_here, pulls) in [
         ("always", true, 1),
