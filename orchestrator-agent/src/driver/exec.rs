@@ -15,7 +15,7 @@
 //! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon. An agent that
 //! begins ends programs of its own whose run is gone: its data directory is an older copy, or somebody has deleted some of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -291,48 +291,42 @@ impl Exec {
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
-        self.end_lost(dir).await?;
+        self.end_lost(dir, &[]).await?;
         Ok(Ended::unseen().into())
     }
 
     /// Shims that live, of runs that were here or below and are lost.
     fn lost(&self, dir: &Path) -> Vec<Lost> {
-        Lost::find(&self.shim[1..], dir)
+        Lost::find(self.shim.get(1..).unwrap_or_default(), dir)
     }
 
-    /// Ends what is left of a run whose directory is gone, and is ready when it has ended.
-    async fn end_lost(&self, dir: &Path) -> io::Result<()> {
+    /// Ends what is left of runs that were here or below, whose directory is gone, but not of those that are known. Ready
+    /// when all of it has ended.
+    async fn end_lost(&self, dir: &Path, known: &[Arc<Run>]) -> io::Result<()> {
+        let mut dirs = BTreeSet::from([dir.to_owned()]);
         for at in 0..REMOVALS_MAX {
-            let shims = self.lost(dir);
+            let mut shims = self.lost(dir);
+            shims.retain(|shim| known.iter().all(|run| run.dir != shim.dir));
             if shims.is_empty() {
-                // Of a shim that was killed, or of a check.
-                shim::kill_strays(dir);
+                // Of a shim that was killed, or of a check. Where there is a directory again, they are another run's.
+                let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
+                for dir in dirs.iter().filter(is_gone) {
+                    shim::kill_strays(dir);
+                }
                 return Ok(());
             }
-            let whole = at > REMOVALS_MAX / 2;
-            shims.iter().for_each(|shim| shim.kill(whole));
+            for shim in shims {
+                shim.kill(at > REMOVALS_MAX / 2);
+                let dir = shim.dir.display().to_string();
+                if dirs.insert(shim.dir) {
+                    tracing::warn!(dir, "a program whose run is lost is ended");
+                }
+            }
             tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
         }
-        let why = format!(
-            "{}: it is gone, and what runs there does not end",
-            dir.display()
-        );
+        let dir = dir.display();
+        let why = format!("{dir}: what runs there without its directory does not end");
         Err(io::Error::other(why))
-    }
-
-    async fn end_strays(&self, known: &[Arc<Run>]) -> io::Result<()> {
-        let mut all = Ok(());
-        for Lost { dir, .. } in self.lost(&self.runs) {
-            if known.iter().any(|run| run.dir == dir) {
-                continue;
-            }
-            tracing::warn!(dir = %dir.display(), "a program whose run is lost is ended");
-            if let Err(why) = self.end_lost(&dir).await {
-                tracing::warn!(%why, "a program whose run is lost cannot be ended");
-                all = Err(why);
-            }
-        }
-        all
     }
 }
 
@@ -377,7 +371,7 @@ impl Driver for Exec {
                 // Only its shim tells now which process it is.
                 let shims = self.lost(&run.dir);
                 if signal == Signal::KILL || shims.is_empty() {
-                    return self.end_lost(&run.dir).await;
+                    return self.end_lost(&run.dir, &[]).await;
                 }
                 shims.iter().for_each(|shim| shim.signal(signal));
                 return Ok(());
@@ -471,7 +465,10 @@ impl Driver for Exec {
     }
 
     fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
-        Box::pin(self.end_strays(runs))
+        Box::pin(async {
+            let ended = self.end_lost(&self.runs, runs).await;
+            ended.inspect_err(|why| tracing::warn!(%why, "not all that is lost is ended"))
+        })
     }
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {

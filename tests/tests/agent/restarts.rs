@@ -285,6 +285,18 @@ async fn what_runs_without_a_run_ends_and_nothing_of_others() {
     }
     assert_eq!(other.answers(1).await, others);
     assert_eq!(other.processes(), [others]);
+
+    // What was only moved may be somebody else's by now.
+    let pid = node.answers(1).await;
+    node.kill().await;
+    std::fs::rename(node.path("runs/default@/web@"), node.path("moved")).unwrap();
+    node.start_apart(&[]);
+    eventually("another one answers", async || {
+        node.answer().await.filter(|(_, next)| *next != pid)
+    })
+    .await;
+    assert_eq!(node.processes().len(), 2);
+    assert!(node.processes().contains(&pid));
 }
 
 #[tokio::test]
