@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +36,8 @@ fn name(request: &Request) -> HeaderValue {
             && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     match given.filter(sound) {
-        Some(id) => id.clone(),
+        // A copy: the value is a part of all that was read with it.
+        Some(id) => HeaderValue::from_bytes(id.as_bytes()).expect("it is one"),
         None => {
             let mut buffer = uuid::Uuid::encode_buffer();
             let text: &str = new_id().hyphenated().encode_lower(&mut buffer);
@@ -99,7 +100,11 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let seen = Seen::new(&mut request);
-        let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let entered = seen.span.clone().entered();
+        // The guard works at once, and not only when it is waited for.
+        let called = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        drop(entered);
+        let answering = async { AssertUnwindSafe(called?).catch_unwind().await };
         let answering = answering.instrument(seen.span.clone());
         let api = self.api.clone();
         Box::pin(async move {

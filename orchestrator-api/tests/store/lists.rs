@@ -340,7 +340,7 @@ pub(crate) async fn paging_is_stable_while_rows_come_and_change(store: &dyn Stor
         if after.is_none() {
             break;
         }
-        let mut moved = rows[number * 2].clone();
+        let mut moved = rows[number * 2 % rows.len()].clone();
         moved.revision = draw.below(20_000);
         let deployments = vec![
             moved,

@@ -18,8 +18,9 @@ use super::range::{Range, compare};
 use super::sql::{along, column, may_lack};
 use crate::list::{Field, Order, Place, Relation, Value};
 
-/// A page that has somewhere to go on from ends when this is over. Rows would be the wrong measure: one that has to be
-/// fetched takes many times as long as one that is in memory, and a large file has most of them outside.
+/// For so long a page goes on from the first row that it can go on from: what had to be read again before that is no
+/// progress. Rows would be the wrong measure: one that has to be fetched takes many times as long as one that is in
+/// memory, and a large file has most of them outside.
 const TIME: Duration = Duration::from_millis(3);
 /// The clock is asked once for so many rows.
 const CLOCK: u32 = 32;
@@ -42,7 +43,8 @@ pub(super) struct Walk<'a> {
     ranges: &'a [Range],
     /// How many rows of one value are gathered.
     window: usize,
-    ends: Instant,
+    /// Known once there is a row to go on from.
+    ends: Option<Instant>,
     /// How many rows were looked at.
     looked: u32,
     found: Vec<Seen>,
@@ -79,7 +81,7 @@ impl<'a> Walk<'a> {
             limit: limit as usize,
             ranges: &[],
             window: 0,
-            ends: Instant::now() + TIME,
+            ends: None,
             looked: 0,
             found: Vec::new(),
             reached: None,
@@ -101,7 +103,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Walks along the index of the order's first field, gathering no more rows than the window has, at all levels.
+    /// Walks along the index of the order's first field. Of one value, at all levels, no more rows are gathered than the
+    /// window has.
     pub(super) fn along(&mut self, ranges: &'a [Range], window: u32) -> rusqlite::Result<()> {
         let levels = self.fields.len() - 1;
         self.ranges = ranges;
@@ -276,8 +279,8 @@ impl<'a> Walk<'a> {
     /// Whether the page ends before another row is looked at.
     fn is_over(&mut self) -> bool {
         self.looked += 1;
-        let asked = self.looked.is_multiple_of(CLOCK) && self.reached.is_some();
-        asked && Instant::now() >= self.ends
+        let asked = self.looked.is_multiple_of(CLOCK);
+        asked && self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
     /// Rows that are equal in all fields before this depth.
@@ -292,6 +295,7 @@ impl<'a> Walk<'a> {
         {
             return ControlFlow::Continue(());
         }
+        self.ends.get_or_insert_with(|| Instant::now() + TIME);
         // Reused: it changes with every row.
         self.reached.get_or_insert_default().clone_from(&seen.key);
         if seen.fits {
