@@ -141,11 +141,19 @@ impl Counter {
             };
             series.away == 0 || !began_again
         });
-        let mut away: Vec<u32> = self.series.values().map(|series| series.away).collect();
-        if away.len() > AWAY_MAX + now.len() {
+        // Not of those that are waited for: until they are not, nothing comes to them.
+        let lost = |series: &Series| series.away > WAIT_LOOKS;
+        let mut away: Vec<u32> = self
+            .series
+            .values()
+            .filter(|series| lost(series))
+            .map(|series| series.away)
+            .collect();
+        if away.len() > AWAY_MAX {
             away.sort_unstable();
-            let longest = away[AWAY_MAX + now.len()];
-            self.series.retain(|_, series| series.away < longest);
+            let longest = away[AWAY_MAX];
+            self.series
+                .retain(|_, series| !lost(series) || series.away < longest);
         }
         let mut away = self.series.values().map(|series| series.away);
         match away.any(|away| (1..=WAIT_LOOKS).contains(&away)) {
@@ -308,8 +316,21 @@ strange NaN
         for worker in 0..3 * AWAY_MAX {
             // The first ones are waited for.
             let _ = counters.read(&format!("all{{worker=\"{worker}\"}} 1"));
-            assert!(counters.requests.series.len() <= AWAY_MAX + 1);
+            assert!(counters.requests.series.len() <= AWAY_MAX + 1 + WAIT_LOOKS as usize);
         }
+    }
+
+    #[test]
+    fn many_that_are_away_for_once_have_not_counted_all_again() {
+        let mut counters = Counters::new("all", "bad", true).unwrap();
+        let page = |workers: usize| -> String {
+            let line = |worker| format!("all{{worker=\"{worker}\"}} 100\n");
+            (0..workers).map(line).collect()
+        };
+        let many = 2 * AWAY_MAX + 500;
+        counters.read(&page(many)).unwrap();
+        assert!(counters.read(&page(AWAY_MAX)).unwrap_err().contains("away"));
+        assert_eq!(counters.read(&page(many)), Ok((0, 0)));
     }
 
     #[test]
