@@ -112,7 +112,7 @@ struct Base {
 }
 
 /// A group of a run.
-#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Group {
     dir: PathBuf,
     /// The agent's own, where the shim goes back to.

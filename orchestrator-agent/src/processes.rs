@@ -68,15 +68,14 @@ impl Process {
         words.map(|word| OsStr::from_bytes(word).into()).collect()
     }
 
-    /// Whether it finds there what this process finds there: who lives in a container has paths of his own.
-    pub(crate) fn sees(&self, path: &Path) -> bool {
+    /// Whether it finds there what this process finds there: who lives in a container has paths of his own. `None` where
+    /// it finds nothing.
+    pub(crate) fn sees(&self, path: &Path) -> Option<bool> {
         let inside = path.strip_prefix("/").unwrap_or(path);
         let seen = PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside);
         let is = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-        is(seen)
-            .ok()
-            .zip(is(path.to_owned()).ok())
-            .is_some_and(|(its, own)| its == own)
+        let (its, own) = (is(seen).ok()?, is(path.to_owned()).ok()?);
+        Some(its == own)
     }
 
     /// The files that it has open and that were taken away, where they were last.
@@ -156,7 +155,8 @@ mod tests {
         let words: Vec<OsString> = std::env::args_os().collect();
         assert_eq!(process.words(), words);
         let dir = tempfile::tempdir().unwrap();
-        assert!(process.sees(dir.path()) && !process.sees(&dir.path().join("nowhere")));
+        assert_eq!(process.sees(dir.path()), Some(true));
+        assert_eq!(process.sees(&dir.path().join("nowhere")), None);
         let file = dir.path().canonicalize().unwrap().join("file");
         let _held = fs::File::create(&file).unwrap();
         assert!(!process.deleted().any(|path| path == file));

@@ -56,6 +56,8 @@ pub(crate) const BEGUN: &str = "begun";
 pub(crate) const PROCESS: &str = "process.json";
 pub(crate) const ENDED: &str = "ended.json";
 pub(crate) const SPARED: &str = "spared";
+/// Set where an agent of an earlier version wants a check.
+const EARLIER_CHECK: &str = "ORCHESTRATOR_CHECK";
 /// The variable that tells whose run a process is.
 pub(crate) const RUN: &str = "ORCHESTRATOR_RUN";
 
@@ -170,6 +172,10 @@ pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
     if first == CHECK {
         let dir = PathBuf::from(told.next().unwrap_or_default());
         return check(&dir, told);
+    }
+    // An agent of before asks so for a check, and would take a second shim's end for a check that passes.
+    if std::env::var_os(EARLIER_CHECK).is_some() {
+        return ExitCode::FAILURE;
     }
     // Fails where it leads a session already.
     let _ = rustix::process::setsid();
@@ -438,11 +444,12 @@ pub(crate) fn kill_session(left: &Process) -> usize {
 /// Kills whatever carries the mark of this run; answers how many.
 pub(crate) fn kill_strays(dir: &Path) -> usize {
     let mark = format!("{RUN}={}", dir.to_string_lossy());
-    // In a container there may be another one of this name.
+    // In a container there may be another one of this name. Who has another root finds nothing there, and is meant.
     let known = dir.ancestors().find(|dir| dir.exists());
     let others = processes::Process::all().filter(|process| process.pid != processes::own());
     let strays = others.filter(|process| process.has(&mark));
-    let strays = strays.filter(|process| known.is_some_and(|known| process.sees(known)));
+    let sees = |process: &processes::Process| known.and_then(|known| process.sees(known));
+    let strays = strays.filter(|process| sees(process) != Some(false));
     strays.filter(processes::Process::kill).count()
 }
 
@@ -464,7 +471,7 @@ impl Lost {
             let told = all.get(1..all.len().saturating_sub(1));
             process.session == process.pid
                 && told == Some(words)
-                && known.is_some_and(|known| process.sees(known))
+                && known.is_some_and(|known| process.sees(known) == Some(true))
         };
         let lost = |shim: processes::Process| {
             let is_lock = |path: &PathBuf| path.ends_with(LOCK) && path.starts_with(runs);

@@ -35,11 +35,18 @@ pub(super) struct Accepted {
 impl Accepted {
     pub(super) fn open(dir: &Path, accept_older: bool) -> io::Result<Self> {
         let path = dir.join("desired.json");
+        let mark = dir.join("left");
+        let has_left = mark.exists();
+        if has_left {
+            tracing::warn!(
+                "this node has left: nothing runs here before the server says what it wants"
+            );
+        }
         Ok(Self {
             // The server says it again.
             received: disk::read_or_put_aside(&path)?,
-            has_left: dir.join("left").exists(),
-            mark: dir.join("left"),
+            has_left,
+            mark,
             leaves: false,
             path,
             accept_older,

@@ -47,12 +47,10 @@ const HOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// More results of checks than these wait.
 const SIGHTS_MAX: usize = 256;
 
-/// An action changes what the next plan sees, so that a few plans lead to one with none.
-const ROUNDS_MAX: usize = 8;
 /// So much is done in one turn: an action may write to the disk, and heartbeats wait for the same thread.
 const ACTIONS_MAX: usize = 16;
-/// Where rounds do not lead to one with none, nothing is done in haste.
-const ROUNDS_PAUSE: Duration = Duration::from_secs(1);
+/// An action changes what the next plan sees. Where it does not, nothing is done in haste.
+const FRUITLESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the first try to end what runs without a run is waited for.
 const SWEEP_WITHIN: Duration = Duration::from_secs(5);
@@ -378,23 +376,25 @@ impl Work {
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
         let supply = self.supply(now);
-        let (mut rounds, mut room) = (0..ROUNDS_MAX, ACTIONS_MAX);
+        let mut done = Vec::new();
         let (observed, wake) = loop {
             let observed = self.observed(now);
             let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
+            let planned = actions.len();
+            actions.retain(|action| !done.contains(action));
+            if planned > actions.len() && (actions.is_empty() || done.len() >= ACTIONS_MAX) {
+                tracing::error!(?done, "what was done is to be done again");
+                break (observed, Some(now + FRUITLESS_PAUSE));
+            }
             if actions.is_empty() {
                 break (observed, wake);
             }
-            if room == 0 {
+            if done.len() >= ACTIONS_MAX {
                 break (observed, Some(now));
             }
-            if rounds.next().is_none() {
-                tracing::error!(?actions, "what was done is to be done again");
-                break (observed, Some(now + ROUNDS_PAUSE));
-            }
-            actions.truncate(room);
-            room -= actions.len();
+            actions.truncate(ACTIONS_MAX - done.len());
             for action in actions {
+                done.push(action.clone());
                 self.execute(action);
             }
         };
@@ -463,6 +463,12 @@ impl Work {
         let now = self.now();
         let starts = self.outbox.starts();
         for run in runs::find(&self.runs_dir)? {
+            let driver = run.workload.driver.as_str();
+            if !self.drivers.contains_key(driver) {
+                // A later version of this agent may have had it, and may have it again.
+                tracing::error!(run = %run.id, driver, "left alone: this agent has no such driver");
+                continue;
+            }
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
             live.is_fresh = false;

@@ -214,6 +214,7 @@ impl Work {
             "node": *self.node, "version": env!("CARGO_PKG_VERSION"), "server": link,
             "revision": received.map(|received| received.desired.revision),
             "refused_revision": self.accepted.refused, "draining": self.draining,
+            "has_left": self.accepted.has_left,
             "executions": executions.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>(),
             "reports": {
                 "waiting": reports.waiting, "waiting_max_of_each": PER_EXECUTION_MAX, "sent": reports.sent,

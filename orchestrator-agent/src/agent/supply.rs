@@ -130,9 +130,7 @@ impl Supplies {
         if coming.task.is_none() && now >= coming.again {
             let (key, events) = (key.clone(), events.clone());
             let (driver, workload) = (driver.clone(), workload.clone());
-            let turns = self.turns.clone();
             let task = tokio::spawn(async move {
-                let _turn = turns.acquire().await;
                 if let Some(provided) = driver.provide(&workload) {
                     let provided = provided.await;
                     let _ = events.send(Event::Provided(key, workload.clone(), provided));

@@ -227,11 +227,14 @@ impl Exec {
             tracing::warn!(run = %run.id, "{remark}");
             run.remark(&remark);
         }
-        let launch = config.launch(run, groups)?;
-        if let Err(why) = disk::note_json(&run.dir.join(shim::LAUNCH), &launch) {
+        let written = config.launch(run, groups.clone()).and_then(|launch| {
+            let written = disk::note_json(&run.dir.join(shim::LAUNCH), &launch);
+            written.map_err(|why| format!("the run cannot be written: {why}"))
+        });
+        if let Err(why) = written {
             // Nobody would know of them.
-            launch.groups.iter().for_each(|group| drop(group.remove()));
-            return Err(format!("the run cannot be written: {why}"));
+            groups.iter().for_each(|group| drop(group.remove()));
+            return Err(why);
         }
         let (program, args) = self.shim.split_first().expect("a shim is a program");
         let shim = Command::new(program)
@@ -403,7 +406,7 @@ impl Driver for Exec {
             let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
             let launch = launch.ok_or(io::ErrorKind::NotFound)?;
             // What the last one has done, where nobody waited for its end.
-            note_spared(&run.dir, &launch).await;
+            note_spared(&run.dir, &launch);
             let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
             let is_limited = !launch.groups.is_empty();
             let mut check = if !is_limited {
@@ -444,7 +447,7 @@ impl Driver for Exec {
                 }
             }
             let status = group.0.wait().await?;
-            note_spared(&run.dir, &launch).await;
+            note_spared(&run.dir, &launch);
             Ok(status.code().unwrap_or(-1).into())
         })
     }
@@ -509,8 +512,8 @@ fn groups(dir: &Path) -> io::Result<Vec<Group>> {
 }
 
 /// A check that needs too much memory is killed where the program's own is counted: that is noted, or it would be said of the
-/// program when somebody kills that.
-async fn note_spared(dir: &Path, launch: &Launch) {
+/// program when somebody kills that. The check does not wait for it: its time is its own.
+fn note_spared(dir: &Path, launch: &Launch) {
     if launch.memory_bytes_max.is_none() {
         return;
     }
@@ -518,11 +521,14 @@ async fn note_spared(dir: &Path, launch: &Launch) {
     if killed <= shim::spared(dir) {
         return;
     }
-    tokio::time::sleep(GONE_AFTER).await;
-    let is_alive = matches!(process(dir), Ok(Some(process)) if process.is_alive());
-    if is_alive && let Err(why) = disk::note_json(&dir.join(shim::SPARED), &killed) {
-        tracing::warn!(dir = %dir.display(), %why, "what a check has done cannot be noted");
-    }
+    let dir = dir.to_owned();
+    tokio::spawn(async move {
+        tokio::time::sleep(GONE_AFTER).await;
+        let is_alive = matches!(process(&dir), Ok(Some(process)) if process.is_alive());
+        if is_alive && let Err(why) = disk::note_json(&dir.join(shim::SPARED), &killed) {
+            tracing::warn!(dir = %dir.display(), %why, "what a check has done cannot be noted");
+        }
+    });
 }
 
 async fn remove(group: &Group) -> io::Result<()> {

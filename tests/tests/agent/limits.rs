@@ -154,11 +154,13 @@ async fn a_check_that_needs_more_memory_says_nothing_of_the_program() {
     })
     .await;
     let run = run_in(&node, "running").await;
-    assert!(
-        std::path::Path::new(run["directory"].as_str().unwrap())
-            .join("work/hit")
-            .exists()
-    );
+    let dir = PathBuf::from(run["directory"].as_str().unwrap());
+    assert!(dir.join("work/hit").exists());
+    eventually(
+        "it is known that it was none of the program's",
+        async || dir.join("spared").exists().then_some(()),
+    )
+    .await;
     let pid = node.processes()[0];
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -265,4 +267,15 @@ async fn what_is_used_is_shown_and_bounded() {
         seen["runs"][0]["memory_bytes"].as_u64() > Some(0),
         "{seen:#}"
     );
+}
+
+#[test]
+fn who_asks_for_a_check_as_earlier_agents_did_is_told_no_lie() {
+    let run = tempfile::tempdir().unwrap();
+    let asked = std::process::Command::new(env!("CARGO_BIN_EXE_agent"))
+        .arg("shim")
+        .arg(run.path())
+        .env("ORCHESTRATOR_CHECK", r#"["false"]"#)
+        .status();
+    assert!(!asked.unwrap().success(), "the check would pass");
 }

@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use self::config::{AGENT, Config, NODE, Pull, RUN};
@@ -53,6 +53,10 @@ use crate::settings::Settings;
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
 
+/// So many images are looked for at once: each takes a connection.
+const LOOKS_MAX: usize = 16;
+/// And so many are pulled: each costs the disk and the network.
+const PULLS_MAX: usize = 4;
 /// How long a run that was not begun waits for an engine that does not answer, or for a registry that does not.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -77,12 +81,20 @@ pub struct Docker {
     outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
     /// Checks that were left alone before they had ended, by what is run where.
     hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
+    /// Apart, so that an image that is here does not wait for those that are far away.
+    looks: Semaphore,
+    pulls: Semaphore,
 }
 
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Output")
     }
+}
+
+/// Whether it is noted that a run was begun. Where nobody can know it was: what may be its container is not taken away.
+fn is_begun(note: &Path) -> bool {
+    !matches!(note.try_exists(), Ok(false))
 }
 
 /// How far a run is on its way to its start.
@@ -122,6 +134,8 @@ impl Docker {
             agent: agent.ok(),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
+            looks: Semaphore::new(LOOKS_MAX),
+            pulls: Semaphore::new(PULLS_MAX),
         }
     }
 
@@ -210,7 +224,7 @@ impl Docker {
                 Ok(Step::On) => {}
                 Ok(Step::Again) => sleep(AGAIN_AFTER).await,
                 Err(failed @ Failed::Away { .. }) => {
-                    if !begun.exists() && since.elapsed() > PATIENCE {
+                    if !is_begun(&begun) && since.elapsed() > PATIENCE {
                         return Err(failed.to_string());
                     }
                     sleep(AGAIN_AFTER).await;
@@ -224,7 +238,7 @@ impl Docker {
     async fn step(&self, run: &Run, config: &Config, begun: &Path) -> Result<Step, Failed> {
         let name = &run.name;
         match self.engine.inspect(name).await? {
-            None if begun.exists() => Ok(Step::Last),
+            None if is_begun(begun) => Ok(Step::Last),
             None => {
                 // It was here, but somebody may have taken it away since.
                 if config.pull != Pull::Never {
@@ -251,7 +265,7 @@ impl Docker {
                 let started = self.engine.ask("POST", &path, None).await;
                 started.map(|_| Step::Last)
             }
-            Some(_) if begun.exists() => Ok(Step::Last),
+            Some(_) if is_begun(begun) => Ok(Step::Last),
             Some(container) => {
                 self.make_way(run, &container).await?;
                 Ok(Step::Again)
@@ -265,7 +279,7 @@ impl Docker {
         let (mut since, mut wait) = (None, AGAIN_AFTER);
         loop {
             let image = match always {
-                true => self.engine.pull(&config.image).await,
+                true => self.pull(config).await,
                 false => self.look_for(config).await,
             };
             match image {
@@ -285,12 +299,21 @@ impl Docker {
     /// Sees to it once that an image is here.
     async fn look_for(&self, config: &Config) -> Result<(), Failed> {
         let path = format!("/images/{}/json", escape(&config.image));
-        match self.engine.ask("GET", &path, None).await {
+        let found = {
+            let _turn = self.looks.acquire().await;
+            self.engine.ask("GET", &path, None).await
+        };
+        match found {
             Err(failed) if failed.is(StatusCode::NOT_FOUND) && config.pull != Pull::Never => {
-                self.engine.pull(&config.image).await
+                self.pull(config).await
             }
             found => found.map(drop),
         }
+    }
+
+    async fn pull(&self, config: &Config) -> Result<(), Failed> {
+        let _turn = self.pulls.acquire().await;
+        self.engine.pull(&config.image).await
     }
 
     async fn state(&self, run: &Run) -> io::Result<Look> {
@@ -300,7 +323,7 @@ impl Docker {
         }
         let name = &run.name;
         // Whatever has its name then is not its own.
-        if !run.dir.join(BEGUN).exists() {
+        if !is_begun(&run.dir.join(BEGUN)) {
             return Ok(Look::Absent);
         }
         let found = self.engine.inspect(name).await?;
@@ -409,7 +432,7 @@ impl Docker {
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
         let name = &run.name;
-        if !run.dir.join(BEGUN).exists()
+        if !is_begun(&run.dir.join(BEGUN))
             && let Some(container) = self.engine.inspect(name).await?
             && !container.state.is_new()
         {
