@@ -78,12 +78,16 @@ impl Process {
         Some(its == own)
     }
 
-    /// The files that it has open and that were taken away, where they were last.
-    pub(crate) fn deleted(&self) -> impl Iterator<Item = PathBuf> {
+    /// The files that it has open.
+    pub(crate) fn open(&self) -> impl Iterator<Item = PathBuf> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid));
         let files = files.into_iter().flatten().flatten();
-        files.filter_map(|file| {
-            let link = fs::read_link(file.path()).ok()?;
+        files.filter_map(|file| fs::read_link(file.path()).ok())
+    }
+
+    /// Those that were taken away, where they were last.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = PathBuf> {
+        self.open().filter_map(|link| {
             let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
             Some(OsStr::from_bytes(path).into())
         })

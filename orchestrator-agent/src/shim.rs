@@ -421,6 +421,15 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
     drained
 }
 
+/// Whether this is the directory of a run that lives, but a copy of it: its shim holds the lock of another one. To be
+/// asked where nobody holds the lock of this one.
+pub(crate) fn is_copy(dir: &Path, process: &Process) -> bool {
+    let mut all = processes::Process::all();
+    let shim = all.find(|other| other.pid == process.shim && other.session == other.pid);
+    let elsewhere = |path: PathBuf| path.ends_with(LOCK) && !path.starts_with(dir) && path.exists();
+    process.is_alive() && shim.is_some_and(|shim| shim.open().any(elsewhere))
+}
+
 /// Kills what a shim that was killed has left: its whole session, whatever that has made of its environment; answers
 /// how many.
 pub(crate) fn kill_session(left: &Process) -> usize {

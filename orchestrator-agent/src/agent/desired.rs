@@ -33,7 +33,7 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    pub(super) fn open(dir: &Path, accept_older: bool) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, node: &str, accept_older: bool) -> io::Result<Self> {
         let path = dir.join("desired.json");
         let mark = dir.join("left");
         let has_left = mark.exists();
@@ -42,9 +42,14 @@ impl Accepted {
                 "this node has left: nothing runs here before the server says what it wants"
             );
         }
+        // Where there is none the server says it again.
+        let received: Option<Received> = disk::read_or_put_aside(&path)?;
+        let is_own = |received: &Received| received.desired.node == node;
+        if !received.as_ref().is_none_or(is_own) {
+            tracing::warn!("what is kept of the desired state is another node's");
+        }
         Ok(Self {
-            // The server says it again.
-            received: disk::read_or_put_aside(&path)?,
+            received: received.filter(is_own),
             has_left,
             mark,
             leaves: false,
@@ -55,6 +60,11 @@ impl Accepted {
             documents: BTreeMap::new(),
             targets: BTreeMap::new(),
         })
+    }
+
+    /// Whether it is known what is to run. Before that nothing is begun, and nothing that runs is stopped.
+    pub(super) fn is_known(&self) -> bool {
+        self.received.is_some() && !self.has_left
     }
 
     /// Keeps a state, unless it is older than what the same server said before.

@@ -189,7 +189,8 @@ impl Agent {
                 ),
             ]),
             runs_dir,
-            accepted: Accepted::open(&self.dir, self.settings.accept_older).map_err(failed)?,
+            accepted: Accepted::open(&self.dir, &self.settings.node, self.settings.accept_older)
+                .map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,
             began: Instant::now(),
             lives: BTreeMap::new(),
@@ -379,6 +380,9 @@ impl Work {
         let mut done = Vec::new();
         let (observed, wake) = loop {
             let observed = self.observed(now);
+            if !self.draining && !self.accepted.is_known() {
+                break (observed, None);
+            }
             let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
             let planned = actions.len();
             actions.retain(|action| !done.contains(action));

@@ -458,6 +458,10 @@ impl Driver for Exec {
             let Some(_alone) = hold(&run.dir)? else {
                 return Err(io::Error::other("it lives"));
             };
+            let process = process(&run.dir)?;
+            if process.is_some_and(|process| shim::is_copy(&run.dir, &process)) {
+                return super::remove(&run.dir).await;
+            }
             for group in groups(&run.dir)? {
                 remove(&group).await?;
             }
@@ -563,9 +567,14 @@ fn look(dir: &Path) -> io::Result<Look> {
     if !dir.join(shim::BEGUN).exists() {
         return Ok(Look::Absent);
     }
+    let left = process(dir)?;
+    if left.as_ref().is_some_and(|left| shim::is_copy(dir, left)) {
+        tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
+        return Ok(super::note_end(dir, Ended::unseen()));
+    }
     // The shim was killed. Whatever it started has nobody to write its end down, so it ends here.
-    let left = process(dir)?.map_or(0, |process| shim::kill_session(&process));
-    let killed = left + shim::kill_strays(dir);
+    let killed = left.map_or(0, |left| shim::kill_session(&left));
+    let killed = killed + shim::kill_strays(dir);
     groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
     Ok(super::note_end(dir, Ended::unseen()))

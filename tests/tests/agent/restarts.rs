@@ -300,6 +300,57 @@ async fn what_runs_without_a_run_ends_and_nothing_of_others() {
 }
 
 #[tokio::test]
+async fn who_has_lost_what_is_wanted_stops_nothing_before_the_server_speaks() {
+    let mut server = Server::start().await;
+    let mut node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    server.away().await;
+    node.leave(Leave::Running).await;
+    std::fs::remove_file(node.path("desired.json")).unwrap();
+    node.start_here();
+    node.until("it has found it", |status| {
+        status["runs"][0]["phase"] == "running"
+    })
+    .await;
+    assert_eq!(node.answers(1).await, pid);
+    server.back().await;
+    let id = server
+        .api
+        .register(service(&[("A", "b")], immediate()))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    assert_ne!(node.answers(2).await, pid);
+}
+
+#[tokio::test]
+async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    // Nobody listens there.
+    let mut copy = Node::at("http://127.0.0.1:1", "n2");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([node.path("."), copy.path(".")])
+        .status();
+    assert!(copied.unwrap().success());
+    copy.start_apart(&[]);
+    copy.until("it has looked at all that is there", |status| {
+        status["runs"][0]["phase"] == "ended"
+    })
+    .await;
+    assert!(copy.processes().is_empty());
+    assert_eq!(node.answers(1).await, pid);
+    assert!(copy.log().contains("a copy of what another agent runs"));
+}
+
+#[tokio::test]
 async fn what_there_was_to_say_outlives_a_drain() {
     let mut server = Server::start().await;
     let mut node = Node::new(&server, "n1");
