@@ -18,11 +18,12 @@ use crate::workload::Workload;
 pub(super) struct Accepted {
     path: PathBuf,
     accept_older: bool,
-    /// It is there from when this agent leaves until the server wants something of it again.
-    mark: PathBuf,
-    leaves: bool,
-    /// Nothing of it is to run any more: this agent has left, and may have been given no part in what came of that.
+    /// Stops what runs, and begins nothing.
+    pub(super) draining: bool,
+    /// It was drained, perhaps by an agent before this one, and the server has said nothing since: what it ran may run
+    /// elsewhere by now. A file says so for as long.
     pub(super) has_left: bool,
+    mark: PathBuf,
     pub(super) received: Option<Received>,
     /// The revision of a state that was older, if it was the last to come.
     pub(super) refused: Option<u64>,
@@ -39,7 +40,7 @@ impl Accepted {
         let has_left = mark.exists();
         if has_left {
             tracing::warn!(
-                "this node has left: nothing runs here before the server says what it wants"
+                "this node has left: nothing is begun here before the server says what it wants"
             );
         }
         // Where there is none the server says it again.
@@ -52,7 +53,7 @@ impl Accepted {
             received: received.filter(is_own),
             has_left,
             mark,
-            leaves: false,
+            draining: false,
             path,
             accept_older,
             refused: None,
@@ -62,9 +63,10 @@ impl Accepted {
         })
     }
 
-    /// Whether it is known what is to run. Before that nothing is begun, and nothing that runs is stopped.
+    /// Whether it is known what is to run: all of this, or nothing any more. Before that nothing is begun, and nothing
+    /// that runs is stopped.
     pub(super) fn is_known(&self) -> bool {
-        self.received.is_some() && !self.has_left
+        self.draining || self.received.is_some() && !self.has_left
     }
 
     /// Keeps a state, unless it is older than what the same server said before.
@@ -93,9 +95,9 @@ impl Accepted {
         true
     }
 
-    /// From now on nothing is to run, also after a restart: it may run elsewhere by then.
-    pub(super) fn leave(&mut self) {
-        (self.leaves, self.has_left) = (true, true);
+    /// From now on, nothing is to run.
+    pub(super) fn drain(&mut self) {
+        (self.draining, self.has_left) = (true, true);
         if let Err(why) = disk::replace(&self.mark, b"") {
             tracing::warn!(%why, "that this node leaves cannot be kept");
         }
@@ -103,7 +105,7 @@ impl Accepted {
 
     /// The server has said what it wants of this agent. Whether that ends a time of having left.
     fn is_back(&mut self) -> bool {
-        if self.leaves || !self.has_left {
+        if self.draining || !self.has_left {
             return false;
         }
         self.has_left = false;

@@ -201,7 +201,6 @@ impl Agent {
                 self.settings.authorities.clone(),
             )
             .map_err(failed)?,
-            draining: false,
             outbox: outbox.clone(),
             logs,
             events,
@@ -219,7 +218,7 @@ impl Agent {
         let mut looks = Vec::new();
         loop {
             let wake = work.turn();
-            if work.draining && work.is_idle() {
+            if work.accepted.draining && work.is_idle() {
                 break;
             }
             let wake = wake.map(|wake| work.began + wake);
@@ -227,7 +226,7 @@ impl Agent {
                 yield_now().await;
             }
             tokio::select! {
-                leave = &mut stop, if !work.draining => match leave {
+                leave = &mut stop, if !work.accepted.draining => match leave {
                     Leave::Running => break,
                     Leave::Drained => {
                         leaving.send_replace(true);
@@ -254,7 +253,7 @@ impl Agent {
                 () = sleep_until(wake.unwrap_or_else(far)), if wake.is_some() => {}
             }
         }
-        if work.draining {
+        if work.accepted.draining {
             let told = timeout(FAREWELL_WITHIN, heard_of_it.wait_for(|heard| *heard));
             if !matches!(told.await, Ok(Ok(_))) {
                 tracing::warn!(
@@ -284,7 +283,6 @@ struct Work {
     lives: BTreeMap<RunId, Live>,
     told: BTreeMap<Key, Told>,
     supplies: Supplies,
-    draining: bool,
     outbox: Arc<Outbox>,
     logs: Arc<Logs>,
     events: mpsc::UnboundedSender<Event>,
@@ -380,23 +378,26 @@ impl Work {
         let mut done = Vec::new();
         let (observed, wake) = loop {
             let observed = self.observed(now);
-            if !self.draining && !self.accepted.is_known() {
+            if !self.accepted.is_known() {
                 break (observed, None);
             }
             let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
-            let planned = actions.len();
+            let in_vain = actions.iter().any(|action| done.contains(action));
             actions.retain(|action| !done.contains(action));
-            if planned > actions.len() && (actions.is_empty() || done.len() >= ACTIONS_MAX) {
-                tracing::error!(?done, "what was done is to be done again");
-                break (observed, Some(now + FRUITLESS_PAUSE));
-            }
-            if actions.is_empty() {
+            let room = ACTIONS_MAX - done.len();
+            if room == 0 || actions.is_empty() {
+                let wake = match (in_vain, actions.is_empty()) {
+                    (true, _) => {
+                        tracing::error!(?done, "what was done is to be done again");
+                        Some(now + FRUITLESS_PAUSE)
+                    }
+                    (false, true) => wake,
+                    // The next turn goes on with them.
+                    (false, false) => Some(now),
+                };
                 break (observed, wake);
             }
-            if done.len() >= ACTIONS_MAX {
-                break (observed, Some(now));
-            }
-            actions.truncate(ACTIONS_MAX - done.len());
+            actions.truncate(room);
             for action in actions {
                 done.push(action.clone());
                 self.execute(action);
@@ -429,8 +430,7 @@ impl Work {
 
     /// From now on, nothing is to run.
     fn drain(&mut self) {
-        self.draining = true;
-        self.accepted.leave();
+        self.accepted.drain();
         self.understand();
     }
 

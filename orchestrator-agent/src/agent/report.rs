@@ -213,7 +213,7 @@ impl Work {
         json!({
             "node": *self.node, "version": env!("CARGO_PKG_VERSION"), "server": link,
             "revision": received.map(|received| received.desired.revision),
-            "refused_revision": self.accepted.refused, "draining": self.draining,
+            "refused_revision": self.accepted.refused, "draining": self.accepted.draining,
             "has_left": self.accepted.has_left,
             "executions": executions.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>(),
             "reports": {

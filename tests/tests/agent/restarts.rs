@@ -6,6 +6,17 @@ use serde_json::{Value, json};
 
 use crate::harness::{Disk, Node, Server, eventually, immediate, rolling, service};
 
+/// A server, and a node whose service has answered: its process.
+async fn at_work() -> (Server, Node, i32) {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], immediate())).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    (server, node, pid)
+}
+
 #[tokio::test]
 async fn leaving_leaves_workloads_and_draining_stops_them() {
     let server = Server::start().await;
@@ -62,12 +73,7 @@ async fn who_is_drained_tells_so_and_its_work_begins_elsewhere() {
 
 #[tokio::test]
 async fn who_is_drained_while_the_server_is_away_goes_all_the_same() {
-    let server = Server::start().await;
-    let mut node = Node::here(&server, "n1");
-    server.api.nodes(1).await;
-    let id = server.api.register(service(&[], immediate())).await;
-    server.api.until_state(&id, "completed").await;
-    node.answers(1).await;
+    let (server, mut node, _) = at_work().await;
     drop(server);
     node.leave(Leave::Drained).await;
     assert!(node.processes().is_empty());
@@ -75,12 +81,7 @@ async fn who_is_drained_while_the_server_is_away_goes_all_the_same() {
 
 #[tokio::test]
 async fn who_has_left_begins_nothing_before_the_server_says_so() {
-    let mut server = Server::start().await;
-    let mut node = Node::here(&server, "n1");
-    server.api.nodes(1).await;
-    let id = server.api.register(service(&[], immediate())).await;
-    server.api.until_state(&id, "completed").await;
-    node.answers(1).await;
+    let (mut server, mut node, _) = at_work().await;
     server.away().await;
     node.leave(Leave::Drained).await;
     // What ran here may run elsewhere by now.
@@ -214,12 +215,7 @@ async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
 
 #[tokio::test]
 async fn what_has_lost_its_directory_is_stopped_and_begins_anew() {
-    let server = Server::start().await;
-    let node = Node::here(&server, "n1");
-    server.api.nodes(1).await;
-    let id = server.api.register(service(&[], immediate())).await;
-    server.api.until_state(&id, "completed").await;
-    node.answers(1).await;
+    let (server, node, _) = at_work().await;
     std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
     // The next version finds nothing of the one before, which ends all the same.
     let next = service(&[("WORD", "next")], immediate());
@@ -301,20 +297,17 @@ async fn what_runs_without_a_run_ends_and_nothing_of_others() {
 
 #[tokio::test]
 async fn who_has_lost_what_is_wanted_stops_nothing_before_the_server_speaks() {
-    let mut server = Server::start().await;
-    let mut node = Node::here(&server, "n1");
-    server.api.nodes(1).await;
-    let id = server.api.register(service(&[], immediate())).await;
-    server.api.until_state(&id, "completed").await;
-    let pid = node.answers(1).await;
+    let (mut server, mut node, pid) = at_work().await;
     server.away().await;
     node.leave(Leave::Running).await;
     std::fs::remove_file(node.path("desired.json")).unwrap();
-    node.start_here();
+    node.start_apart(&[]);
     node.until("it has found it", |status| {
         status["runs"][0]["phase"] == "running"
     })
     .await;
+    // By now it has done what it would do.
+    assert!(!node.log().contains("stop default/web"), "{}", node.log());
     assert_eq!(node.answers(1).await, pid);
     server.back().await;
     let id = server
@@ -327,12 +320,7 @@ async fn who_has_lost_what_is_wanted_stops_nothing_before_the_server_speaks() {
 
 #[tokio::test]
 async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
-    let server = Server::start().await;
-    let node = Node::here(&server, "n1");
-    server.api.nodes(1).await;
-    let id = server.api.register(service(&[], immediate())).await;
-    server.api.until_state(&id, "completed").await;
-    let pid = node.answers(1).await;
+    let (_server, node, pid) = at_work().await;
     // Nobody listens there.
     let mut copy = Node::at("http://127.0.0.1:1", "n2");
     let copied = std::process::Command::new("cp")
