@@ -14,6 +14,7 @@
 //!
 //! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon. An agent that
 //! begins ends programs of its own whose run is gone: its data directory is an older copy, or somebody has deleted some of it.
+//! They hear `TERM` and are killed three seconds later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -30,6 +31,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use super::{Doing, Driver, Look, Stop, Usage, usage};
 use crate::cgroup::{Group, Groups};
@@ -48,6 +50,10 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 /// How often it is tried to remove a control group: who was killed takes a moment to be gone.
 const REMOVALS_MAX: usize = 40;
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// What has lost its run has so long to stop. An agent that begins waits for it.
+const LOST_GRACE: Duration = Duration::from_secs(3);
+/// What does not end when it is killed may take a moment, too.
+const KILLED_WITHIN: Duration = Duration::from_secs(2);
 /// Who is killed for want of memory is gone by then.
 const GONE_AFTER: Duration = Duration::from_millis(500);
 /// Less, and the kernel kills it before it begins.
@@ -294,7 +300,7 @@ impl Exec {
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
-        self.end_lost(dir, &[]).await?;
+        self.end_lost(dir, &[], LOST_GRACE).await?;
         Ok(Ended::unseen().into())
     }
 
@@ -303,23 +309,31 @@ impl Exec {
         Lost::find(self.shim.get(1..).unwrap_or_default(), dir)
     }
 
-    /// Ends what is left of runs that were here or below, whose directory is gone, but not of those that are known. Ready
-    /// when all of it has ended.
-    async fn end_lost(&self, dir: &Path, known: &[Arc<Run>]) -> io::Result<()> {
-        let mut dirs = BTreeSet::from([dir.to_owned()]);
-        for at in 0..REMOVALS_MAX {
+    /// Ends what is left of runs that were here or below, whose directory is gone, but not of those that are known. How
+    /// they wanted to be told to stop is lost, too: they are told as most are, and have a moment. Ready when all of it
+    /// has ended.
+    async fn end_lost(&self, dir: &Path, known: &[Arc<Run>], grace: Duration) -> io::Result<()> {
+        let mut dirs = BTreeSet::new();
+        let since = Instant::now();
+        while since.elapsed() < grace + KILLED_WITHIN {
             let mut shims = self.lost(dir);
             shims.retain(|shim| known.iter().all(|run| run.dir != shim.dir));
             if shims.is_empty() {
                 // Of a shim that was killed, or of a check. Where there is a directory again, they are another run's.
                 let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
+                dirs.insert(dir.to_owned());
                 for dir in dirs.iter().filter(is_gone) {
                     shim::kill_strays(dir);
                 }
                 return Ok(());
             }
             for shim in shims {
-                shim.kill(at > REMOVALS_MAX / 2);
+                let waited = since.elapsed();
+                if waited >= grace {
+                    shim.kill(waited > grace + KILLED_WITHIN / 2);
+                } else if !dirs.contains(&shim.dir) {
+                    shim.signal(Signal::TERM);
+                }
                 let dir = shim.dir.display().to_string();
                 if dirs.insert(shim.dir) {
                     tracing::warn!(dir, "a program whose run is lost is ended");
@@ -374,7 +388,7 @@ impl Driver for Exec {
                 // Only its shim tells now which process it is.
                 let shims = self.lost(&run.dir);
                 if signal == Signal::KILL || shims.is_empty() {
-                    return self.end_lost(&run.dir, &[]).await;
+                    return self.end_lost(&run.dir, &[], Duration::ZERO).await;
                 }
                 shims.iter().for_each(|shim| shim.signal(signal));
                 return Ok(());
@@ -473,7 +487,7 @@ impl Driver for Exec {
 
     fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
         Box::pin(async {
-            let ended = self.end_lost(&self.runs, runs).await;
+            let ended = self.end_lost(&self.runs, runs, LOST_GRACE).await;
             ended.inspect_err(|why| tracing::warn!(%why, "not all that is lost is ended"))
         })
     }

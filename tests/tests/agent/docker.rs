@@ -160,7 +160,7 @@ impl Drop for Engine {
 }
 
 /// The service, so that it needs nothing of the system that it runs on.
-fn static_service() -> &'static Path {
+pub(crate) fn static_service() -> &'static Path {
     static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = MADE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();

@@ -248,6 +248,38 @@ async fn groups_go_with_what_cannot_start() {
 }
 
 #[tokio::test]
+async fn groups_go_with_what_is_not_even_tried() {
+    let server = Server::start().await;
+    let Some(node) = begun(&server).await else {
+        return;
+    };
+    let job = |user: Option<&str>| {
+        let mut job = job(json!(["sleep", "100000"]), json!({ "processes": 8 }));
+        if let Some(user) = user {
+            job["config"]["user"] = user.into();
+        }
+        job
+    };
+    server.api.register(job(None)).await;
+    let all = groups(&run_in(&node, "running").await)[0]
+        .parent()
+        .unwrap()
+        .to_owned();
+    server.api.register(job(Some("nobody-of-this-name"))).await;
+    let status = node
+        .until("it cannot start", |status| {
+            let mut runs = status["runs"].as_array().into_iter().flatten();
+            runs.any(|run| run["version"] == 2 && run["phase"] == "ended")
+        })
+        .await;
+    let runs = status["runs"].as_array().unwrap();
+    let run = runs.iter().find(|run| run["version"] == 2).unwrap();
+    let kept: Value = serde_json::from_str(&file(run, "run.json")).unwrap();
+    let group = all.join(kept["name"].as_str().unwrap());
+    assert!(!group.exists(), "{}", group.display());
+}
+
+#[tokio::test]
 async fn what_is_used_is_shown_and_bounded() {
     let server = Server::start().await;
     let Some(node) = begun(&server).await else {

@@ -1,9 +1,12 @@
 //! Leaving, draining, crashing, and shims that are killed.
 
+use std::collections::BTreeSet;
+
 use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::docker::static_service;
 use crate::harness::{Disk, Node, Server, eventually, immediate, rolling, service};
 
 /// A server, and a node whose service has answered: its process.
@@ -296,6 +299,85 @@ async fn what_runs_without_a_run_ends_and_nothing_of_others() {
 }
 
 #[tokio::test]
+async fn what_runs_without_a_run_may_clean_up_before_it_ends() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let (clean, stubborn) = (node.path("clean"), node.path("stubborn"));
+    let ready = "mkfifo never; echo ready; read line <> never";
+    let script = |trap: &str| json!(["sh", "-c", format!("trap '{trap}' TERM; {ready}")]);
+    let clean_up = format!(
+        "echo \"$ORCHESTRATOR_VERSION\" >> {}; exit",
+        clean.display()
+    );
+    let told = format!("touch {}", stubborn.display());
+    for (version, trap) in [(1, clean_up.as_str()), (2, &told)] {
+        let id = server.api.register(plain(script(trap))).await;
+        server.api.until_state(&id, "completed").await;
+        let is_ready = async || {
+            let status = node.status().await?;
+            let runs = status["runs"].as_array()?.iter();
+            let newest = runs.max_by_key(|run| run["version"].as_u64())?;
+            let path = format!("{}/stdout.log", newest["directory"].as_str()?);
+            let said = std::fs::read_to_string(path).ok()?;
+            (newest["version"] == version && said == "ready\n").then_some(())
+        };
+        eventually("it is ready", is_ready).await;
+        let before = node.processes();
+        node.kill().await;
+        std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
+        let _ = std::fs::remove_file(&clean);
+        node.start_apart(&[]);
+        eventually("it has ended", async || {
+            let now = node.processes();
+            (!now.iter().any(|pid| before.contains(pid))).then_some(())
+        })
+        .await;
+        match version {
+            1 => assert_eq!(std::fs::read_to_string(&clean).unwrap(), "1\n"),
+            _ => assert!(stubborn.exists()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_driver_runs_is_left_alone() {
+    let (server, mut node, pid) = at_work().await;
+    node.leave(Leave::Running).await;
+    // As if a later version of the agent had made it, with a driver that this one has not.
+    let runs = std::fs::read_dir(node.path("runs/default@/web@")).unwrap();
+    let run = runs.flatten().next().unwrap().path().join("run.json");
+    let kept = std::fs::read_to_string(&run).unwrap();
+    let other = kept.replace(r#""driver":"exec""#, r#""driver":"later""#);
+    assert_ne!(kept, other);
+    std::fs::write(&run, other).unwrap();
+    std::fs::remove_file(node.path("desired.json")).unwrap();
+    let stop = server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    node.start_apart(&[]);
+    let id = stop["deployment_id"].as_str().unwrap();
+    server.api.until_state(id, "completed").await;
+    let said = "this agent has no such driver";
+    eventually("that is said", async || {
+        node.log().contains(said).then_some(())
+    })
+    .await;
+    assert_eq!(node.processes(), [pid]);
+    node.leave(Leave::Running).await;
+
+    // An agent that has it again ends it.
+    std::fs::write(&run, kept).unwrap();
+    node.start_apart(&[]);
+    eventually("it is stopped", async || {
+        node.processes().is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_has_lost_what_is_wanted_stops_nothing_before_the_server_speaks() {
     let (mut server, mut node, pid) = at_work().await;
     server.away().await;
@@ -436,6 +518,54 @@ fn stat(pid: i32) -> Option<(String, i32, i32, i32)> {
     let state = fields.next()?.to_owned();
     let mut number = || fields.next()?.parse().ok();
     Some((state, number()?, number()?, number()?))
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_along_who_has_another_root() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("SKIPPED: only root may change the root");
+        return;
+    }
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let root = tempfile::tempdir().unwrap();
+    std::fs::copy(static_service(), root.path().join("service")).unwrap();
+    let there = |what: &str| format!("chroot {} /service {what}", root.path().display());
+    // One in its own session, and one that is the workload.
+    let script = format!("setsid {} & exec {}", there("hang"), there("hang"));
+    server
+        .api
+        .register(plain(json!(["sh", "-c", script])))
+        .await;
+    let inside = || {
+        let is_inside = |pid: &i32| {
+            let its = std::fs::read_link(format!("/proc/{pid}/root"));
+            its.is_ok_and(|its| its == root.path().canonicalize().unwrap())
+        };
+        let all = node.processes().into_iter();
+        all.filter(is_inside).collect::<Vec<i32>>()
+    };
+    let both = async || Some(inside()).filter(|inside| inside.len() == 2);
+    let before = eventually("both are there", both).await;
+    let parents = before.iter().map(|pid| stat(*pid).unwrap().1);
+    let shims: BTreeSet<i32> = parents.collect();
+    let shim = eventually("the shim is known", async || {
+        let status = node.status().await?;
+        let dir = status["runs"][0]["directory"].as_str()?.to_owned();
+        let process = std::fs::read_to_string(format!("{dir}/process.json")).ok()?;
+        let process: Value = serde_json::from_str(&process).ok()?;
+        Some(process["shim"].as_i64()? as i32)
+    })
+    .await;
+    assert!(shims.contains(&shim));
+    kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
+    eventually("two others are there", async || {
+        let now = inside();
+        let are_others = now.iter().all(|pid| !before.contains(pid));
+        (now.len() == 2 && are_others).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -317,8 +317,7 @@ impl Engine {
             "Cmd": command, "AttachStdout": true, "AttachStderr": true,
         });
         let path = format!("/containers/{name}/exec");
-        let made = self.ask("POST", &path, Some(&what)).await?;
-        Ok(made["Id"].as_str().unwrap_or_default().to_owned())
+        Ok(id(&self.ask("POST", &path, Some(&what)).await?))
     }
 
     /// Runs it, and is ready when it writes no more.
@@ -357,6 +356,11 @@ fn request(method: &str, path: &str) -> Builder {
         .uri(path)
         .header("host", "docker")
         .header("content-type", "application/json")
+}
+
+/// What was made is called so.
+pub(super) fn id(made: &Value) -> String {
+    made["Id"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Without a tag or a digest the engine would bring all that there are.

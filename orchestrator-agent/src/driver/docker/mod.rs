@@ -58,7 +58,7 @@ const LOOKS_MAX: usize = 16;
 /// And so many are pulled: each costs the disk and the network.
 const PULLS_MAX: usize = 4;
 /// How long a run that was not begun waits for an engine that does not answer, or for a registry that does not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A registry that is away is asked less and less often, down to this.
 const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
@@ -101,10 +101,27 @@ fn is_begun(note: &Path) -> bool {
 enum Step {
     /// There is nothing more to do.
     Last,
-    /// The next one can be done.
-    On,
-    /// Something is in its way.
-    Again,
+    /// This container was made for it.
+    Made(String),
+    /// This is in its way, and may pass.
+    Again(String),
+}
+
+/// A check that runs. Who leaves it alone leaves it among those that hang.
+struct Check<'a> {
+    docker: &'a Docker,
+    what: (PathBuf, Vec<String>),
+    id: String,
+    is_over: bool,
+}
+
+impl Drop for Check<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let (what, id) = (self.what.clone(), self.id.clone());
+            lock(&self.docker.hanging).insert(what, id);
+        }
+    }
 }
 
 /// What stands in this file, or from now on does.
@@ -218,24 +235,33 @@ impl Docker {
         let config = Config::read(&run.workload)?;
         let begun = run.dir.join(BEGUN);
         let since = Instant::now();
+        let mut made = None;
         loop {
-            match self.step(run, &config, &begun).await {
+            let why = match self.step(run, &config, &begun, made.as_deref()).await {
                 Ok(Step::Last) => return Ok(()),
-                Ok(Step::On) => {}
-                Ok(Step::Again) => sleep(AGAIN_AFTER).await,
-                Err(failed @ Failed::Away { .. }) => {
-                    if !is_begun(&begun) && since.elapsed() > PATIENCE {
-                        return Err(failed.to_string());
-                    }
-                    sleep(AGAIN_AFTER).await;
+                Ok(Step::Made(id)) => {
+                    made = Some(id);
+                    continue;
                 }
+                Ok(Step::Again(why)) => why,
+                Err(failed @ Failed::Away { .. }) => failed.to_string(),
                 Err(failed) => return Err(failed.to_string()),
+            };
+            if !is_begun(&begun) && since.elapsed() > PATIENCE {
+                return Err(why);
             }
+            sleep(AGAIN_AFTER).await;
         }
     }
 
-    /// One step on its way.
-    async fn step(&self, run: &Run, config: &Config, begun: &Path) -> Result<Step, Failed> {
+    /// One step on its way, where this container was made for it.
+    async fn step(
+        &self,
+        run: &Run,
+        config: &Config,
+        begun: &Path,
+        made: Option<&str>,
+    ) -> Result<Step, Failed> {
         let name = &run.name;
         match self.engine.inspect(name).await? {
             None if is_begun(begun) => Ok(Step::Last),
@@ -246,14 +272,18 @@ impl Docker {
                 }
                 let path = format!("/containers/create?name={name}");
                 let container = config.container(run, self.agent.as_deref());
-                let made = self.engine.ask("POST", &path, Some(&container)).await;
-                match made {
+                match self.engine.ask("POST", &path, Some(&container)).await {
                     // Somebody has the name who cannot be seen: one that is just being made, or taken away.
-                    Err(failed) if failed.is(StatusCode::CONFLICT) => Ok(Step::Again),
-                    made => made.map(|_| Step::On),
+                    Err(failed) if failed.is(StatusCode::CONFLICT) => {
+                        Ok(Step::Again(failed.to_string()))
+                    }
+                    made => Ok(Step::Made(engine::id(&made?))),
                 }
             }
-            Some(container) if container.state.is_new() => {
+            // One that was neither begun nor made here is a lost run's, and may run something else.
+            Some(container)
+                if container.state.is_new() && (is_begun(begun) || made == Some(&container.id)) =>
+            {
                 // Also after a power cut this one is known as begun.
                 if let Err(why) = disk::replace(begun, b"") {
                     return Err(Failed::Refused {
@@ -268,7 +298,9 @@ impl Docker {
             Some(_) if is_begun(begun) => Ok(Step::Last),
             Some(container) => {
                 self.make_way(run, &container).await?;
-                Ok(Step::Again)
+                Ok(Step::Again(format!(
+                    "{name}: what a lost run has left does not go"
+                )))
             }
         }
     }
@@ -482,16 +514,20 @@ impl Docker {
             (Some(id), Inside::New) => id,
             _ => self.engine.make(&run.name, command).await?,
         };
-        lock(&self.hanging).insert(what.clone(), id.clone());
-        let ran = self.engine.run(&id).await;
-        if let Err(Failed::Refused { .. }) = ran {
-            // It cannot be run, or was once.
-            lock(&self.hanging).remove(&what);
-        }
+        lock(&self.hanging).remove(&what);
+        let mut check = Check {
+            docker: self,
+            what,
+            id,
+            is_over: false,
+        };
+        let ran = self.engine.run(&check.id).await;
+        // It cannot be run, or was once.
+        check.is_over = matches!(ran, Err(Failed::Refused { .. }));
         ran?;
-        match self.engine.inside(&id).await? {
+        match self.engine.inside(&check.id).await? {
             Inside::Ended(code) => {
-                lock(&self.hanging).remove(&what);
+                check.is_over = true;
                 Ok(code)
             }
             _ => Err(io::Error::other("nobody knows how it ended")),

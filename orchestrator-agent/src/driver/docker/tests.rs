@@ -155,10 +155,7 @@ async fn an_end_that_cannot_be_written_is_an_end() {
 
 #[tokio::test]
 async fn what_cannot_start_says_why_though_that_cannot_be_written() {
-    let fake = Fake::start(|what| match what {
-        "POST /containers/create" => (201, json!({})),
-        _ => container("created", 0),
-    });
+    let (fake, ..) = engine();
     let (docker, run) = (fake.docker(), fake.run());
     let _full = (no_room(&run, ENDED), no_room(&run, BEGUN));
     let why = docker.start(&run).await.unwrap_err();
@@ -254,6 +251,42 @@ async fn a_check_that_was_left_alone_is_begun_again_once_it_is_over() {
 }
 
 #[tokio::test]
+async fn two_checks_that_run_the_same_are_two() {
+    let (first, mut began) = tokio::sync::watch::channel(0);
+    let fake = Fake::start(move |what| match what {
+        what if what.ends_with("/exec") => (201, json!({ "Id": "1" })),
+        what if what.ends_with("/start") => {
+            first.send_modify(|begun| *begun += 1);
+            match *first.borrow() {
+                1 => (NO_ANSWER, Value::Null),
+                _ => (200, Value::Null),
+            }
+        }
+        _ => (200, json!({ "Running": false, "ExitCode": 0 })),
+    });
+    let (docker, run) = (fake.docker(), fake.begun());
+    let command = ["true".to_owned()];
+    let second = async {
+        began.wait_for(|begun| *begun == 1).await.unwrap();
+        docker.run(&run, &command).await
+    };
+    tokio::select! {
+        ran = docker.run(&run, &command) => panic!("{ran:?}"),
+        ran = second => assert_eq!(ran.unwrap(), 0),
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_stays_in_use_is_why_it_cannot_start() {
+    let (fake, containers, _) = engine();
+    let name = fake.run().name;
+    // It can be seen by nobody.
+    lock(&containers).push(("old".to_owned(), name, "hidden", json!({})));
+    let why = fake.docker().start(&fake.run()).await.unwrap_err();
+    assert!(why.contains("The name is in use"), "{why}");
+}
+
+#[tokio::test]
 async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
     let dir = tempfile::tempdir().unwrap();
     let there = dir.path().to_owned();
@@ -345,7 +378,7 @@ async fn an_image_is_brought_once_for_each_assignment() {
             asked.push(what.to_owned());
             let had = |start: &str| asked.iter().any(|what| what.starts_with(start));
             match what {
-                _ if what.starts_with("POST") => (200, json!({})),
+                _ if what.starts_with("POST") => (200, json!({ "Id": "1" })),
                 "GET /images/web/json" if is_here || had("POST /images/create") => (200, json!({})),
                 "GET /images/web/json" => (404, json!({ "message": "No such image: web" })),
                 _ if had("POST /containers/create") => container("created", 0),
@@ -366,6 +399,30 @@ async fn an_image_is_brought_once_for_each_assignment() {
             .filter(|what| what.starts_with("POST /images/create"));
         assert_eq!(pulled.count(), pulls, "{pull}: {asked:?}");
     }
+}
+
+#[tokio::test]
+async fn an_image_that_is_here_waits_for_none_that_is_far_away() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let fake = Fake::start(move |what| {
+        if what.starts_with("POST /images/create") {
+            count.fetch_add(1, Ordering::Relaxed);
+            return (NO_ANSWER, Value::Null);
+        }
+        (200, json!({}))
+    });
+    let (docker, here) = (Arc::new(fake.docker()), fake.run());
+    let mut pulls = JoinSet::new();
+    for _ in 0..PULLS_MAX * 2 {
+        let (docker, far) = (docker.clone(), fake.run_of("always"));
+        pulls.spawn(async move { docker.provide(&far.workload).unwrap().await });
+    }
+    eventually(|| asked.load(Ordering::Relaxed) == PULLS_MAX).await;
+    let provided = docker.provide(&here.workload).unwrap().await;
+    assert_eq!(provided, Ok(()));
+    // The others wait for their turn.
+    assert_eq!(asked.load(Ordering::Relaxed), PULLS_MAX);
 }
 
 /// The containers of an engine: the id, the name, the state and the labels of each.
@@ -398,11 +455,12 @@ fn engine() -> (Fake, Containers, Arc<Mutex<Vec<String>>>) {
             }
             let labels = json!({ AGENT: *lock(&own) });
             all.push(("new".to_owned(), name.to_owned(), "created", labels));
-            return (201, json!({}));
+            return (201, json!({ "Id": "new" }));
         }
         let path = path.strip_prefix("/containers/").unwrap();
         let (which, verb) = path.split_once(['/', '?']).unwrap();
-        let at = all.iter().position(|one| one.0 == which || one.1 == which);
+        let mut seen = all.iter();
+        let at = seen.position(|one| one.2 != "hidden" && (one.0 == which || one.1 == which));
         let Some(at) = at else {
             return no_such_container();
         };
@@ -429,6 +487,12 @@ impl Fake {
     fn lose(&self, containers: &Containers, mut labels: Value) {
         labels[RUN] = json!(self.dir.path().join("web-1"));
         lock(containers).push(("old".to_owned(), "web-1".to_owned(), "running", labels));
+    }
+
+    /// And one that was only made.
+    fn lose_new(&self, containers: &Containers) {
+        self.lose(containers, self.labels());
+        lock(containers)[0].2 = "created";
     }
 
     fn labels(&self) -> Value {
@@ -492,6 +556,19 @@ async fn what_a_lost_run_has_left_makes_way_for_the_next_of_its_name() {
     assert_eq!(running(&containers), ["new"]);
     docker.sweep(&[]).await.unwrap();
     assert_eq!(docker.look(&run).await.unwrap(), Look::Running);
+
+    // So does one that was only made: it may be made of something else.
+    let (fake, containers, _) = engine();
+    fake.lose_new(&containers);
+    fake.docker().start(&fake.run()).await.unwrap();
+    assert_eq!(running(&containers), ["new"]);
+    assert_eq!(lock(&containers).len(), 1);
+
+    // But not that of a run that was known to begin when its agent was killed.
+    let (fake, containers, _) = engine();
+    fake.lose_new(&containers);
+    fake.docker().start(&fake.begun()).await.unwrap();
+    assert_eq!(running(&containers), ["old"]);
 
     // One that never began takes it away, too.
     let (fake, containers, _) = engine();
