@@ -121,6 +121,8 @@ async fn fill(data: &Path, count: usize) {
                 .map(|n| row(&mut draw, claim.log, n, at(n)))
                 .collect(),
             targets: Vec::new(),
+            group: None,
+            begun_with: None,
             nodes: Vec::new(),
             nodes_gone: Vec::new(),
             audit: Vec::new(),

@@ -10,6 +10,7 @@ pub fn native(method: &Method, path: &str) -> Option<Class> {
         ("GET", "/healthz" | "/readyz" | "/openapi.json" | "/docs") => Class::Public,
 
         ("GET", "/metrics" | "/v1/jobs" | "/v1/deployments" | "/v1/nodes") => Class::Read,
+        ("GET", "/v1/groups" | "/v1/groups/{id}") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}/logs") => Class::Read,
         ("GET", "/v1/jobs/{namespace}/{job_id}/versions") => Class::Read,
@@ -29,9 +30,11 @@ pub fn native(method: &Method, path: &str) -> Option<Class> {
         ("POST", "/v1/jobs/{namespace}/{job_id}/restart") => Class::Operate,
         ("POST", "/v1/jobs/{namespace}/{job_id}/rollback") => Class::Operate,
 
+        ("POST", "/v1/groups/{id}/cancel") => Class::Operate,
+
         ("POST", "/v1/nodes/{id}/drain" | "/v1/nodes/{id}/eligibility") => Class::Fleet,
 
-        ("POST", "/v1/jobs") => Class::Deploy,
+        ("POST", "/v1/jobs" | "/v1/groups") => Class::Deploy,
         ("POST", "/v1/jobs/{namespace}/{job_id}/stop") => Class::Deploy,
         ("POST", "/v1/jobs/{namespace}/{job_id}/scale") => Class::Deploy,
 

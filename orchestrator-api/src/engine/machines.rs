@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use orchestrator_core::fleet::{self, Fleet, FleetSettings, NodeName};
+use orchestrator_core::group::{self, Group};
 use orchestrator_core::{Entry, Job, JobId, Time};
 
 use super::EngineError;
-use crate::store::{Claim, Machine, Store};
+use crate::store::{Claim, GroupId, Line, LogId, Machine, Store};
 
 /// How many entries are read at a time.
 const ENTRIES_PER_READ: u32 = 1000;
@@ -173,7 +174,7 @@ impl Machine {
     fn job(&self) -> &JobId {
         match self {
             Self::Job(id) => id,
-            Self::Fleet => unreachable!("only jobs are kept among jobs"),
+            Self::Fleet | Self::Group(_) => unreachable!("only jobs are kept among jobs"),
         }
     }
 }
@@ -195,14 +196,7 @@ pub(super) async fn load_job(
         None => Job::new(id.clone(), claim.seed),
     };
     let mut grown = 0;
-    loop {
-        let lines = store
-            .entries(claim.log, job.seq(), ENTRIES_PER_READ)
-            .await?;
-        if lines.is_empty() {
-            break;
-        }
-        grown += lines.iter().map(|line| line.text.len()).sum::<usize>();
+    while let Some(lines) = more(store, claim.log, job.seq(), &mut grown).await? {
         let entries: Result<Vec<Entry>, _> = lines.iter().map(|l| Entry::decode(&l.text)).collect();
         let entries = entries.map_err(|e| unreadable(chain(&e)))?;
         job.catch_up(entries).map_err(|e| unreadable(chain(&e)))?;
@@ -246,14 +240,7 @@ pub(super) async fn load_fleet(
         None => Fleet::new(settings),
     };
     let mut grown = 0;
-    loop {
-        let lines = store
-            .entries(claim.log, fleet.seq(), ENTRIES_PER_READ)
-            .await?;
-        if lines.is_empty() {
-            break;
-        }
-        grown += lines.iter().map(|line| line.text.len()).sum::<usize>();
+    while let Some(lines) = more(store, claim.log, fleet.seq(), &mut grown).await? {
         let entries = lines.iter().map(|line| fleet::Entry::decode(&line.text));
         let entries: Result<Vec<_>, _> = entries.collect();
         let entries = entries.map_err(|e| unreadable(chain(&e)))?;
@@ -267,6 +254,61 @@ pub(super) async fn load_fleet(
         snapshot,
         deaf_since: None,
     })
+}
+
+/// Reads a group from the store; `None` where nothing was ever kept of it.
+pub(super) async fn load_group(
+    store: &dyn Store,
+    mut claim: Claim,
+    id: GroupId,
+) -> Result<Option<Owned<Group>>, EngineError> {
+    let unreadable = |why: String| EngineError::Unreadable {
+        machine: format!("group {id}"),
+        why,
+    };
+    let kept = store.snapshot(claim.log).await?;
+    let snapshot = kept.as_ref().map_or(0, |(_, bytes)| bytes.len());
+    let mut group = match kept {
+        Some((_, bytes)) => Some(Group::from_snapshot(&bytes).map_err(|e| unreadable(chain(&e)))?),
+        None => None,
+    };
+    let mut grown = 0;
+    loop {
+        let seq = group.as_ref().map_or(0, |group| group.state().seq());
+        let Some(lines) = more(store, claim.log, seq, &mut grown).await? else {
+            break;
+        };
+        let entries = lines.iter().map(|line| group::Entry::decode(&line.text));
+        let entries: Result<Vec<_>, _> = entries.collect();
+        let entries = entries.map_err(|e| unreadable(chain(&e)))?;
+        match &mut group {
+            Some(group) => group.catch_up(entries).map_err(|e| unreadable(chain(&e)))?,
+            None => group = Some(Group::recover(entries).map_err(|e| unreadable(chain(&e)))?),
+        }
+    }
+    let Some(machine) = group else {
+        return Ok(None);
+    };
+    claim.seq = machine.state().seq();
+    Ok(Some(Owned {
+        machine,
+        claim,
+        grown,
+        snapshot,
+        deaf_since: None,
+    }))
+}
+
+/// What comes in a log after a position, if there is more; counts its bytes.
+async fn more(
+    store: &dyn Store,
+    log: LogId,
+    after: u64,
+    grown: &mut usize,
+) -> Result<Option<Vec<Line>>, EngineError> {
+    let lines = store.entries(log, after, ENTRIES_PER_READ).await?;
+    *grown += lines.iter().map(|line| line.text.len()).sum::<usize>();
+    Ok((!lines.is_empty()).then_some(lines))
 }
 
 /// An error and all that led to it.

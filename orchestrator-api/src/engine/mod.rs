@@ -12,6 +12,7 @@
 
 mod counts;
 mod desired;
+mod groups;
 mod machines;
 mod rows;
 mod shown;
@@ -27,12 +28,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::counts::Counts;
 pub use self::desired::{Desired, Document, Execution};
+use self::groups::ShownGroups;
+pub use self::groups::{Release, ShownGroup};
 pub(crate) use self::machines::chain;
 pub(crate) use self::rows::Words;
 use self::shown::Shown;
 pub use self::shown::ShownDeployment;
 use self::turn::Loop;
-use crate::store::{DeploymentRow, JobRow, Machine, Store, StoreError};
+use crate::store::{DeploymentRow, GroupId, JobRow, Machine, Store, StoreError};
 
 /// How many asks wait before those who ask have to.
 const INBOX_MAX: usize = 4096;
@@ -57,11 +60,13 @@ impl Engine {
         let (asks, inbox) = mpsc::channel(INBOX_MAX);
         let (ready, started) = oneshot::channel();
         let shown = Arc::new(Shown::default());
+        let groups = Arc::new(ShownGroups::default());
         let runtime = tokio::runtime::Handle::current();
         let counts = Arc::new(Counts::default());
         let handle = Handle {
             asks,
             shown: shown.clone(),
+            groups: groups.clone(),
             store: store.clone(),
             counts: counts.clone(),
             settings,
@@ -69,7 +74,7 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
-                let begun = Loop::begin(store, shown, counts, runtime, settings, inbox);
+                let begun = Loop::begin(store, (shown, groups), counts, runtime, settings, inbox);
                 let (driven, outcome) = match begun {
                     Ok(driven) => (Some(driven), Ok(())),
                     Err(why) => (None, Err(why)),
@@ -111,6 +116,7 @@ impl Engine {
 pub struct Handle {
     asks: mpsc::Sender<Ask>,
     shown: Arc<Shown>,
+    groups: Arc<ShownGroups>,
     store: Arc<dyn Store>,
     counts: Arc<Counts>,
     settings: Settings,
@@ -166,6 +172,28 @@ pub enum EngineError {
     /// There is no such deployment.
     #[error("there is no deployment {0}")]
     NoSuchDeployment(DeploymentId),
+    /// There is no such group.
+    #[error("there is no group {0}")]
+    NoSuchGroup(GroupId),
+    /// A job would refuse what a group is to bring it to.
+    #[error("job {job}: {why}")]
+    Member {
+        /// Which.
+        job: JobId,
+        /// Why.
+        why: Rejection,
+    },
+    /// Another group of this name has not ended.
+    #[error("group {name} is under way already: cancel {id}, or wait for its end")]
+    GroupRuns {
+        /// Its name.
+        name: String,
+        /// Which one it is.
+        id: GroupId,
+    },
+    /// Nothing can be said to it any more.
+    #[error("group {0} has ended")]
+    GroupEnded(GroupId),
     /// Another deployment of its job came after it.
     #[error("deployment {id} gave way to {last}: say it of that one, or of the job")]
     GaveWay {
@@ -241,6 +269,17 @@ pub(crate) enum Ask {
         machine: Machine,
         reply: Reply<()>,
     },
+    BeginGroup {
+        release: Release,
+        key: Option<String>,
+        who: Who,
+        reply: Reply<Arc<ShownGroup>>,
+    },
+    CancelGroup {
+        id: GroupId,
+        who: Who,
+        reply: Reply<Arc<ShownGroup>>,
+    },
     LookFleet {
         look: Box<dyn FnOnce(&Fleet) + Send>,
     },
@@ -256,6 +295,8 @@ impl std::fmt::Debug for Ask {
             Self::Connect { .. } => "Connect",
             Self::Look { .. } => "Look",
             Self::Snapshot { .. } => "Snapshot",
+            Self::BeginGroup { .. } => "BeginGroup",
+            Self::CancelGroup { .. } => "CancelGroup",
             Self::LookFleet { .. } => "LookFleet",
         })
     }
@@ -376,6 +417,46 @@ impl Handle {
             }),
         })
         .await
+    }
+
+    /// Begins a group: each of its jobs is brought to its document, after all that it depends on. Under a key that was
+    /// said before the answer is the group that was begun then.
+    pub async fn begin_group(
+        &self,
+        release: Release,
+        key: Option<String>,
+        who: Who,
+    ) -> Result<Arc<ShownGroup>, EngineError> {
+        self.ask(|reply| Ask::BeginGroup {
+            release,
+            key,
+            who,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends a group: nothing more of it starts, and what it has begun is canceled.
+    pub async fn cancel_group(
+        &self,
+        id: GroupId,
+        who: Who,
+    ) -> Result<Arc<ShownGroup>, EngineError> {
+        self.ask(|reply| Ask::CancelGroup { id, who, reply }).await
+    }
+
+    /// A group as it is now.
+    pub async fn group(&self, id: GroupId) -> Result<Option<Arc<ShownGroup>>, EngineError> {
+        if let Some(news) = self.groups.watch(id) {
+            return Ok(Some(news.borrow().clone()));
+        }
+        let row = self.store.group(id).await?;
+        Ok(row.map(|row| Arc::new(row.into())))
+    }
+
+    /// A group, now and whenever it changes; `None` where it will not change any more.
+    pub fn watch_group(&self, id: GroupId) -> Option<watch::Receiver<Arc<ShownGroup>>> {
+        self.groups.watch(id)
     }
 
     /// A deployment as it is now.

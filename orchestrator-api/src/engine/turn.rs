@@ -2,6 +2,7 @@
 
 mod audit;
 mod commit;
+mod groups;
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,10 +24,11 @@ use self::commit::STREAMS_MIN;
 use self::load::seed;
 use super::counts::Counts;
 use super::desired::{Desired, Documents};
+use super::groups::{Groups, ShownGroups};
 use super::machines::{Jobs, Owned, load_fleet};
 use super::shown::Shown;
 use super::{Ask, Done, EngineError, Reply, Said, Settings, Who};
-use crate::store::{Audit, Claim, Machine, Store, Wanted};
+use crate::store::{Audit, Claim, GroupId, Machine, Store, Wanted};
 
 /// How many asks one turn takes before it commits.
 const ASKS_PER_TURN_MAX: usize = 1024;
@@ -44,12 +46,14 @@ const NAMES_MAX: usize = 20;
 pub(super) struct Loop {
     store: Arc<dyn Store>,
     shown: Arc<Shown>,
+    shown_groups: Arc<ShownGroups>,
     counts: Arc<Counts>,
     runtime: Runtime,
     settings: Settings,
     inbox: Receiver<Ask>,
     fleet: Owned<Fleet>,
     jobs: Jobs,
+    groups: Groups,
     /// Machines that are ours and could not be read: tried again when somebody asks.
     broken: BTreeMap<JobId, Claim>,
     streams: HashMap<NodeName, watch::Sender<Arc<Desired>>>,
@@ -70,6 +74,7 @@ struct Turn {
     /// The clock was set back since the last turn.
     set_back: bool,
     jobs: BTreeMap<JobId, Changed>,
+    groups: BTreeMap<GroupId, groups::Changed>,
     fleet: Vec<fleet::Entry>,
     fleet_audit: Vec<Audit>,
     /// Of the fleet's entries, how many the jobs have heard of.
@@ -100,7 +105,7 @@ impl Loop {
     /// Claims and reads everything, and lets every machine hear what it missed.
     pub(super) fn begin(
         store: Arc<dyn Store>,
-        shown: Arc<Shown>,
+        (shown, shown_groups): (Arc<Shown>, Arc<ShownGroups>),
         counts: Arc<Counts>,
         runtime: Runtime,
         settings: Settings,
@@ -118,12 +123,14 @@ impl Loop {
         let mut driven = Self {
             store,
             shown,
+            shown_groups,
             counts,
             runtime,
             settings,
             inbox,
             fleet,
             jobs: Jobs::default(),
+            groups: Groups::default(),
             broken: BTreeMap::new(),
             streams: HashMap::new(),
             streams_max: STREAMS_MIN,
@@ -133,6 +140,7 @@ impl Loop {
             documents: Documents::default(),
         };
         driven.load_all()?;
+        driven.load_groups()?;
         driven.catch_up();
         Ok(driven)
     }
@@ -144,6 +152,8 @@ impl Loop {
                 return;
             };
             let mut turn = self.turn();
+            // Before anything else is changed: they go by what is safe.
+            self.serve_groups(&mut turn);
             let mut next = first;
             let mut taken = 0;
             while let Some(ask) = next.take() {
@@ -162,7 +172,11 @@ impl Loop {
     /// The next ask, or `None` within when something is due before there is one; `None` at the end.
     #[expect(clippy::option_option, reason = "the end, nothing, something")]
     fn wait(&mut self) -> Option<Option<Ask>> {
-        let due = [self.jobs.wake(), self.fleet.machine.wake()];
+        let due = [
+            self.jobs.wake(),
+            self.fleet.machine.wake(),
+            self.groups.wake(),
+        ];
         let mut due = due.into_iter().flatten().min();
         if !self.loads.is_empty() {
             due = Some(Time::default());
@@ -195,6 +209,7 @@ impl Loop {
             now,
             set_back: now.as_millis().saturating_add(CLOCK_SLACK_MILLIS) < expected,
             jobs: BTreeMap::new(),
+            groups: BTreeMap::new(),
             fleet: Vec::new(),
             fleet_audit: Vec::new(),
             told: 0,
@@ -217,7 +232,13 @@ impl Loop {
                 who,
                 reply,
             } => match self.given_way(&job, of, &request) {
-                Ok(None) => self.command(turn, &job, of.map(|(id, _)| id), request, &who, reply),
+                Ok(None) => {
+                    let of = of.map(|(id, _)| id);
+                    let said = self.command(turn, &job, of, request, &who, Some(reply));
+                    if let Err((why, Some(reply))) = said {
+                        answer(reply, Err(why));
+                    }
+                }
                 // Once everything of this turn is safe, or is not.
                 Ok(Some(answered)) => turn.answered.push((job, answered, reply)),
                 Err(why) => answer(reply, Err(why)),
@@ -243,6 +264,13 @@ impl Loop {
                 }
             }
             Ask::Reports { node, said, reply } => self.reports(turn, node, said, reply),
+            Ask::BeginGroup {
+                release,
+                key,
+                who,
+                reply,
+            } => self.begin_group(turn, release, key, &who, reply),
+            Ask::CancelGroup { id, who, reply } => self.cancel_group(turn, id, &who, reply),
             Ask::Snapshot { machine, reply } => {
                 turn.snapshots.insert(machine);
                 turn.waiting.push(reply);
@@ -262,8 +290,8 @@ impl Loop {
         of: Option<DeploymentId>,
         mut request: Request,
         who: &Who,
-        reply: Reply<Done>,
-    ) {
+        reply: Option<Reply<Done>>,
+    ) -> Result<(), (EngineError, Option<Reply<Done>>)> {
         let found = match self.find(id, false) {
             // A new job begins with a command that is taken, and leaves nothing behind with one that is not.
             Err(EngineError::NoSuchJob(_)) if registers(&request) => self
@@ -272,7 +300,7 @@ impl Loop {
             found => found,
         };
         if let Err(why) = found {
-            return answer(reply, Err(why));
+            return Err((why, reply));
         }
         self.name_members(id, &mut request);
         let object = match of.or_else(|| request.command.deployment()) {
@@ -280,22 +308,16 @@ impl Loop {
             Some(deployment) => format!("job {id}, deployment {deployment}"),
         };
         let audit = audit(turn.now, who, action(&request.command), object);
-        match self.step(turn, id, request.into(), Some(reply)) {
-            Ok(()) => {
-                if let Some(changed) = turn.jobs.get_mut(id) {
-                    let did = changed
-                        .sealed
-                        .last()
-                        .is_some_and(|(sealed, _)| sealed.did());
-                    changed.audit.extend(did.then_some(audit));
-                }
-            }
-            Err((why, reply)) => {
-                if let Some(reply) = reply {
-                    answer(reply, Err(why.into()));
-                }
-            }
+        self.step(turn, id, request.into(), reply)
+            .map_err(|(why, reply)| (why.into(), reply))?;
+        if let Some(changed) = turn.jobs.get_mut(id) {
+            let did = changed
+                .sealed
+                .last()
+                .is_some_and(|(sealed, _)| sealed.did());
+            changed.audit.extend(did.then_some(audit));
         }
+        Ok(())
     }
 
     /// Whether a rollback of a deployment comes too late for it; what it would lead to, where that is so already.
@@ -607,6 +629,8 @@ impl Loop {
             Ask::Command { .. }
             | Ask::Fleet { .. }
             | Ask::Reports { .. }
+            | Ask::BeginGroup { .. }
+            | Ask::CancelGroup { .. }
             | Ask::Snapshot { .. } => {
                 tracing::error!(?ask, "this is nothing to look at");
             }

@@ -20,6 +20,7 @@ use super::strict::Strict;
 use crate::access::Caller;
 use crate::engine::Who;
 use crate::list;
+use crate::store::GroupId;
 
 /// The longest body that is read.
 pub(super) const BODY_BYTES_MAX: usize = SPEC_BYTES_MAX;
@@ -156,16 +157,28 @@ impl Ask {
 
     /// The deployment that the path names.
     pub(super) fn deployment(&mut self) -> Option<DeploymentId> {
+        self.uuid("a deployment's id is a UUID, in lower case", |id| {
+            id.parse().ok()
+        })
+    }
+
+    /// The group that the path names.
+    pub(super) fn group(&mut self) -> Option<GroupId> {
+        self.uuid("a group's id is a UUID, in lower case", |id| {
+            id.parse().ok()
+        })
+    }
+
+    fn uuid<T>(&mut self, allowed: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let text = self.in_path("id");
-        let id = text.parse().ok();
         // One way to write it, so that no id has two addresses.
         let mut buffer = uuid::Uuid::encode_buffer();
-        let id = id.filter(|id: &DeploymentId| {
-            text == id.as_uuid().hyphenated().encode_lower(&mut buffer)
-        });
+        let uuid = text.parse::<uuid::Uuid>().ok();
+        let uuid = uuid.filter(|id| text == id.hyphenated().encode_lower(&mut buffer));
+        let id = uuid.and_then(|_| read(text));
         if id.is_none() {
             let text = text.to_owned();
-            self.malformed("id", &text, "a deployment's id is a UUID, in lower case");
+            self.malformed("id", &text, allowed);
         }
         id
     }
@@ -327,13 +340,7 @@ impl Ask {
         }
         match JobSpec::parse(text) {
             Ok(spec) => {
-                let named = [
-                    ("/namespace", spec.id.namespace()),
-                    ("/job_id", spec.id.name()),
-                ];
-                let places = named.into_iter().filter(|(_, name)| is_place(name));
-                let faults = places.map(|(at, name)| Fault::at(at, refused(name, PLACE)));
-                self.faults.extend(faults);
+                self.faults.extend(places(&spec.id));
                 Some(spec)
             }
             Err(errors) => {
@@ -427,6 +434,13 @@ impl Ask {
 /// Names that the core takes, and that nobody could ask for.
 pub(super) fn is_place(name: &str) -> bool {
     matches!(name, "." | "..")
+}
+
+/// What is wrong with the name of a job that nobody could ask for, where its document says it.
+pub(super) fn places(job: &JobId) -> impl Iterator<Item = Fault> {
+    let named = [("/namespace", job.namespace()), ("/job_id", job.name())];
+    let places = named.into_iter().filter(|(_, name)| is_place(name));
+    places.map(|(at, name)| Fault::at(at, refused(name, PLACE)))
 }
 
 /// What is said of them.

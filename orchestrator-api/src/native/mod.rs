@@ -12,6 +12,7 @@ mod audit;
 mod deployments;
 mod events;
 mod fields;
+mod groups;
 mod health;
 mod jobs;
 mod logs;
@@ -146,6 +147,7 @@ fn routes() -> OpenApiRouter<Api> {
     let quick = OpenApiRouter::new()
         .merge(jobs::routes())
         .merge(deployments::routes())
+        .merge(groups::routes())
         .merge(events::routes())
         .merge(nodes::routes())
         .merge(agents::routes())
@@ -157,6 +159,7 @@ fn routes() -> OpenApiRouter<Api> {
     // These bound their own time.
     let patient = OpenApiRouter::new()
         .merge(deployments::patient_routes())
+        .merge(groups::patient_routes())
         .merge(agents::patient_routes());
     OpenApiRouter::with_openapi(openapi::head())
         .merge(quick)

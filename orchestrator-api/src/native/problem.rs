@@ -57,6 +57,14 @@ impl Fault {
         }
     }
 
+    /// The same of a document that stands at this place of the body.
+    pub(super) fn below(self, place: &str) -> Self {
+        Self {
+            pointer: self.pointer.map(|pointer| format!("{place}{pointer}")),
+            ..self
+        }
+    }
+
     /// Of the path or the query.
     pub fn of_parameter(name: &str, detail: impl Into<String>) -> Self {
         Self {
@@ -255,6 +263,17 @@ impl From<EngineError> for Problem {
             EngineError::Fleet(why) => why.into(),
             EngineError::NoSuchJob(id) => Self::not_found("job", id),
             EngineError::NoSuchDeployment(id) => Self::not_found("deployment", id),
+            EngineError::NoSuchGroup(id) => Self::not_found("group", id),
+            EngineError::Member { why, .. } => {
+                let (status, kind) = of_job(&why);
+                let detail = match why {
+                    Rejection::TakenBack { .. } => format!("{detail}, {AGAIN}"),
+                    _ => detail,
+                };
+                Self::new(status, kind, detail)
+            }
+            EngineError::GroupRuns { .. } => Self::conflict("group-runs", detail),
+            EngineError::GroupEnded(_) => Self::conflict("group-ended", detail),
             EngineError::GaveWay { .. } => Self::new(StatusCode::CONFLICT, "gave-way", detail),
             EngineError::Store(_) => Self::for_now("store", detail),
             EngineError::Unreadable { .. } => Self::for_now("unreadable", detail),
@@ -292,8 +311,17 @@ fn of_field(error: &SpecError) -> Fault {
     if field.contains(' ') {
         return Fault::at("", format!("{field}: {what}"));
     }
-    let parts = field.split('.').map(|part| format!("/{}", escaped(part)));
+    let parts = field.split('.').map(|part| match indexed(part) {
+        Some((list, at)) => format!("/{}/{at}", escaped(list)),
+        None => format!("/{}", escaped(part)),
+    });
     Fault::at(parts.collect::<String>(), what)
+}
+
+/// `members[2]`: a list, and a place in it.
+fn indexed(part: &str) -> Option<(&str, usize)> {
+    let (list, at) = part.strip_suffix(']')?.rsplit_once('[')?;
+    Some((list, at.parse().ok()?))
 }
 
 /// A name as a part of a JSON pointer.

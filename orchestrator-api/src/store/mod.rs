@@ -14,12 +14,16 @@
 
 pub mod sqlite;
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::time::Duration;
 
 use orchestrator_core::{DeploymentId, DeploymentKind, DeploymentState, JobId, Time};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::list::{Page, Query};
 
@@ -90,6 +94,26 @@ pub trait Store: Send + Sync + 'static {
     /// The nodes in the order of their names, after the given one.
     fn nodes(&self, after: Option<String>, limit: u32) -> Answer<'_, Vec<NodeRow>>;
 
+    /// A group.
+    fn group(&self, id: GroupId) -> Answer<'_, Option<GroupRow>>;
+
+    /// The groups that came before the given one, the newest first; of one name, if one is given.
+    fn groups(
+        &self,
+        name: Option<String>,
+        before: Option<GroupId>,
+        limit: u32,
+    ) -> Answer<'_, Vec<GroupRow>>;
+
+    /// The groups that have not ended, in the order in which they began.
+    fn running_groups(&self) -> Answer<'_, Vec<GroupId>>;
+
+    /// With what a group was begun.
+    fn begun_with(&self, id: GroupId) -> Answer<'_, Option<BegunWith>>;
+
+    /// The group that was begun under this key.
+    fn group_of_key(&self, key: String) -> Answer<'_, Option<GroupId>>;
+
     /// The node of this name.
     fn node(&self, name: String) -> Answer<'_, Option<NodeRow>>;
 
@@ -125,6 +149,41 @@ pub enum Machine {
     Fleet,
     /// One job.
     Job(JobId),
+    /// One group of jobs.
+    Group(GroupId),
+}
+
+/// The name of a group to the world: a UUIDv7, so that they stand in the order in which they began. Its spec's name may be
+/// that of many.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct GroupId(pub Uuid);
+
+impl GroupId {
+    /// One that there never was.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for GroupId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
 }
 
 /// The store's own number of a log.
@@ -174,6 +233,10 @@ pub struct Append {
     pub deployments: Vec<DeploymentRow>,
     /// The targets of deployments that are put aside, as JSON, in the order of their numbers.
     pub targets: Vec<(DeploymentId, Vec<String>)>,
+    /// What is now to be read of the group.
+    pub group: Option<GroupRow>,
+    /// With what it was begun, together with its first row.
+    pub begun_with: Option<BegunWith>,
     /// The nodes that changed.
     pub nodes: Vec<NodeRow>,
     /// The nodes that are gone.
@@ -271,6 +334,28 @@ pub struct DeploymentRow {
     pub record: String,
 }
 
+/// A group as it is read and listed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupRow {
+    /// Which.
+    pub id: GroupId,
+    /// As its spec calls it.
+    pub name: String,
+    /// When it ended.
+    pub completed_at: Option<Time>,
+    /// What there is to say, as JSON.
+    pub record: String,
+}
+
+/// With what a group was begun. It never changes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BegunWith {
+    /// The key under which it is begun once.
+    pub key: Option<String>,
+    /// What it brings its jobs to, as JSON.
+    pub wanted: String,
+}
+
 /// A node as it is listed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeRow {
@@ -303,7 +388,8 @@ pub struct Audit {
 /// What may be thrown away. Of a log only entries go that its latest snapshot has taken in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Discard {
-    /// Deployments that ended before this, with their targets and entries; but of each job the last one stays.
+    /// Deployments that ended before this, with their targets and entries; but of each job the last one stays. And
+    /// groups that ended before this.
     pub deployments: Time,
     /// Entries that were written before this and belong to no deployment that is kept.
     pub entries: Time,

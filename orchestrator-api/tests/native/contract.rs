@@ -40,7 +40,7 @@ async fn every_route_knows_its_parameters_and_no_others() {
     let server = Server::start().await;
     let document = serde_json::to_value(orchestrator_api::native::document()).unwrap();
     let operations = operations(&document);
-    assert_eq!(operations.len(), 39);
+    assert_eq!(operations.len(), 43);
     for (method, path, operation) in operations {
         if !path.starts_with("/v1/") {
             continue;

@@ -3,6 +3,7 @@
 mod agents;
 mod contract;
 mod conventions;
+mod groups;
 mod harness;
 mod jobs;
 mod lists;

@@ -11,6 +11,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use crate::groups;
 use crate::harness::{Api, Server, as_told, canary, immediate, job, rolling};
 
 const DATABASE: &str = "orchestrator.db";
@@ -73,6 +74,17 @@ async fn say(api: &Api, id: &str, what: &str) {
     assert_eq!(said.status, 200, "{}", said.text());
 }
 
+/// A group of two jobs, of which the first one does this.
+async fn begin_group(api: &Api, name: &str, fate: &str) -> Value {
+    let first = json!({ "fate": fate });
+    let (one, two) = (format!("{name}-1"), format!("{name}-2"));
+    let group = json!({
+        "name": name,
+        "members": [groups::member(&one, &[], first), groups::member(&two, &[&one], json!({}))],
+    });
+    groups::begin(api, group).await["id"].clone()
+}
+
 #[tokio::test]
 #[ignore = "writes a file that is kept"]
 async fn keep_what_today_writes() {
@@ -111,8 +123,15 @@ async fn keep_what_today_writes() {
     api.until_state(stopped, "completed").await;
     let drained = api.post("/v1/nodes/n3/drain", json!({})).await;
     assert_eq!(drained.status, 200);
+    let ended = begin_group(api, "ended", "well").await;
+    groups::until_state(api, &ended, "completed").await;
+    let ended = groups::group(api, &ended).await;
+    let under_way = begin_group(api, "under-way", "silent").await;
+    let has_begun = |shown: &Value| shown["members"][0]["deployment_id"].is_string();
+    let under_way = groups::until(api, &under_way, has_begun).await;
     let lists_without_tokens = lists(api).await;
     let said = json!({
+        "ended_group": ended, "group_under_way": under_way,
         "web": web, "db": db, "back": back, "lists": lists_without_tokens,
         "events": events(api, &back).await,
     });
@@ -199,6 +218,22 @@ async fn goes_on(dir: PathBuf, said: &Value) {
     assert_eq!(undone["to_version"], 1, "{undone:#}");
     api.until_state(undone["id"].as_str().unwrap(), "completed")
         .await;
+    // Earlier programs knew no groups.
+    if said["group_under_way"].is_object() {
+        let id = &said["ended_group"]["id"];
+        is_kept(
+            &said["ended_group"],
+            &groups::group(&api, id).await,
+            "group",
+        );
+        let id = &said["group_under_way"]["id"];
+        let now = groups::group(&api, id).await;
+        is_kept(&said["group_under_way"], &now, "group");
+        let first = now["members"][0]["deployment_id"].as_str().unwrap();
+        say(&api, first, "cancel").await;
+        let failed = groups::until_state(&api, id, "failed").await;
+        assert_eq!(failed["members"][1]["state"], "blocked", "{failed:#}");
+    }
     let audit = api.get("/v1/audit?page_size=1000").await.json();
     let lines = audit["lines"].as_array().unwrap();
     let did = |action: &str| lines.iter().any(|line| line["action"] == action);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::Poll;
 
 use orchestrator_api::store::{
-    Append, Claim, Discard, Discarded, JobRow, Machine, NodeRow, ROWS_MAX, Refused, Store,
-    TokenRow, Wanted,
+    Append, BegunWith, Claim, Discard, Discarded, JobRow, Machine, NodeRow, ROWS_MAX, Refused,
+    Store, TokenRow, Wanted,
 };
 use orchestrator_core::Time;
 
@@ -25,6 +25,8 @@ macro_rules! suite {
             targets_are_read_from_any_number,
             jobs_are_listed_by_namespace,
             nodes_come_and_go,
+            groups_are_kept_and_found,
+            groups_that_ended_long_ago_are_discarded,
             tokens_and_audit_are_kept,
             what_is_old_is_discarded,
             of_each_job_the_last_deployment_stays,
@@ -93,6 +95,8 @@ pub(crate) async fn a_refused_append_leaves_nothing(store: &dyn Store) {
         }),
         deployments: vec![deployment(claim.log, 1, "a/web", id(1))],
         targets: vec![(id(1), vec!["{}".into()])],
+        group: None,
+        begun_with: None,
         nodes: vec![NodeRow {
             name: "n".into(),
             record: "{}".into(),
@@ -219,6 +223,7 @@ pub(crate) async fn machines_are_in_order(store: &dyn Store) {
     let mut machines: Vec<_> = ["a-b/x", "a/y", "a/x", "b/x"]
         .map(|name| Machine::Job(job(name)))
         .into();
+    machines.extend([2, 1].map(|number| Machine::Group(group_id(number))));
     machines.push(Machine::Fleet);
     let wanted = machines.iter().map(|machine| Wanted {
         machine: machine.clone(),
@@ -345,6 +350,100 @@ pub(crate) async fn nodes_come_and_go(store: &dyn Store) {
         store.node("b".into()).await.expect("read"),
         Some(node("b", "2"))
     );
+}
+
+pub(crate) async fn groups_are_kept_and_found(store: &dyn Store) {
+    let begun_with = |key: Option<&str>| BegunWith {
+        key: key.map(str::to_owned),
+        wanted: "{\"w\":1}".to_owned(),
+    };
+    let begin = async |number: u64, name: &str, key: Option<&str>| {
+        let claim = own_group(store, number).await;
+        let first = Append {
+            group: Some(group(number, name)),
+            begun_with: Some(begun_with(key)),
+            ..entries(&claim, 1)
+        };
+        (claim, store.commit(vec![first]).await)
+    };
+    for (number, name, key) in [(1, "a", Some("k")), (2, "b", None), (3, "a", None)] {
+        let (_, begun) = begin(number, name, key).await;
+        begun.expect("written").pop().unwrap().expect("taken");
+    }
+    let listed = async |name: Option<&str>, before: Option<u64>, limit: u32| {
+        let rows = store.groups(name.map(str::to_owned), before.map(group_id), limit);
+        let rows = rows.await.expect("read");
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(None, None, 9).await, [3, 2, 1].map(group_id));
+    assert_eq!(listed(None, Some(3), 1).await, [group_id(2)]);
+    assert_eq!(listed(Some("a"), None, 9).await, [3, 1].map(group_id));
+    assert_eq!(listed(Some("a"), Some(3), 9).await, [group_id(1)]);
+    assert_eq!(listed(Some("c"), None, 9).await, []);
+    let running = async || store.running_groups().await.expect("read");
+    assert_eq!(running().await, [1, 2, 3].map(group_id));
+
+    // What changes leaves alone with what it began.
+    let (mut claim, begun) = begin(4, "d", None).await;
+    begun.expect("written").pop().unwrap().expect("taken");
+    claim.seq = 1;
+    let mut ended = group(4, "d");
+    ended.completed_at = Some(at(7));
+    ended.record = "{}".to_owned();
+    let next = Append {
+        group: Some(ended.clone()),
+        ..entries(&claim, 1)
+    };
+    take(store, next).await;
+    let found = store.group(group_id(4)).await.expect("read");
+    assert_eq!(found, Some(ended));
+    let kept = store.begun_with(group_id(4)).await.expect("read");
+    assert_eq!(kept, Some(begun_with(None)));
+    assert_eq!(running().await, [1, 2, 3].map(group_id));
+
+    let of_key = async |key: &str| store.group_of_key(key.to_owned()).await.expect("read");
+    assert_eq!(of_key("k").await, Some(group_id(1)));
+    assert_eq!(of_key("l").await, None);
+    // Of one key there is one.
+    let (_, twice) = begin(5, "e", Some("k")).await;
+    twice.expect_err("it is there already");
+    assert_eq!(store.group(group_id(5)).await.expect("read"), None);
+    assert_eq!(store.begun_with(group_id(5)).await.expect("read"), None);
+}
+
+pub(crate) async fn groups_that_ended_long_ago_are_discarded(store: &dyn Store) {
+    for (number, completed_at) in [(1, Some(at(100))), (2, Some(at(101))), (3, None)] {
+        let claim = own_group(store, number).await;
+        let mut row = group(number, "a");
+        row.completed_at = completed_at;
+        let write = Append {
+            group: Some(row),
+            begun_with: Some(BegunWith {
+                key: None,
+                wanted: "{}".to_owned(),
+            }),
+            snapshot: (number == 1).then(|| vec![1]),
+            ..entries(&claim, 5)
+        };
+        take(store, write).await;
+    }
+    // Nobody is asked for snapshots of groups that have ended.
+    let held = discard(store, at(101), at(1000), at(0)).await;
+    assert!(held.is_empty(), "{held:?}");
+    let rows = store.groups(None, None, 9).await.expect("read");
+    let left: Vec<_> = rows.into_iter().map(|row| row.id).collect();
+    assert_eq!(left, [3, 2].map(group_id));
+    let machines = store.machines(None, 9).await.expect("read");
+    assert_eq!(
+        machines,
+        [2, 3].map(|number| Machine::Group(group_id(number)))
+    );
+    for number in [2, 3] {
+        let claim = own_group(store, number).await;
+        let left = store.entries(claim.log, 0, 99).await.expect("read");
+        assert_eq!(left.len(), 5);
+    }
+    assert_eq!(own_group(store, 1).await.seq, 0, "it would begin anew");
 }
 
 pub(crate) async fn tokens_and_audit_are_kept(store: &dyn Store) {

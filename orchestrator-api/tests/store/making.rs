@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use orchestrator_api::store::{
-    Append, Audit, Claim, DeploymentRow, Line, LogId, Machine, Store, Wanted,
+    Append, Audit, Claim, DeploymentRow, GroupId, GroupRow, Line, LogId, Machine, Store, Wanted,
 };
 use orchestrator_core::{DeploymentId, DeploymentKind, DeploymentState, JobId, Time};
 
@@ -56,6 +56,30 @@ pub(crate) async fn own(store: &dyn Store, name: &str) -> Claim {
     claims.pop().expect("nobody else has it")
 }
 
+/// Ids in the order of their numbers.
+pub(crate) fn group_id(number: u64) -> GroupId {
+    GroupId(*id(number).as_uuid())
+}
+
+pub(crate) async fn own_group(store: &dyn Store, number: u64) -> Claim {
+    let wanted = Wanted {
+        machine: Machine::Group(group_id(number)),
+        seed: 0,
+    };
+    let mut claims = store.claim(vec![wanted]).await.expect("claimed");
+    claims.pop().expect("nobody else has it")
+}
+
+/// One that has not ended.
+pub(crate) fn group(number: u64, name: &str) -> GroupRow {
+    GroupRow {
+        id: group_id(number),
+        name: name.to_owned(),
+        completed_at: None,
+        record: format!("{{\"n\":{number}}}"),
+    }
+}
+
 /// Nothing but the claim: what a test is about is added by it.
 pub(crate) fn append(claim: &Claim) -> Append {
     Append {
@@ -67,6 +91,8 @@ pub(crate) fn append(claim: &Claim) -> Append {
         job: None,
         deployments: Vec::new(),
         targets: Vec::new(),
+        group: None,
+        begun_with: None,
         nodes: Vec::new(),
         nodes_gone: Vec::new(),
         audit: Vec::new(),

@@ -32,6 +32,12 @@ impl Loop {
                 whose.push(machine);
             }
         }
+        for (id, changed) in &turn.groups {
+            if let Some(append) = self.append_group(&turn, *id, changed) {
+                appends.push(append);
+                whose.push(Machine::Group(*id));
+            }
+        }
         let snapshot = turn.snapshots.contains(&Machine::Fleet);
         if snapshot || !turn.fleet.is_empty() {
             appends.push(self.append_fleet(&turn, snapshot));
@@ -72,6 +78,13 @@ impl Loop {
         for reply in turn.waiting {
             let why = fleet_lost.or_else(|| lost.values().next());
             answer(reply, why.map_or(Ok(()), |why| Err(why.clone())));
+        }
+        for (id, changed) in std::mem::take(&mut turn.groups) {
+            let why = lost.get(&Machine::Group(id));
+            self.group_is_kept(turn.now, id, changed, why);
+        }
+        for id in turn.jobs.keys() {
+            self.groups.note(id);
         }
         let mut hear = BTreeSet::new();
         for (id, changed) in std::mem::take(&mut turn.jobs) {
@@ -141,6 +154,8 @@ impl Loop {
             job: (owned.machine.version() > 0).then(|| rows::job(&owned.machine)),
             deployments: rows::deployments(&owned.machine, owned.claim.log, &numbers),
             targets: aside.map(rows::targets).collect(),
+            group: None,
+            begun_with: None,
             nodes: Vec::new(),
             nodes_gone: Vec::new(),
             audit: changed.audit.clone(),
@@ -175,6 +190,8 @@ impl Loop {
             job: None,
             deployments: Vec::new(),
             targets: Vec::new(),
+            group: None,
+            begun_with: None,
             nodes: names
                 .iter()
                 .filter_map(|name| rows::node(machine, name))
@@ -215,6 +232,12 @@ impl Loop {
                         owned.note_written(grown, snapshot);
                         owned.claim.seq = owned.machine.seq();
                     });
+                }
+                Machine::Group(id) => {
+                    if let Some(group) = self.groups.get_mut(*id) {
+                        group.owned.note_written(grown, snapshot);
+                        group.owned.claim.seq = group.owned.machine.state().seq();
+                    }
                 }
             }
         }
@@ -312,5 +335,6 @@ fn name(machine: &Machine) -> String {
     match machine {
         Machine::Fleet => "the fleet".to_owned(),
         Machine::Job(id) => format!("job {id}"),
+        Machine::Group(id) => format!("group {id}"),
     }
 }

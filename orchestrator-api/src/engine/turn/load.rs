@@ -48,7 +48,7 @@ impl Loop {
             };
             after = Some(last);
             let wanted = machines.into_iter().filter_map(|machine| match &machine {
-                Machine::Fleet => None,
+                Machine::Fleet | Machine::Group(_) => None,
                 Machine::Job(id) => Some(Wanted {
                     seed: seed(id),
                     machine,
@@ -79,6 +79,7 @@ impl Loop {
             self.tell(&mut turn, id, Input::Absent { millis: u64::MAX });
             self.tell_members(&mut turn, id);
         }
+        self.catch_up_groups(&mut turn);
         let known = self.jobs.loads();
         let known: BTreeMap<NodeName, u32> = known.map(|(n, load)| (n.clone(), load)).collect();
         let nodes = self.fleet.machine.nodes();
@@ -113,6 +114,7 @@ impl Loop {
                     Err(why) => tracing::error!(why = chain(&why), "the fleet cannot be read"),
                 }
             }
+            Machine::Group(id) => self.reload_group(*id),
             Machine::Job(id) => {
                 let Some(Owned {
                     claim, deaf_since, ..

@@ -15,6 +15,7 @@ use crate::store::{Discard, Discarded};
 pub(super) enum Cursor {
     /// After this completion and id.
     Deployments(i64, [u8; 16]),
+    Groups,
     /// After this time and position.
     Entries(i64, i64),
     Audit,
@@ -62,8 +63,9 @@ impl Cursor {
             let (over, next) = match self {
                 Self::Deployments(at, id) => (
                     deployments(conn, older, &mut left, held, at, id)?,
-                    Self::Entries(i64::MIN, 0),
+                    Self::Groups,
                 ),
+                Self::Groups => (groups(conn, older, &mut left)?, Self::Entries(i64::MIN, 0)),
                 Self::Entries(at, position) => (
                     entries(conn, older, &mut left, held, at, position)?,
                     Self::Audit,
@@ -147,7 +149,37 @@ fn deployments(
     Ok(false)
 }
 
-/// Entries of no deployment: those of one go with it.
+/// Groups with their logs: what they led to is in the logs of their jobs.
+fn groups(conn: &Connection, older: Discard, left: &mut u32) -> rusqlite::Result<bool> {
+    let mut next = conn.prepare_cached(
+        "SELECT log FROM groups INDEXED BY groups_completed_at WHERE completed_at < ?1 \
+         ORDER BY completed_at LIMIT 1",
+    )?;
+    let mut entries = conn.prepare_cached(
+        "DELETE FROM entries WHERE position IN \
+         (SELECT position FROM entries WHERE log = ?1 ORDER BY seq LIMIT ?2)",
+    )?;
+    while *left > 0 {
+        let found = next
+            .query_row([older.deployments.as_millis()], |row| row.get::<_, i64>(0))
+            .optional()?;
+        let Some(log) = found else {
+            return Ok(true);
+        };
+        spend(left, entries.execute(params![log, *left])?);
+        if *left == 0 {
+            return Ok(false);
+        }
+        for table in ["groups", "snapshots", "logs"] {
+            conn.prepare_cached(&format!("DELETE FROM {table} WHERE log = ?1"))?
+                .execute([log])?;
+        }
+        spend(left, 1);
+    }
+    Ok(false)
+}
+
+/// Entries of no deployment: those of one go with it, and those of a group with that.
 fn entries(
     conn: &Connection,
     older: Discard,
@@ -159,21 +191,25 @@ fn entries(
     let found = conn
         .prepare_cached(
             "SELECT at, position, log, \
-               seq <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = e.log), 0) \
+               seq <= ifnull((SELECT s.seq FROM snapshots AS s WHERE s.log = e.log), 0), \
+               EXISTS (SELECT 1 FROM groups AS g INDEXED BY groups_log WHERE g.log = e.log) \
              FROM entries AS e INDEXED BY entries_of_none \
              WHERE number IS NULL AND at < ?1 AND (at, position) > (?2, ?3) \
              ORDER BY at, position LIMIT ?4",
         )?
         .query_map(
             params![older.entries.as_millis(), *at, *position, *left],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| {
+                let of = (row.get(3)?, row.get(4)?);
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, of))
+            },
         )?
-        .collect::<Result<Vec<(i64, i64, i64, bool)>, _>>()?;
+        .collect::<Result<Vec<(i64, i64, i64, (bool, bool))>, _>>()?;
     let mut gone = conn.prepare_cached("DELETE FROM entries WHERE position = ?1")?;
-    for (its_at, its_position, log, taken_in) in &found {
+    for (its_at, its_position, log, (taken_in, of_group)) in &found {
         if *taken_in {
             gone.execute([its_position])?;
-        } else {
+        } else if !of_group {
             held.insert(*log);
         }
         (*at, *position) = (*its_at, *its_position);

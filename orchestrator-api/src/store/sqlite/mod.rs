@@ -30,8 +30,8 @@ use self::fault::Place;
 use self::readers::Readers;
 use self::writer::Writer;
 use super::{
-    Answer, Append, Audit, Change, Claim, DeploymentRow, Discard, Discarded, JobRow, Line, LogId,
-    Machine, NodeRow, Refused, Store, StoreError, TokenRow, Wanted,
+    Answer, Append, Audit, BegunWith, Change, Claim, DeploymentRow, Discard, Discarded, GroupId,
+    GroupRow, JobRow, Line, LogId, Machine, NodeRow, Refused, Store, StoreError, TokenRow, Wanted,
 };
 use crate::list::{Page, Query};
 
@@ -173,6 +173,31 @@ impl Store for Sqlite {
 
     fn nodes(&self, after: Option<String>, limit: u32) -> Answer<'_, Vec<NodeRow>> {
         self.read(move |conn| read::nodes(conn, after, limit))
+    }
+
+    fn group(&self, id: GroupId) -> Answer<'_, Option<GroupRow>> {
+        self.read(move |conn| read::group(conn, id))
+    }
+
+    fn groups(
+        &self,
+        name: Option<String>,
+        before: Option<GroupId>,
+        limit: u32,
+    ) -> Answer<'_, Vec<GroupRow>> {
+        self.read(move |conn| read::groups(conn, name, before, limit))
+    }
+
+    fn running_groups(&self) -> Answer<'_, Vec<GroupId>> {
+        self.read(read::running_groups)
+    }
+
+    fn begun_with(&self, id: GroupId) -> Answer<'_, Option<BegunWith>> {
+        self.read(move |conn| read::begun_with(conn, id))
+    }
+
+    fn group_of_key(&self, key: String) -> Answer<'_, Option<GroupId>> {
+        self.read(move |conn| read::group_of_key(conn, &key))
     }
 
     fn node(&self, name: String) -> Answer<'_, Option<NodeRow>> {

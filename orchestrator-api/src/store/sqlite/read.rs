@@ -7,7 +7,10 @@ use serde_json::value::RawValue;
 use super::fault::damaged;
 use super::rows::{self, Id, limit};
 use super::write::CHUNK;
-use crate::store::{Audit, Change, DeploymentRow, JobRow, Line, LogId, Machine, NodeRow, TokenRow};
+use crate::store::{
+    Audit, BegunWith, Change, DeploymentRow, GroupId, GroupRow, JobRow, Line, LogId, Machine,
+    NodeRow, TokenRow,
+};
 
 pub(super) fn machines(
     conn: &Connection,
@@ -15,11 +18,8 @@ pub(super) fn machines(
     max: u32,
 ) -> rusqlite::Result<Vec<Machine>> {
     // Of none, everything; of one, everything but itself from there on.
-    let (given, namespace, name) = match &after {
-        None => (0, "", ""),
-        Some(Machine::Fleet) => (1, "", ""),
-        Some(Machine::Job(job)) => (1, job.namespace(), job.name()),
-    };
+    let given = after.is_some();
+    let (namespace, name) = rows::place(after.as_ref().unwrap_or(&Machine::Fleet));
     conn.prepare_cached(
         "SELECT namespace, name FROM logs \
          WHERE (namespace, name) >= (?2, ?3) AND NOT (?1 AND namespace = ?2 AND name = ?3) \
@@ -172,6 +172,63 @@ pub(super) fn nodes(
     conn.prepare_cached("SELECT name, record FROM nodes WHERE name > ?1 ORDER BY name LIMIT ?2")?
         .query_map(params![after.unwrap_or_default(), limit(max)], node_row)?
         .collect()
+}
+
+pub(super) fn group(conn: &Connection, id: GroupId) -> rusqlite::Result<Option<GroupRow>> {
+    conn.prepare_cached(&format!("{} WHERE id = ?1", rows::GROUP))?
+        .query_row([id.0.as_bytes()], rows::group)
+        .optional()
+}
+
+pub(super) fn groups(
+    conn: &Connection,
+    name: Option<String>,
+    before: Option<GroupId>,
+    max: u32,
+) -> rusqlite::Result<Vec<GroupRow>> {
+    // Of none, everything: no group has this id.
+    let before = before.map_or([0xff; 16], |id| *id.0.as_bytes());
+    let of_name = match name {
+        None => "",
+        Some(_) => "AND name = ?3",
+    };
+    let sql = format!(
+        "{} WHERE id < ?1 {of_name} ORDER BY id DESC LIMIT ?2",
+        rows::GROUP
+    );
+    let mut read = conn.prepare_cached(&sql)?;
+    match name {
+        None => read
+            .query_map(params![before, limit(max)], rows::group)?
+            .collect(),
+        Some(name) => read
+            .query_map(params![before, limit(max), name], rows::group)?
+            .collect(),
+    }
+}
+
+pub(super) fn running_groups(conn: &Connection) -> rusqlite::Result<Vec<GroupId>> {
+    conn.prepare_cached("SELECT id FROM groups WHERE completed_at IS NULL ORDER BY id")?
+        .query_map([], |row| rows::group_id(row, 0))?
+        .collect()
+}
+
+pub(super) fn begun_with(conn: &Connection, id: GroupId) -> rusqlite::Result<Option<BegunWith>> {
+    let read = |row: &Row<'_>| {
+        Ok(BegunWith {
+            key: row.get(0)?,
+            wanted: row.get(1)?,
+        })
+    };
+    conn.prepare_cached("SELECT key, wanted FROM groups WHERE id = ?1")?
+        .query_row([id.0.as_bytes()], read)
+        .optional()
+}
+
+pub(super) fn group_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<GroupId>> {
+    conn.prepare_cached("SELECT id FROM groups WHERE key = ?1")?
+        .query_row([key], |row| rows::group_id(row, 0))
+        .optional()
 }
 
 pub(super) fn node(conn: &Connection, name: &str) -> rusqlite::Result<Option<NodeRow>> {

@@ -1,11 +1,16 @@
 //! What stands in the columns, and how it is read back.
 
+use std::borrow::Cow;
+
 use orchestrator_core::{DeploymentId, DeploymentKind, DeploymentState, JobId, Time};
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::fault::damaged;
-use crate::store::{DeploymentRow, Line, LogId, Machine, ROWS_MAX};
+use crate::store::{DeploymentRow, GroupId, GroupRow, Line, LogId, Machine, ROWS_MAX};
+
+/// In place of a namespace the logs of groups have this, which is none and comes after all of them.
+pub(super) const GROUPS: &str = "~group";
 
 /// A deployment with its record, as [`deployment`] reads it.
 pub(super) const DEPLOYMENT: &str = "\
@@ -58,8 +63,37 @@ pub(super) fn job(row: &Row<'_>, first: usize) -> rusqlite::Result<JobId> {
 pub(super) fn machine(row: &Row<'_>) -> rusqlite::Result<Machine> {
     match row.get_ref(0)?.as_str()? {
         "" => Ok(Machine::Fleet),
+        GROUPS => {
+            let id = row.get_ref(1)?.as_str()?.parse();
+            Ok(Machine::Group(id.map_err(|error| damaged(1, error))?))
+        }
         _ => job(row, 0).map(Machine::Job),
     }
+}
+
+/// The namespace and the name of its log.
+pub(super) fn place(machine: &Machine) -> (&str, Cow<'_, str>) {
+    match machine {
+        Machine::Fleet => ("", "".into()),
+        Machine::Job(job) => (job.namespace(), job.name().into()),
+        Machine::Group(id) => (GROUPS, id.to_string().into()),
+    }
+}
+
+/// A group, as [`group`] reads it.
+pub(super) const GROUP: &str = "SELECT id, name, completed_at, record FROM groups";
+
+pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupRow> {
+    Ok(GroupRow {
+        id: group_id(row, 0)?,
+        name: row.get(1)?,
+        completed_at: row.get::<_, Option<u64>>(2)?.map(Time::from_millis),
+        record: row.get(3)?,
+    })
+}
+
+pub(super) fn group_id(row: &Row<'_>, column: usize) -> rusqlite::Result<GroupId> {
+    Ok(GroupId(uuid::Uuid::from_bytes(row.get(column)?)))
 }
 
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Time> {

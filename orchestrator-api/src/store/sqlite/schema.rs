@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("step_2.sql"),
     include_str!("step_3.sql"),
     include_str!("step_4.sql"),
+    include_str!("step_5.sql"),
 ];
 
 /// "Orch", so that a file of another program is not taken for ours.

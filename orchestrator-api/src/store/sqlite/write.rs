@@ -5,9 +5,10 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde_json::value::RawValue;
 
 use super::fault::misuse;
-use super::rows::Id;
+use super::rows::{self, Id};
 use crate::store::{
-    Append, Audit, Claim, DeploymentRow, Line, LogId, Machine, Refused, TokenRow, Wanted,
+    Append, Audit, BegunWith, Claim, DeploymentRow, GroupRow, Line, LogId, Refused, TokenRow,
+    Wanted,
 };
 
 /// So many targets stand in one row.
@@ -22,10 +23,7 @@ pub(super) fn claim(conn: &Connection, wanted: &[Wanted]) -> rusqlite::Result<Ve
     wanted
         .iter()
         .map(|Wanted { machine, seed }| {
-            let (namespace, name) = match machine {
-                Machine::Fleet => ("", ""),
-                Machine::Job(job) => (job.namespace(), job.name()),
-            };
+            let (namespace, name) = rows::place(machine);
             put.query_one(params![namespace, name, seed.cast_signed()], |row| {
                 Ok(Claim {
                     machine: machine.clone(),
@@ -50,6 +48,8 @@ pub(super) fn append(conn: &Connection, append: &Append) -> rusqlite::Result<Res
         job,
         deployments,
         targets,
+        group,
+        begun_with,
         nodes,
         nodes_gone,
         audit: said,
@@ -82,6 +82,9 @@ pub(super) fn append(conn: &Connection, append: &Append) -> rusqlite::Result<Res
     }
     for (id, records) in targets {
         put_aside(conn, *id, records)?;
+    }
+    if let Some(row) = group {
+        put_group(conn, *log, row, begun_with.as_ref())?;
     }
     for node in nodes {
         conn.prepare_cached("REPLACE INTO nodes (name, record) VALUES (?1, ?2)")?
@@ -198,6 +201,33 @@ fn deployment(conn: &Connection, row: &DeploymentRow) -> rusqlite::Result<()> {
     conn.prepare_cached("REPLACE INTO records (row, record) VALUES (?1, ?2)")?
         .execute(params![at, record])
         .map(drop)
+}
+
+fn put_group(
+    conn: &Connection,
+    log: LogId,
+    row: &GroupRow,
+    begun_with: Option<&BegunWith>,
+) -> rusqlite::Result<()> {
+    let GroupRow {
+        id,
+        name,
+        completed_at,
+        record,
+    } = row;
+    let (id, completed_at) = (id.0.as_bytes(), completed_at.map(|at| at.as_millis()));
+    match begun_with {
+        Some(BegunWith { key, wanted }) => conn
+            .prepare_cached(
+                "INSERT INTO groups (id, log, name, key, wanted, completed_at, record) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![id, log.0, name, key, wanted, completed_at, record]),
+        None => conn
+            .prepare_cached("UPDATE groups SET completed_at = ?2, record = ?3 WHERE id = ?1")?
+            .execute(params![id, completed_at, record]),
+    }
+    .map(drop)
 }
 
 fn put_aside(conn: &Connection, id: DeploymentId, records: &[String]) -> rusqlite::Result<()> {
