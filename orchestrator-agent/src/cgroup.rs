@@ -142,6 +142,17 @@ impl Groups {
         }
     }
 
+    /// Those of a run of which nobody has written down which they are.
+    pub(crate) fn of(&self, name: &str) -> Vec<Group> {
+        let bases = self.0.iter().filter_map(|(_, base)| base.as_ref().ok());
+        let groups = bases.map(|base| Group {
+            dir: base.group(name),
+            own: base.own.clone(),
+            processes: None,
+        });
+        groups.filter(|group| group.dir.exists()).collect()
+    }
+
     /// Makes the groups of a run, which may be there already. Also a sentence for each limit that will not be held.
     pub(crate) fn make(&self, name: &str, limits: Resources) -> (Vec<Group>, Vec<String>) {
         let (mut groups, mut remarks) = (Vec::new(), Vec::new());
@@ -149,7 +160,7 @@ impl Groups {
             let files = |base: &Base| controller.files(base.version, limits);
             let made = match base {
                 Ok(base) => files(base).map(|files| {
-                    let dir = base.dir.join("orchestrator").join(name);
+                    let dir = base.group(name);
                     let made = base.make(*controller, &dir, &files);
                     made.map_err(|why| format!("{}: {why}", dir.display()))
                         .map(|()| (dir, base.own.clone()))
@@ -259,6 +270,11 @@ fn writable(base: Base) -> Result<Base, String> {
 }
 
 impl Base {
+    /// The group of the run of this name.
+    fn group(&self, name: &str) -> PathBuf {
+        self.dir.join("orchestrator").join(name)
+    }
+
     fn make(&self, controller: Controller, dir: &Path, files: &[(&str, String)]) -> io::Result<()> {
         let all = dir.parent().expect("it is below a group");
         fs::create_dir_all(dir)?;

@@ -25,6 +25,7 @@ use crate::shim::RUN;
 use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
+const KEPT: &str = "run.json";
 const REMARKS: &str = "remarks";
 
 /// Which execution.
@@ -75,6 +76,8 @@ pub struct Run {
     pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
+    /// Where that was when the run was made: another one where the data directory was moved since, or copied.
+    pub home: PathBuf,
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub name: String,
 }
@@ -93,6 +96,8 @@ struct Kept {
     /// It stays what it was, also where the data directory is moved.
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    home: Option<PathBuf>,
 }
 
 impl Run {
@@ -176,8 +181,30 @@ impl Run {
             artifact: self.artifact.clone(),
             document: self.document.clone(),
             name: Some(self.name.clone()),
+            home: Some(self.home.clone()),
         };
-        disk::replace_json(&self.dir.join("run.json"), &kept)
+        disk::replace_json(&self.dir.join(KEPT), &kept)
+    }
+
+    /// Whose it is, if not that of the agent in this data directory: this is a copy, and the run itself is where it was
+    /// made, with an agent that works there or of a node of another name. `None` where nobody else looks after it.
+    pub(crate) fn is_of_another(&self, node: &str) -> Option<String> {
+        let original = &self.home;
+        // What was moved is not there any more.
+        if *original == self.dir || !original.join(KEPT).exists() {
+            return None;
+        }
+        let theirs = original.ancestors().nth(4)?;
+        let (lock, original) = (theirs.join("lock"), original.display());
+        if lock.exists() && matches!(disk::hold(&lock), Ok(None)) {
+            return Some(format!(
+                "a copy of {original}, of an agent that works there"
+            ));
+        }
+        (*self.node != *node).then(|| {
+            let name = &self.node;
+            format!("a copy of {original}, of node {name}")
+        })
     }
 
     /// Writes down what an operator should know of it. It is said once, however often it is found.
@@ -267,7 +294,7 @@ pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
     for namespace in directories(runs)? {
         for job in directories(&namespace)? {
             for dir in directories(&job)? {
-                match disk::read_json::<Kept>(&dir.join("run.json")) {
+                match disk::read_json::<Kept>(&dir.join(KEPT)) {
                     Ok(Some(kept)) => found.push(restore(kept, dir)),
                     Ok(None) => {
                         if let Err(why) = disk::remove_directory(&dir) {
@@ -312,6 +339,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         artifact: kept.artifact,
         document: kept.document,
         workload: Arc::new(workload),
+        home: kept.home.unwrap_or_else(|| dir.clone()),
         dir,
     }
 }
@@ -346,6 +374,7 @@ impl Run {
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
+            home: dir.clone(),
             dir,
         };
         run.keep().unwrap();

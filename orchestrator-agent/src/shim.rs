@@ -69,6 +69,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// What a shim is told before a run's directory and the words of a check. A program that does not know it finds no run
 /// there, and fails.
 pub(crate) const CHECK: &str = "check";
+/// The run's directory, wherever that is by now: a shim is in it.
+const HERE: &str = ".";
 /// How it ended takes no more, but for a long reason.
 const ENDED_BYTES: usize = 512;
 /// What starts others as it is killed is killed so many times.
@@ -95,6 +97,14 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
+    /// Where it works, for a run whose directory is this one by now.
+    pub(crate) fn directory_in(&self, dir: &Path) -> PathBuf {
+        match self.own_directory {
+            true => dir.join("work"),
+            false => self.directory.clone(),
+        }
+    }
+
     /// So many processes were killed for want of memory.
     pub(crate) fn killed_for_memory(&self) -> u64 {
         let groups = self.groups.iter();
@@ -179,7 +189,9 @@ pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     // Fails where it leads a session already.
     let _ = rustix::process::setsid();
-    match run(Path::new(&first)) {
+    // It goes along where somebody moves the directory.
+    let dir = Path::new(&first);
+    match std::env::set_current_dir(dir).and_then(|()| run(dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say(&format!("{NO}{why}"));
@@ -200,8 +212,9 @@ fn check(dir: &Path, mut words: impl Iterator<Item = OsString>) -> ExitCode {
         let launch = launch.ok_or(io::ErrorKind::NotFound)?;
         launch.groups.iter().try_for_each(Group::step_in)?;
         let mut command = Command::new(program);
+        let directory = launch.directory_in(dir);
         command.args(words).env_clear().envs(launch.env);
-        command.current_dir(launch.directory);
+        command.current_dir(directory);
         command.stdout(Stdio::null());
         if let Some((user, group)) = launch.user {
             command.uid(user).gid(group);
@@ -218,14 +231,15 @@ fn check(dir: &Path, mut words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(dir: &Path) -> io::Result<()> {
-    let Some(_lock) = disk::hold(&dir.join(LOCK))? else {
+    let here = Path::new(HERE);
+    let Some(_lock) = disk::hold(&here.join(LOCK))? else {
         return Ok(());
     };
     // Also when the directory was taken away before the lock was there.
-    if dir.join(BEGUN).exists() || dir.join(ENDED).exists() {
+    if here.join(BEGUN).exists() || here.join(ENDED).exists() {
         return Ok(());
     }
-    let Some(launch) = disk::read_json::<Launch>(&dir.join(LAUNCH))? else {
+    let Some(launch) = disk::read_json::<Launch>(&here.join(LAUNCH))? else {
         return Ok(());
     };
     let lived = live(dir, &launch);
@@ -236,12 +250,13 @@ fn run(dir: &Path) -> io::Result<()> {
     lived
 }
 
-/// Starts what nobody has started, and stays until it is over.
+/// Starts what nobody has started, and stays until it is over. The run was in this directory when it began.
 fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
-    let _alive = pipe(&dir.join(ALIVE))?;
-    let ended = dir.join(ENDED);
+    let here = Path::new(HERE);
+    let _alive = pipe(&here.join(ALIVE))?;
+    let ended = here.join(ENDED);
     disk::reserve(&ended, ENDED_BYTES)?;
-    disk::note(&dir.join(BEGUN), b"")?;
+    disk::note(&here.join(BEGUN), b"")?;
     family::adopt();
     let began = Instant::now();
     let mut child = match start(launch) {
@@ -257,7 +272,7 @@ fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
         pid,
         started: processes::started(pid).unwrap_or(0),
     };
-    let noted = disk::note_json(&dir.join(PROCESS), &process);
+    let noted = disk::note_json(&here.join(PROCESS), &process);
     if let Err(why) = noted {
         // Nobody could stop it.
         let _ = end(dir, launch, &mut child);
@@ -265,7 +280,7 @@ fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
         return Err(why);
     }
     say("up");
-    let drained = keep_output(dir, launch, &mut child);
+    let drained = keep_output(here, launch, &mut child);
     // The process is still there as a zombie while its group is ended, so its id is nobody else's.
     family::until_ended(pid);
     let status = end(dir, launch, &mut child)?;
@@ -275,7 +290,7 @@ fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
         let _ = drained.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
     if status.signal() == Some(Signal::KILL.as_raw()) {
-        tell_of_memory(dir, launch);
+        tell_of_memory(here, launch);
     }
     remove(&launch.groups);
     let signal = status.signal().map(|signal| 128 + signal);
@@ -421,15 +436,6 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
     drained
 }
 
-/// Whether this is the directory of a run that lives, but a copy of it: its shim holds the lock of another one. To be
-/// asked where nobody holds the lock of this one.
-pub(crate) fn is_copy(dir: &Path, process: &Process) -> bool {
-    let mut all = processes::Process::all();
-    let shim = all.find(|other| other.pid == process.shim && other.session == other.pid);
-    let elsewhere = |path: PathBuf| path.ends_with(LOCK) && !path.starts_with(dir) && path.exists();
-    process.is_alive() && shim.is_some_and(|shim| shim.open().any(elsewhere))
-}
-
 /// Kills what a shim that was killed has left: its whole session, whatever that has made of its environment; answers
 /// how many.
 pub(crate) fn kill_session(left: &Process) -> usize {
@@ -490,6 +496,17 @@ impl Lost {
         };
         let shims = processes::Process::all().filter(is_shim);
         shims.filter_map(lost).collect()
+    }
+
+    /// That of a run that lives, but of which this directory is a copy: its shim holds the lock of another one. To be asked
+    /// where nobody holds the lock of this one.
+    pub(crate) fn elsewhere(dir: &Path, process: &Process) -> Option<Self> {
+        let shim = processes::Process::of(process.shim)?;
+        let is_lock =
+            |path: &PathBuf| path.ends_with(LOCK) && !path.starts_with(dir) && path.exists();
+        let lock = shim.open().find(is_lock)?;
+        let dir = lock.parent()?.to_owned();
+        (process.is_alive() && shim.session == shim.pid).then_some(Self { shim, dir })
     }
 
     /// Sends the program a signal.

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Work;
 use crate::client::Received;
 use crate::disk;
-use crate::plan::{Supply, Wanted};
+use crate::plan::{Moment, Supply, Wanted};
 use crate::runs::{Key, Run};
 use crate::wire::Document;
 use crate::workload::Workload;
+
+/// What cannot be written is tried again so soon.
+const KEEP_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// The last accepted state, on disk and understood.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(super) struct Accepted {
     pub(super) has_left: bool,
     mark: PathBuf,
     pub(super) received: Option<Received>,
+    /// It is not on disk, and written again then.
+    unkept: Option<Moment>,
     /// The revision of a state that was older, if it was the last to come.
     pub(super) refused: Option<u64>,
     pub(super) wanted: BTreeMap<Key, Wanted>,
@@ -56,6 +62,7 @@ impl Accepted {
             draining: false,
             path,
             accept_older,
+            unkept: None,
             refused: None,
             wanted: BTreeMap::new(),
             documents: BTreeMap::new(),
@@ -76,7 +83,11 @@ impl Accepted {
         {
             let (newer, older) = (received.desired.revision, known.desired.revision);
             if newer < older && !self.accept_older {
-                tracing::warn!(newer, older, "an older state is refused");
+                tracing::warn!(
+                    revision = newer,
+                    known = older,
+                    "the server's state is older than what it said before, and is refused; if it was restored, start this agent once with --accept-older"
+                );
                 self.refused = Some(newer);
                 return false;
             }
@@ -86,13 +97,25 @@ impl Accepted {
             }
         }
         (self.accept_older, self.refused) = (false, None);
-        if let Err(why) = disk::replace_json(&self.path, &received) {
-            // It is done all the same; after a restart the server says it again.
-            tracing::error!(%why, "the desired state cannot be kept");
-        }
         self.received = Some(received);
+        self.unkept = Some(Moment::ZERO);
         self.is_back();
         true
+    }
+
+    /// Writes down what is not kept yet. Answers when that is tried again.
+    pub(super) fn keep_again(&mut self, now: Moment) -> Option<Moment> {
+        let received = self.received.as_ref()?;
+        if self.unkept? > now {
+            return self.unkept;
+        }
+        self.unkept = disk::replace_json(&self.path, received).err().map(|why| {
+            tracing::error!(path = %self.path.display(), %why, "the desired state cannot be kept; it is tried again");
+            // By an older one the next agent would act before the server speaks. That needs no room.
+            let _ = std::fs::remove_file(&self.path);
+            now + KEEP_AGAIN_AFTER
+        });
+        self.unkept
     }
 
     /// From now on, nothing is to run.
@@ -195,8 +218,9 @@ impl Work {
                 .get(key)
                 .is_some_and(|wanted| wanted.generation == generation)
         };
-        // What stopped because this agent left is wanted still, and so is what there was to say of it.
-        if !self.accepted.has_left {
+        // What stopped because this agent left is wanted still, and so is what there was to say of it. And where it is not
+        // known what is wanted, nobody knows what is not.
+        if self.accepted.received.is_some() && !self.accepted.has_left {
             self.outbox.retain(is_wanted);
         }
         let over: Vec<Key> = self

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Live, Waits, Work};
 use crate::artifact::{Artifact, Failed, Made};
@@ -26,6 +26,10 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 /// So often in a row it was not known where a run is, when that is told.
 const UNSEEN_TOLD_AFTER: u32 = 4;
+/// How soon somebody is told again to stop whom that has not reached, at the most.
+const STOP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
+/// And for how long. An engine that is begun anew is back by then.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// What keeps a run from being forgotten lasts.
 const FORGET_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -42,6 +46,8 @@ pub(super) enum Event {
     Looked(RunId, Look),
     /// It is not known where it is, and why; it is looked for again.
     Unseen(RunId, String),
+    /// It was told to stop, or killed.
+    Stopped(RunId, Stop),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
     /// What this workload of an execution needs of its driver is here, or not.
@@ -108,6 +114,7 @@ impl Work {
         let run = Arc::new(Run {
             artifact,
             name: runs::name(&dir, &id),
+            home: dir.clone(),
             dir,
             id: id.clone(),
             version,
@@ -215,7 +222,8 @@ impl Work {
 
     fn stop(&mut self, id: &RunId, how: Stop) {
         let now = self.now();
-        let Some(live) = self.lives.get_mut(id) else {
+        let driver = self.driver(id);
+        let Some((live, driver)) = self.lives.get_mut(id).zip(driver) else {
             return;
         };
         match how {
@@ -227,15 +235,35 @@ impl Work {
             }
             Stop::Now => live.killed = Some(now),
         }
-        let (run, driver) = (live.run.clone(), self.driver(id));
-        tokio::spawn(async move {
-            let Some(driver) = driver else {
-                return;
-            };
-            if let Err(why) = driver.stop(&run, how).await {
+        let (run, events) = (live.run.clone(), self.events.clone());
+        let stops = tokio::spawn(async move {
+            let mut again = LOOK_AGAIN_AFTER;
+            let since = Instant::now();
+            while let Err(why) = driver.stop(&run, how).await {
                 tracing::warn!(run = %run.id, %why, "a run cannot be stopped");
+                // Who does not hear it for so long is killed: perhaps that can be done.
+                if how == Stop::Now || since.elapsed() > STOP_PATIENCE {
+                    break;
+                }
+                sleep(again).await;
+                again = (again * 2).min(STOP_AGAIN_AFTER_MAX);
             }
+            let _ = events.send(Event::Stopped(run.id.clone(), how));
         });
+        live.stops = Some(Waits(stops.abort_handle()));
+    }
+
+    /// Its time of grace begins when it was told, and not when somebody first tried to tell it.
+    fn stopped(&mut self, id: &RunId, how: Stop) {
+        let now = self.now();
+        let Some(live) = self.lives.get_mut(id) else {
+            return;
+        };
+        live.stops = None;
+        match how {
+            Stop::Gracefully => live.asked = Some(now),
+            Stop::Now => live.killed = Some(now),
+        }
     }
 
     fn forget(&mut self, id: RunId) {
@@ -281,6 +309,7 @@ impl Work {
             }
             Event::Ended(id) => self.look(&id),
             Event::Looked(id, look) => self.looked(&id, look),
+            Event::Stopped(id, how) => self.stopped(&id, how),
             Event::Unseen(id, why) => {
                 if let Some(live) = self.lives.get_mut(&id) {
                     live.unseen = Some(why);
@@ -360,6 +389,11 @@ impl Work {
             return;
         }
         let run = live.run.clone();
+        // Nobody knows whether a former agent's word has reached it.
+        let tell = looked == Look::Running
+            && live.phase == Phase::Planned
+            && live.asked.is_some()
+            && !live.is_wanted;
         let looked = match (looked, live.cannot_start.take()) {
             (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen().into(),
             // Its driver may have had no room to write that down.
@@ -380,10 +414,14 @@ impl Work {
                     let _ = events.send(Event::Ended(run.id.clone()));
                 });
                 live.waits = Some(Waits(waits.abort_handle()));
+                if tell && self.accepted.is_known() {
+                    self.stop(id, Stop::Gracefully);
+                }
             }
             Look::Ended { how, ran } => {
                 live.watch = None;
                 live.waits = None;
+                live.stops = None;
                 self.logs.over(id);
                 self.supplies.is_dirty = true;
                 if !matches!(live.phase, Phase::Ended { .. }) {

@@ -35,7 +35,7 @@ use crate::health::{Sight, Tally};
 use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
-use crate::plan::{self, Moment, Phase, Plan, Seen};
+use crate::plan::{self, End, Moment, Phase, Plan, Seen};
 use crate::runs::{self, Key, Run, RunId};
 use crate::settings::{Settings, facts};
 use crate::status;
@@ -60,6 +60,8 @@ const SWEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// For how long who leaves tries to tell the server, once nothing runs any more.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is said what a drain waits for.
+const DRAIN_TOLD_EACH: Duration = Duration::from_secs(10);
 
 /// How to leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -205,6 +207,7 @@ impl Agent {
             logs,
             events,
             sights,
+            drain_told: Moment::ZERO,
         };
         work.find().map_err(failed)?;
         let _sweeps = work.sweep().await;
@@ -218,8 +221,11 @@ impl Agent {
         let mut looks = Vec::new();
         loop {
             let wake = work.turn();
-            if work.accepted.draining && work.is_idle() {
-                break;
+            if work.accepted.draining {
+                if work.is_idle() {
+                    break;
+                }
+                work.tell_of_drain();
             }
             let wake = wake.map(|wake| work.began + wake);
             if wake.is_some_and(|wake| wake <= Instant::now()) {
@@ -287,6 +293,8 @@ struct Work {
     logs: Arc<Logs>,
     events: mpsc::UnboundedSender<Event>,
     sights: mpsc::Sender<(RunId, Sight)>,
+    /// When it was last said what a drain waits for.
+    drain_told: Moment,
 }
 
 /// A run, and what this agent does about it.
@@ -312,6 +320,10 @@ struct Live {
     watch: Option<Watch>,
     /// Waits for its end.
     waits: Option<Waits>,
+    /// Tells it to stop, or kills it.
+    stops: Option<Waits>,
+    /// Why nothing is done to it, or known of it.
+    left_alone: Option<String>,
     /// The server knows that it was started, or hears it before anything else of this run.
     is_told: bool,
 }
@@ -341,6 +353,8 @@ impl Live {
             tally: Tally::new(&run.workload),
             watch: None,
             waits: None,
+            stops: None,
+            left_alone: None,
             is_told: false,
             phase,
             run,
@@ -354,7 +368,10 @@ impl Live {
             is_wanted: self.is_wanted,
             row: self.run.row,
             phase: self.phase.clone(),
-            busy: self.busy || self.forget_again.is_some_and(|again| now < again),
+            busy: self.busy
+                || self.stops.is_some()
+                || self.left_alone.is_some()
+                || self.forget_again.is_some_and(|again| now < again),
             // What a former agent has started may well be as it was.
             unseen: self.unseen.clone().filter(|_| !self.is_told),
             ready: self.unseen.is_none() && self.tally.is_ready(now.saturating_sub(self.since)),
@@ -374,6 +391,7 @@ impl Work {
     /// when to look again if nothing happens.
     fn turn(&mut self) -> Option<Moment> {
         let now = self.now();
+        let keep = self.accepted.keep_again(now);
         let supply = self.supply(now);
         let mut done = Vec::new();
         let (observed, wake) = loop {
@@ -408,7 +426,12 @@ impl Work {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
         });
-        ready.chain(wake).chain(tell).chain(supply).min()
+        ready
+            .chain(wake)
+            .chain(tell)
+            .chain(supply)
+            .chain(keep)
+            .min()
     }
 
     fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {
@@ -426,6 +449,22 @@ impl Work {
         self.lives
             .values()
             .all(|live| !live.busy && matches!(live.phase, Phase::Ended { .. }))
+    }
+
+    /// Says what it waits for who drains, where that takes long.
+    fn tell_of_drain(&mut self) {
+        let now = self.now();
+        if now < self.drain_told + DRAIN_TOLD_EACH {
+            return;
+        }
+        self.drain_told = now;
+        let lives = self.lives.values();
+        let lives = lives.filter(|live| live.busy || !matches!(live.phase, Phase::Ended { .. }));
+        for live in lives {
+            let (run, why) = (&live.run.id, live.unseen.as_deref());
+            let why = why.unwrap_or("it has not ended");
+            tracing::warn!(%run, why, "this node leaves once this run has ended; told again, it leaves at once");
+        }
     }
 
     /// From now on, nothing is to run.
@@ -468,13 +507,27 @@ impl Work {
         let starts = self.outbox.starts();
         for run in runs::find(&self.runs_dir)? {
             let driver = run.workload.driver.as_str();
-            if !self.drivers.contains_key(driver) {
+            let left_alone = match run.is_of_another(&self.node) {
                 // A later version of this agent may have had it, and may have it again.
-                tracing::error!(run = %run.id, driver, "left alone: this agent has no such driver");
-                continue;
-            }
+                None if !self.drivers.contains_key(driver) => {
+                    Some(format!("this agent has no driver {driver}"))
+                }
+                anothers => anothers,
+            };
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
+            if let Some(why) = left_alone {
+                tracing::warn!(run = %run.id, why, "a run is left alone");
+                // So that its number is not given again.
+                live.phase = Phase::Ended {
+                    how: End::Exited(-1),
+                    since: now,
+                    ran: Duration::ZERO,
+                };
+                live.left_alone = Some(why);
+                self.lives.insert(run.id.clone(), live);
+                continue;
+            }
             live.is_fresh = false;
             live.is_told = run.has(runs::Mark::Told) || starts.contains(&run.id);
             live.asked = run.has(runs::Mark::Asked).then_some(now);

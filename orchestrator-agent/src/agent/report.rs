@@ -192,6 +192,7 @@ impl Work {
         });
         let runs = self.lives.values().map(|live| {
             let phase = match &live.phase {
+                _ if live.left_alone.is_some() => "left alone",
                 Phase::Planned => "planned",
                 Phase::Running if live.asked.is_some() => "stopping",
                 Phase::Running => "running",
@@ -204,6 +205,7 @@ impl Work {
                 "ready": live.phase == Phase::Running && live.seen(now).ready,
                 "checks": live.tally.checks().collect::<Vec<_>>(),
                 "ports": live.run.ports, "directory": live.run.dir, "remarks": live.run.remarks(),
+                "left_alone": live.left_alone,
             })
         });
         let received = self.accepted.received.as_ref();

@@ -251,8 +251,13 @@ impl Client {
         if own.is_none() {
             // A join token is good once: it is not to be used up for an identity that cannot be kept.
             let probe = self.identity.with_extension("probe");
-            disk::replace(&probe, &[b' '; IDENTITY_BYTES])?;
-            std::fs::remove_file(&probe)?;
+            let tried = disk::replace(&probe, &[b' '; IDENTITY_BYTES]);
+            let tried = tried.and_then(|()| std::fs::remove_file(&probe));
+            tried.map_err(|why| {
+                let path = self.identity.display();
+                let what = format!("{path}: this node's identity could not be kept there: {why}");
+                io::Error::new(why.kind(), what)
+            })?;
         }
         let tried = self.join_with(&join, own.as_ref().or(given)).await;
         let joined = match tried {

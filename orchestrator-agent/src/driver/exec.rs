@@ -296,7 +296,18 @@ impl Exec {
 
     async fn state(&self, dir: &Path) -> io::Result<Look> {
         if !is_gone(dir) {
-            return look(dir);
+            if let Some(look) = look(dir)? {
+                return Ok(look);
+            }
+            tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
+            let find = || {
+                let left = process(dir).ok().flatten();
+                left.and_then(|left| Lost::elsewhere(dir, &left))
+                    .into_iter()
+                    .collect()
+            };
+            self.end_shims(dir, find, LOST_GRACE).await?;
+            return Ok(super::note_end(dir, Ended::unseen()));
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
@@ -313,19 +324,35 @@ impl Exec {
     /// they wanted to be told to stop is lost, too: they are told as most are, and have a moment. Ready when all of it
     /// has ended.
     async fn end_lost(&self, dir: &Path, known: &[Arc<Run>], grace: Duration) -> io::Result<()> {
+        let find = || {
+            let mut shims = self.lost(dir);
+            shims.retain(|shim| known.iter().all(|run| run.dir != shim.dir));
+            shims
+        };
+        let mut dirs = self.end_shims(dir, find, grace).await?;
+        // Of a shim that was killed, or of a check. Where there is a directory again, they are another run's.
+        let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
+        dirs.insert(dir.to_owned());
+        for dir in dirs.iter().filter(is_gone) {
+            shim::kill_strays(dir);
+        }
+        Ok(())
+    }
+
+    /// Tells what these shims run to stop, kills it after the time of grace, and is ready when there are none any more;
+    /// where their runs were.
+    async fn end_shims(
+        &self,
+        dir: &Path,
+        find: impl Fn() -> Vec<Lost>,
+        grace: Duration,
+    ) -> io::Result<BTreeSet<PathBuf>> {
         let mut dirs = BTreeSet::new();
         let since = Instant::now();
         while since.elapsed() < grace + KILLED_WITHIN {
-            let mut shims = self.lost(dir);
-            shims.retain(|shim| known.iter().all(|run| run.dir != shim.dir));
+            let shims = find();
             if shims.is_empty() {
-                // Of a shim that was killed, or of a check. Where there is a directory again, they are another run's.
-                let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
-                dirs.insert(dir.to_owned());
-                for dir in dirs.iter().filter(is_gone) {
-                    shim::kill_strays(dir);
-                }
-                return Ok(());
+                return Ok(dirs);
             }
             for shim in shims {
                 let waited = since.elapsed();
@@ -342,7 +369,7 @@ impl Exec {
             tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
         }
         let dir = dir.display();
-        let why = format!("{dir}: what runs there without its directory does not end");
+        let why = format!("{dir}: what runs there and is no run's any more does not end");
         Err(io::Error::other(why))
     }
 }
@@ -426,7 +453,7 @@ impl Driver for Exec {
             let mut check = if !is_limited {
                 let mut check = Command::new(program);
                 check.args(args).env_clear().envs(&launch.env);
-                check.current_dir(&launch.directory);
+                check.current_dir(launch.directory_in(&run.dir));
                 if let Some((user, group)) = launch.user {
                     check.uid(user).gid(group);
                 }
@@ -472,11 +499,12 @@ impl Driver for Exec {
             let Some(_alone) = hold(&run.dir)? else {
                 return Err(io::Error::other("it lives"));
             };
-            let process = process(&run.dir)?;
-            if process.is_some_and(|process| shim::is_copy(&run.dir, &process)) {
-                return super::remove(&run.dir).await;
+            let mut groups = groups(&run.dir)?;
+            if groups.is_empty() {
+                // Of an agent that was killed before it could write them down.
+                groups = self.groups.of(&run.name);
             }
-            for group in groups(&run.dir)? {
+            for group in groups {
                 remove(&group).await?;
             }
             // Of a check that was begun as it ended.
@@ -566,32 +594,35 @@ fn is_gone(dir: &Path) -> bool {
     matches!(dir.try_exists(), Ok(false)) && all.is_some_and(Path::exists)
 }
 
-fn look(dir: &Path) -> io::Result<Look> {
+/// Where it is; `None` where its shim lives, but for another directory.
+fn look(dir: &Path) -> io::Result<Option<Look>> {
     let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
     if let Some(ended) = ended()? {
-        return Ok(ended.into());
+        return Ok(Some(ended.into()));
     }
     let Some(_alone) = hold(dir)? else {
-        return Ok(Look::Running);
+        return Ok(Some(Look::Running));
     };
     // Only now nobody writes any more.
     if let Some(ended) = ended()? {
-        return Ok(ended.into());
+        return Ok(Some(ended.into()));
     }
     if !dir.join(shim::BEGUN).exists() {
-        return Ok(Look::Absent);
+        return Ok(Some(Look::Absent));
     }
     let left = process(dir)?;
-    if left.as_ref().is_some_and(|left| shim::is_copy(dir, left)) {
-        tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
-        return Ok(super::note_end(dir, Ended::unseen()));
+    if left
+        .as_ref()
+        .is_some_and(|left| Lost::elsewhere(dir, left).is_some())
+    {
+        return Ok(None);
     }
-    // The shim was killed. Whatever it started has nobody to write its end down, so it ends here.
+    // Whatever the shim started has nobody to write its end down, so it ends here.
     let killed = left.map_or(0, |left| shim::kill_session(&left));
     let killed = killed + shim::kill_strays(dir);
     groups(dir)?.iter().for_each(Group::kill);
-    tracing::warn!(dir = %dir.display(), killed, "a shim was killed");
-    Ok(super::note_end(dir, Ended::unseen()))
+    tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
+    Ok(Some(super::note_end(dir, Ended::unseen())))
 }
 
 #[cfg(test)]

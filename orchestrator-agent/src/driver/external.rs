@@ -3,7 +3,7 @@
 //! | `config` | default | meaning |
 //! |---|---|---|
 //! | `program` | required | one that the agent was told with `--external NAME=PROGRAM` |
-//! | `stop_grace` | `10s` | from `stop` to `stop` with `"how":"now"` |
+//! | `stop_grace` | `10s` | from a `stop` that was done to `stop` with `"how":"now"`; one that fails is tried again for a minute |
 //! | the rest | | the program's; in all texts the words are replaced |
 //!
 //! The program is run for each thing that is to be done, with one argument. On its standard input is one line of JSON, which

@@ -5,7 +5,7 @@
 //!
 //! | field | default | meaning |
 //! |---|---|---|
-//! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver |
+//! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver. A signal that cannot be given is tried again for a minute |
 //! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec), [`docker`](crate::driver::docker), [`external`](crate::driver::external) |
 //! | `env` | | the workload's environment: nothing of the agent's is passed on but `PATH` |
 //! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |

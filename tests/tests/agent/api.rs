@@ -98,7 +98,9 @@ impl Api {
             }
             let over = ["completed", "failed", "canceled"];
             let state = shown["status"]["state"].as_str().unwrap();
-            assert!(!over.contains(&state), "it is over: {shown:#}");
+            if over.contains(&state) {
+                panic!("it is over: {shown:#}\n{}", self.targets(id).await);
+            }
             let revision = &shown["status"]["revision"];
             path = format!("/v1/deployments/{id}?revision={revision}&wait=30s");
         }

@@ -208,6 +208,32 @@ async fn what_was_started_and_is_not_there_has_ended() {
 }
 
 #[tokio::test]
+async fn who_does_not_hear_that_he_is_to_stop_is_told_again_before_he_is_killed() {
+    // The first two times nobody hears it.
+    let script = r#"
+input=$(cat)
+state=${input#*\"state\":\"}; state=${state%%\"*}
+case $1 in
+start) echo running > "$state/is" ;;
+stop)
+    echo x >> "$state/told"
+    case $input in *'"how":"now"'*) echo killed > "$state/../../../../../../killed" ;; esac
+    [ "$(wc -l < "$state/told")" -gt 2 ] || { echo "the hypervisor is away" >&2; exit 1; }
+    echo ended > "$state/is" ;;
+look) printf '{"state":"%s","code":0,"ran_millis":1}' "$(cat "$state/is" || echo absent)" ;;
+esac
+"#;
+    let (server, node, _dir) = driven_by(script).await;
+    let id = server.api.register(driven()).await;
+    server.api.until_state(&id, "completed").await;
+    server.api.stopped("web").await;
+    let log = node.log();
+    assert_eq!(log.matches("the hypervisor is away").count(), 2, "{log}");
+    assert!(!node.path("killed").exists(), "{log}");
+    assert!(!log.contains("kill default/web"), "{log}");
+}
+
+#[tokio::test]
 async fn what_nobody_can_find_is_told_of() {
     let (server, _node, _dir) =
         driven_by("[ $1 = look ] && { echo no idea >&2; exit 3; }; exit 0").await;

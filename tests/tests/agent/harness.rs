@@ -301,6 +301,13 @@ impl Node {
         self.dir = to;
     }
 
+    /// Its data directory holds from now on what this one's does.
+    pub(crate) fn copy(&self, of: &Self) {
+        let mut copy = std::process::Command::new("cp");
+        let copy = copy.arg("-a").args([of.path("."), self.path(".")]);
+        assert!(copy.status().unwrap().success());
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

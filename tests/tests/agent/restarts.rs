@@ -1,6 +1,7 @@
 //! Leaving, draining, crashing, and shims that are killed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
@@ -360,11 +361,9 @@ async fn what_another_driver_runs_is_left_alone() {
     node.start_apart(&[]);
     let id = stop["deployment_id"].as_str().unwrap();
     server.api.until_state(id, "completed").await;
-    let said = "this agent has no such driver";
-    eventually("that is said", async || {
-        node.log().contains(said).then_some(())
-    })
-    .await;
+    let status = node.status().await.unwrap();
+    let why = status["runs"][0]["left_alone"].as_str();
+    assert_eq!(why, Some("this agent has no driver later"), "{status:#}");
     assert_eq!(node.processes(), [pid]);
     node.leave(Leave::Running).await;
 
@@ -405,19 +404,183 @@ async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
     let (_server, node, pid) = at_work().await;
     // Nobody listens there.
     let mut copy = Node::at("http://127.0.0.1:1", "n2");
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .args([node.path("."), copy.path(".")])
-        .status();
-    assert!(copied.unwrap().success());
+    copy.copy(&node);
     copy.start_apart(&[]);
-    copy.until("it has looked at all that is there", |status| {
-        status["runs"][0]["phase"] == "ended"
+    copy.until("it says why it does nothing", |status| {
+        let why = status["runs"][0]["left_alone"].as_str();
+        why.is_some_and(|why| why.contains("of an agent that works there"))
     })
     .await;
     assert!(copy.processes().is_empty());
     assert_eq!(node.answers(1).await, pid);
-    assert!(copy.log().contains("a copy of what another agent runs"));
+}
+
+#[tokio::test]
+async fn a_node_of_another_name_takes_nothing_over_with_a_copy() {
+    let (server, mut node, pid) = at_work().await;
+    node.leave(Leave::Running).await;
+    let mut other = Node::new(&server, "n2");
+    other.copy(&node);
+    // It cannot speak as the other one.
+    let _ = std::fs::remove_file(other.path("identity.json"));
+    other.start_apart(&[]);
+    server.api.nodes(2).await;
+    // It has its own, beside that of which it has a copy.
+    let next = service(&[("A", "b")], immediate());
+    server.api.register(next).await;
+    let own = other.answers(2).await;
+    assert_eq!(other.processes(), [own]);
+    assert_eq!(node.processes(), [pid]);
+    let status = other.status().await.unwrap();
+    let left_alone = |run: &&Value| run["phase"] == "left alone";
+    let runs = status["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().filter(left_alone).count(), 1, "{status:#}");
+    other.leave(Leave::Drained).await;
+    assert_eq!(node.processes(), [pid]);
+}
+
+#[tokio::test]
+async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    // It says so when it ends.
+    let script =
+        "trap 'touch ../../../../../bye; exit' TERM; mkfifo never; echo ready; read line <> never";
+    let id = server
+        .api
+        .register(plain(json!(["sh", "-c", script])))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    let ready = |node: &Node| {
+        let runs = std::fs::read_dir(node.path("runs/default@/web@")).ok()?;
+        let mut said = runs.flatten().map(|run| run.path().join("stdout.log"));
+        said.any(|said| std::fs::read_to_string(said).is_ok_and(|said| said == "ready\n"))
+            .then_some(())
+    };
+    eventually("it is ready", async || ready(&node)).await;
+    node.leave(Leave::Running).await;
+    let mut next = Node::new(&server, "n1");
+    next.copy(&node);
+    std::fs::remove_dir_all(next.path("runs/default@/web@/0.1.1/work")).unwrap_or_default();
+    next.start_apart(&[]);
+    eventually("there is another one, and no more", async || {
+        let (old, new) = (node.processes(), next.processes());
+        (old.is_empty() && !new.is_empty()).then_some(())
+    })
+    .await;
+    assert!(
+        node.path("bye").exists(),
+        "it was told before it was killed"
+    );
+    server.api.stopped("web").await;
+    assert!(next.processes().is_empty());
+}
+
+#[tokio::test]
+async fn what_runs_goes_along_with_a_directory_that_is_moved() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let outside = tempfile::tempdir().unwrap();
+    let (journal, end) = (outside.path().join("journal"), outside.path().join("end"));
+    let made = std::process::Command::new("mkfifo").arg(&end).status();
+    assert!(made.unwrap().success());
+    let script = format!(
+        "echo begun >> {}; read line < {}; echo done",
+        journal.display(),
+        end.display()
+    );
+    let mut job = plain(json!(["sh", "-c", script]));
+    job["job_type"] = json!("batch");
+    job["checks"] =
+        json!([{ "type": "command", "command": ["test", "-d", "../work"], "interval": "200ms" }]);
+    server.api.register(job).await;
+    node.until("it runs", |status| status["runs"][0]["phase"] == "running")
+        .await;
+    node.leave(Leave::Running).await;
+    node.move_away();
+    node.start_apart(&[]);
+    node.until("its check passes", |status| {
+        status["runs"][0]["checks"][0]["passing"] == true
+    })
+    .await;
+    std::fs::write(&end, "\n").unwrap();
+    let status = node
+        .until("it has ended", |status| {
+            status["runs"][0]["phase"] == "ended"
+        })
+        .await;
+    assert_eq!(
+        status["executions"][0]["standing"], "exited: 0",
+        "{status:#}"
+    );
+    let dir = status["runs"][0]["directory"].as_str().unwrap();
+    assert!(Path::new(dir).starts_with(node.path("").canonicalize().unwrap()));
+    let said = std::fs::read_to_string(format!("{dir}/stdout.log")).unwrap();
+    assert_eq!(said, "done\n");
+    assert_eq!(std::fs::read_to_string(journal).unwrap(), "begun\n");
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_is_not_acted_on_later() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    node.answers(1).await;
+    disk.fill();
+    server.api.stopped("web").await;
+    assert!(
+        node.log().contains("the desired state cannot be kept"),
+        "{}",
+        node.log()
+    );
+    // What is kept by now, if anything, is the newest.
+    server.away().await;
+    node.kill().await;
+    disk.make_room();
+    node.start_apart(&[]);
+    node.until("it has looked around", |status| {
+        status["runs"][0]["phase"] == "ended"
+    })
+    .await;
+    assert!(node.processes().is_empty());
+    assert!(
+        !node.log().contains("start default/web 0.1.2"),
+        "{}",
+        node.log()
+    );
+    node.kill().await;
+
+    // With room it is written, though nothing else is said.
+    server.back().await;
+    node.start_apart(&[]);
+    eventually("it is kept", async || {
+        node.path("desired.json").exists().then_some(())
+    })
+    .await;
+    disk.fill();
+    server
+        .api
+        .register(service(&[("A", "b")], immediate()))
+        .await;
+    eventually("it cannot be kept", async || {
+        (!node.path("desired.json").exists()).then_some(())
+    })
+    .await;
+    disk.make_room();
+    eventually("it is kept", async || {
+        node.path("desired.json").exists().then_some(())
+    })
+    .await;
+    node.leave(Leave::Running).await;
 }
 
 #[tokio::test]

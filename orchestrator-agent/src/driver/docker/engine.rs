@@ -95,6 +95,18 @@ pub(super) struct Listed {
     /// The engine puts a slash before each.
     pub(super) names: Vec<String>,
     pub(super) labels: BTreeMap<String, String>,
+    state: String,
+}
+
+impl Listed {
+    pub(super) fn runs(&self) -> bool {
+        self.state == "running"
+    }
+
+    pub(super) fn name(&self) -> &str {
+        let name = self.names.first().map_or("", String::as_str);
+        name.trim_start_matches('/')
+    }
 }
 
 /// A container, as the engine sees it.

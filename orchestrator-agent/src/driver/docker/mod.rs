@@ -35,7 +35,7 @@ mod output;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -43,7 +43,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use self::config::{AGENT, Config, NODE, Pull, RUN};
-use self::engine::{Container, Engine, Failed, Inside, Listed, escape};
+use self::engine::{Container, Engine, Failed, Inside, escape};
 use self::output::Output;
 use super::{Doing, Driver, Look, Stop, Usage};
 use crate::disk;
@@ -62,6 +62,8 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A registry that is away is asked less and less often, down to this.
 const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
+/// An engine that is not done by then has not heard it, and is told again.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last output of what has ended is waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Where in the data directory stands by what the agent knows its containers.
@@ -76,8 +78,8 @@ pub struct Docker {
     node: String,
     /// The agent's runs are in it.
     dir: PathBuf,
-    /// What its containers bear, and those of no other agent. It moves with the data directory.
-    agent: Option<String>,
+    /// What its containers bear, and those of no other agent, once that could be kept.
+    agent: OnceLock<String>,
     outputs: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<Option<Output>>>>>,
     /// Checks that were left alone before they had ended, by what is run where.
     hanging: Mutex<BTreeMap<(PathBuf, Vec<String>), String>>,
@@ -141,50 +143,68 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Docker {
     /// For an agent with these settings, in this data directory.
     pub fn new(settings: &Settings, dir: &Path) -> Self {
-        let agent = mark(&dir.join(MARK)).inspect_err(|why| {
-            tracing::warn!(%why, "containers get no mark of this agent: they are not found where their run is lost");
-        });
-        Self {
+        let docker = Self {
             engine: Engine::new(&settings.docker, settings.docker_config.as_deref()),
             node: settings.node.clone(),
             dir: dir.to_owned(),
-            agent: agent.ok(),
+            agent: OnceLock::new(),
             outputs: Mutex::default(),
             hanging: Mutex::default(),
             looks: Semaphore::new(LOOKS_MAX),
             pulls: Semaphore::new(PULLS_MAX),
+        };
+        docker.agent();
+        docker
+    }
+
+    /// What its containers bear. It moves with the data directory.
+    fn agent(&self) -> Option<&str> {
+        if let Some(mark) = self.agent.get() {
+            return Some(mark);
+        }
+        match mark(&self.dir.join(MARK)) {
+            Ok(mark) => Some(self.agent.get_or_init(|| mark)),
+            Err(why) => {
+                tracing::warn!(%why, "containers get no mark of this agent for now: they are not found where their run is lost");
+                None
+            }
         }
     }
 
-    /// Stops and takes away those of its containers whose run is neither known nor there. One whose directory is there is
+    /// Stops and takes away those of its containers whose run is neither known nor there, or has ended. One whose directory is there is
     /// that of a run that was made meanwhile, or cannot be read, or of whom this data directory was copied from. One that
     /// does not go keeps no other from that.
     async fn end_strays(&self, known: &[Arc<Run>]) -> Result<(), Failed> {
         let listed = self.engine.list(&format!("{NODE}={}", self.node)).await?;
         let mut all = Ok(());
-        for Listed { id, names, labels } in listed {
-            let is_known = |name: &String| {
-                let mut names = known.iter().map(|run| run.name.as_str());
-                names.any(|known| Some(known) == name.strip_prefix('/'))
-            };
-            let Some(run) = labels.get(RUN).map(Path::new) else {
+        for container in listed {
+            let name = container.name();
+            let labels = &container.labels;
+            let Some(dir) = labels.get(RUN).map(Path::new) else {
                 continue;
             };
-            if names.iter().any(is_known) || !matches!(run.try_exists(), Ok(false)) {
+            let known = known.iter().find(|run| run.name == name);
+            let is_lost = known.is_none() && matches!(dir.try_exists(), Ok(false));
+            // What has ended does not begin again, unless somebody has it begun.
+            let is_over = known.is_some_and(|run| run.dir.join(ENDED).exists());
+            if !(is_lost || is_over && container.runs()) {
                 continue;
             }
-            if !self.is_own(&labels) {
-                if run.starts_with(&self.dir) {
+            if !self.is_own(labels) {
+                if dir.starts_with(&self.dir) {
                     tracing::warn!(
-                        ?names,
-                        "a container that may be of a former agent here is left alone"
+                        name,
+                        "a container that may be of a former agent here is left alone; `docker rm --force` ends it"
                     );
                 }
                 continue;
             }
-            tracing::warn!(?names, "a container whose run is lost is taken away");
-            if let Err(why) = self.end(&id).await {
-                tracing::warn!(?names, %why, "a container whose run is lost cannot be taken away");
+            tracing::warn!(
+                name,
+                "a container whose run is lost, or over, is taken away"
+            );
+            if let Err(why) = self.end(&container.id).await {
+                tracing::warn!(name, %why, "a container whose run is lost, or over, cannot be taken away");
                 all = Err(why);
             }
         }
@@ -193,7 +213,36 @@ impl Docker {
 
     /// Whether a container with these labels is surely one of this agent's.
     fn is_own(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.agent.is_some() && labels.get(AGENT) == self.agent.as_ref()
+        labels
+            .get(AGENT)
+            .is_some_and(|mark| self.agent() == Some(mark))
+    }
+
+    /// Refuses to begin beside a container of the same execution that was made in this directory, and that is none of this
+    /// agent's: what was known of it is lost, and only a person can say that nobody else needs it.
+    async fn is_alone(&self, run: &Run) -> Result<(), Failed> {
+        let execution = run.dir.file_name().and_then(|name| name.to_str());
+        // Who cannot mark his own does not know them from others.
+        let Some((execution, _)) = execution.zip(self.agent()) else {
+            return Ok(());
+        };
+        let slot = execution.split('.').next().unwrap_or_default();
+        let slot = run.dir.with_file_name(format!("{slot}."));
+        let slot = slot.to_string_lossy();
+        for listed in self.engine.list(&format!("{NODE}={}", self.node)).await? {
+            let labels = &listed.labels;
+            let made_here = labels.get(RUN).is_some_and(|dir| dir.starts_with(&*slot));
+            if made_here && listed.runs() && !self.is_own(labels) {
+                let name = listed.name();
+                return Err(Failed::Refused {
+                    status: StatusCode::CONFLICT,
+                    why: format!(
+                        "{name}: this container runs the same, and this agent has lost what it knew of it: `docker rm --force {name}` ends it"
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Stops a container and takes it away. It is named by its id: the next one of its name is another.
@@ -219,7 +268,9 @@ impl Docker {
         if !labels.is_some_and(|labels| self.is_own(labels)) {
             return Err(Failed::Refused {
                 status: StatusCode::CONFLICT,
-                why: format!("{name}: a container that is not this agent's has this name"),
+                why: format!(
+                    "{name}: a container that is not this agent's has this name: `docker rm --force {name}` ends it"
+                ),
             });
         }
         tracing::warn!(
@@ -266,12 +317,13 @@ impl Docker {
         match self.engine.inspect(name).await? {
             None if is_begun(begun) => Ok(Step::Last),
             None => {
+                self.is_alone(run).await?;
                 // It was here, but somebody may have taken it away since.
                 if config.pull != Pull::Never {
                     self.bring(config, false).await?;
                 }
                 let path = format!("/containers/create?name={name}");
-                let container = config.container(run, self.agent.as_deref());
+                let container = config.container(run, self.agent());
                 match self.engine.ask("POST", &path, Some(&container)).await {
                     // Somebody has the name who cannot be seen: one that is just being made, or taken away.
                     Err(failed) if failed.is(StatusCode::CONFLICT) => {
@@ -464,11 +516,18 @@ impl Docker {
 
     async fn remove(&self, run: &Run) -> io::Result<()> {
         let name = &run.name;
-        if !is_begun(&run.dir.join(BEGUN))
-            && let Some(container) = self.engine.inspect(name).await?
+        if let Some(container) = self.engine.inspect(name).await?
             && !container.state.is_new()
         {
-            self.make_way(run, &container).await?;
+            if !is_begun(&run.dir.join(BEGUN)) {
+                self.make_way(run, &container).await?;
+            } else if container.state.ended().is_none() && run.dir.join(ENDED).exists() {
+                tracing::warn!(
+                    container = name,
+                    "somebody has begun a container again that had ended; it is taken away"
+                );
+                self.end(&container.id).await?;
+            }
         }
         let path = format!("/containers/{name}?v=1");
         match self.engine.ask("DELETE", &path, None).await {
@@ -564,7 +623,7 @@ impl Driver for Docker {
     }
 
     fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
-        Box::pin(self.signal(run, how))
+        Box::pin(async move { within(STOP_WITHIN, self.signal(run, how)).await? })
     }
 
     fn ended<'a>(&'a self, run: &'a Run) -> Doing<'a, ()> {

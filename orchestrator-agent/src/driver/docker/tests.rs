@@ -173,11 +173,12 @@ async fn an_engine_that_contradicts_itself_is_not_asked_in_haste() {
             let (_, path) = what.split_once(' ').unwrap();
             match path {
                 path if path.starts_with("/images/") => (200, json!({})),
+                path if path.starts_with("/containers/json?") => (200, json!([])),
                 path if path.starts_with("/containers/create") => {
                     (409, json!({ "message": "The name is in use" }))
                 }
                 path if path.ends_with("/wait") => (waited, json!({ "message": "no" })),
-                _ if count.load(Ordering::Relaxed) > 3 => container("running", 0),
+                _ if count.load(Ordering::Relaxed) > 4 => container("running", 0),
                 _ => no_such_container(),
             }
         });
@@ -186,7 +187,7 @@ async fn an_engine_that_contradicts_itself_is_not_asked_in_haste() {
         let soon = Duration::from_millis(200);
         let launched = timeout(soon, docker.launch(&run)).await;
         assert!(launched.is_err());
-        assert!(asked.swap(10, Ordering::Relaxed) <= 3);
+        assert!(asked.swap(10, Ordering::Relaxed) <= 4);
         let ended = timeout(soon, docker.ended(&run)).await;
         assert!(ended.is_err());
         // One for the output.
@@ -307,10 +308,12 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
             if let Some(agent) = agent {
                 labels[AGENT] = json!(agent);
             }
-            json!({ "Id": id, "Names": [format!("/{id}")], "Labels": labels })
+            json!({ "Id": id, "Names": [format!("/{id}")], "Labels": labels, "State": "running" })
         };
         let gone = Path::new("/gone/run");
-        let nobodys = json!({ "Id": "nobodys", "Names": ["/nobodys"], "Labels": { AGENT: own } });
+        let nobodys = json!({
+            "Id": "nobodys", "Names": ["/nobodys"], "Labels": { AGENT: own }, "State": "running",
+        });
         let all = [
             container("web-1", Some(&own), gone),
             container("made-meanwhile", Some(&own), &there),
@@ -323,7 +326,7 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
         (200, json!(all))
     });
     let docker = fake.docker();
-    lock(&mark).clone_from(docker.agent.as_ref().unwrap());
+    lock(&mark).clone_from(docker.agent.get().unwrap());
     docker.sweep(&[Arc::new(fake.run())]).await.unwrap_err();
     // One that does not go keeps no other from that.
     assert_eq!(
@@ -335,7 +338,26 @@ async fn only_what_is_surely_its_own_and_lost_is_taken_away() {
         ]
     );
     // It is the same agent the next time.
-    assert_eq!(fake.docker().agent, docker.agent);
+    assert_eq!(fake.docker().agent(), docker.agent());
+}
+
+#[tokio::test]
+async fn what_somebody_has_begun_again_after_its_end_is_taken_away() {
+    for sweeps in [true, false] {
+        let (fake, containers, _) = engine();
+        let (docker, run) = (fake.docker(), fake.begun());
+        fake.lose(&containers, fake.labels());
+        let runs = [Arc::new(run.clone())];
+        docker.sweep(&runs).await.unwrap();
+        assert_eq!(running(&containers), ["old"], "it has not ended");
+        assert_eq!(docker.look(&run).await.unwrap(), Look::Running);
+        super::super::note_end(&run.dir, Ended::with(0, Duration::ZERO));
+        match sweeps {
+            true => docker.sweep(&runs).await.unwrap(),
+            false => docker.forget(&run).await.unwrap(),
+        }
+        assert!(lock(&containers).is_empty());
+    }
 }
 
 #[tokio::test]
@@ -381,6 +403,7 @@ async fn an_image_is_brought_once_for_each_assignment() {
                 _ if what.starts_with("POST") => (200, json!({ "Id": "1" })),
                 "GET /images/web/json" if is_here || had("POST /images/create") => (200, json!({})),
                 "GET /images/web/json" => (404, json!({ "message": "No such image: web" })),
+                _ if what.starts_with("GET /containers/json?") => (200, json!([])),
                 _ if had("POST /containers/create") => container("created", 0),
                 _ => no_such_container(),
             }
@@ -441,8 +464,8 @@ fn engine() -> (Fake, Containers, Arc<Mutex<Vec<String>>>) {
             return (200, json!({}));
         }
         if path.starts_with("/containers/json?") {
-            let listed = all.iter().map(|(id, name, _, labels)| {
-                json!({ "Id": id, "Names": [format!("/{name}")], "Labels": labels })
+            let listed = all.iter().map(|(id, name, state, labels)| {
+                json!({ "Id": id, "Names": [format!("/{name}")], "Labels": labels, "State": state })
             });
             return (200, listed.collect());
         }
@@ -478,7 +501,7 @@ fn engine() -> (Fake, Containers, Arc<Mutex<Vec<String>>>) {
         }
         (204, Value::Null)
     });
-    *lock(&mark) = json!(fake.docker().agent);
+    *lock(&mark) = json!(fake.docker().agent());
     (fake, all, asked)
 }
 
@@ -496,7 +519,7 @@ impl Fake {
     }
 
     fn labels(&self) -> Value {
-        json!({ AGENT: self.docker().agent })
+        json!({ AGENT: self.docker().agent() })
     }
 }
 
@@ -576,6 +599,34 @@ async fn what_a_lost_run_has_left_makes_way_for_the_next_of_its_name() {
     let (docker, run) = (fake.docker(), fake.run());
     docker.forget(&run).await.unwrap();
     assert!(lock(&containers).is_empty());
+
+    // One that was made here, of which nothing is known any more, is not to run beside the next, whatever it is called.
+    let (fake, containers, _) = engine();
+    let labels = json!({ AGENT: "former", RUN: fake.dir.path().join("0.1.1") });
+    let former = ("old".to_owned(), "former-1".to_owned(), "running", labels);
+    lock(&containers).push(former);
+    let (docker, run) = (
+        fake.docker(),
+        Run {
+            dir: fake.dir.path().join("0.1.2"),
+            ..fake.run()
+        },
+    );
+    disk::directory(&run.dir).unwrap();
+    let why = docker.start(&run).await.unwrap_err();
+    assert!(
+        why.contains("`docker rm --force former-1` ends it"),
+        "{why}"
+    );
+    assert_eq!(running(&containers), ["old"]);
+    lock(&containers)[0].2 = "exited";
+    let next = Run {
+        dir: fake.dir.path().join("0.1.3"),
+        ..fake.run()
+    };
+    disk::directory(&next.dir).unwrap();
+    docker.start(&next).await.unwrap();
+    assert_eq!(running(&containers), ["new"]);
 
     // Another agent's stays as it is.
     let (fake, containers, _) = engine();
