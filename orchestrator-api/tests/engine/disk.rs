@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Run;
 use std::time::Duration;
 
-use orchestrator_api::engine::{EngineError, Said};
+use orchestrator_api::engine::{EngineError, Release, Said};
 use orchestrator_api::store::StoreError;
+use orchestrator_core::group::{GroupSpec, GroupState};
+use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{Command, DeploymentState, Interval, Observation};
 
+use crate::PATIENCE;
 use crate::world::{World, registration};
 
 /// A small file system in memory, unmounted after the test.
@@ -109,6 +112,101 @@ async fn what_cannot_be_kept_has_not_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_goes_on_when_there_is_room_again() {
+    let Some(disk) = Small::mount() else { return };
+    let world = World::at(disk.path().join("data")).await;
+    world.join(2, &[]).await;
+    for round in 1..=2 {
+        let jobs = ["db", "web"].map(|job| {
+            let document = world.document(job, round, "rolling").to_string();
+            JobSpec::parse(&document).expect("a spec")
+        });
+        let group = r#"{"name":"release","members":[{"job":"db"},{"job":"web","after":["db"]}]}"#;
+        let group = GroupSpec::parse(group).expect("a group");
+        let begin = async || {
+            let release = Release::new(group.clone(), jobs.to_vec(), false).expect("all of them");
+            let handle = world.handle();
+            handle.begin_group(release, None, World::who()).await
+        };
+        for node in ["n1", "n2"] {
+            world.silence(node).await;
+        }
+        let mut begun = None;
+        if round == 1 {
+            // While it waits for its first job.
+            begun = Some(begin().await.expect("it is kept"));
+        }
+        disk.fill();
+        fill_the_file(&world).await;
+        if round == 2 {
+            let why = begin().await.expect_err("there is no room");
+            assert!(matches!(why, EngineError::Store(_)), "{why:?}");
+        }
+        let before = world.handle().counts().commits_failed();
+        for node in ["n1", "n2"] {
+            world.listen(node).await;
+        }
+        if let Some(begun) = &begun {
+            // What is said now cannot be kept.
+            while world.handle().counts().commits_failed() == before {
+                tokio::task::yield_now().await;
+            }
+            let shown = world.handle().group(begun.id).await.expect("it reads");
+            assert!(!shown.expect("it is there").is_over);
+        }
+        disk.empty();
+        // Who was not heard may have gone.
+        for node in ["n1", "n2"] {
+            world.silence(node).await;
+            world.listen(node).await;
+        }
+        let begun = match begun {
+            Some(begun) => begun,
+            // What could not be kept has not begun, so another may.
+            None => begin().await.expect("it is kept"),
+        };
+        let done = async {
+            loop {
+                let news = world.handle().watch_group(begun.id);
+                let shown = world.handle().group(begun.id).await.expect("it reads");
+                let shown = shown.expect("it is there");
+                match news {
+                    Some(mut news) if !shown.is_over => {
+                        // An error means that it has ended.
+                        let _ = news.changed().await;
+                    }
+                    _ => return shown,
+                }
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, done).await.expect("it ends");
+        assert_eq!(done.state, GroupState::Completed, "{done:?}");
+        for job in ["db", "web"] {
+            assert_eq!(world.running(job, round).await, 2, "{job}");
+        }
+    }
+}
+
+/// The file that there is may have room for some yet: what is large takes it.
+async fn fill_the_file(world: &World) {
+    let mut number = 0;
+    for bytes in [50_000, 2_000, 10] {
+        loop {
+            number += 1;
+            assert!(number < 10_000, "the disk is not full");
+            let mut other = world.document("large", number, "rolling");
+            other["selector"] = "nowhere".into();
+            other["config"]["more"] = "x".repeat(bytes).into();
+            match world.command("large", registration(&other)).await {
+                Ok(_) => {}
+                Err(EngineError::Store(_)) => break,
+                Err(why) => panic!("{why:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_node_fails_for_what_could_not_be_written_down() {
     let Some(disk) = Small::mount() else { return };
     let world = World::at(disk.path().join("data")).await;
@@ -123,19 +221,7 @@ async fn no_node_fails_for_what_could_not_be_written_down() {
     let assigned = told.await.expect("it is told").executions[0].clone();
 
     disk.fill();
-    // The file that there is may have room for some yet: what is large takes it long before the deadline.
-    let mut number = 0;
-    loop {
-        number += 1;
-        let mut other = world.document("large", number, "rolling");
-        other["selector"] = "nowhere".into();
-        other["config"]["more"] = "x".repeat(50_000).into();
-        match world.command("large", registration(&other)).await {
-            Ok(_) => assert!(number < 1_000, "the disk is not full"),
-            Err(EngineError::Store(_)) => break,
-            Err(why) => panic!("{why:?}"),
-        }
-    }
+    fill_the_file(&world).await;
     for number in 1.. {
         let said = Said {
             job: assigned.job.clone(),

@@ -4,6 +4,7 @@
 //! `CRASHES=200` in the environment makes a long run of it.
 
 mod ledger;
+mod releases;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -47,7 +48,7 @@ struct Kind {
     max_parallel: u64,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 6] = [
     Kind {
         name: "one",
         canaries: 0,
@@ -68,6 +69,17 @@ const KINDS: [Kind; 4] = [
         name: WILD,
         canaries: 0,
         max_parallel: NODES as u64,
+    },
+    // These two go together.
+    Kind {
+        name: releases::JOBS[0],
+        canaries: 0,
+        max_parallel: 3,
+    },
+    Kind {
+        name: releases::JOBS[1],
+        canaries: 0,
+        max_parallel: 2,
     },
 ];
 
@@ -548,6 +560,7 @@ async fn what_was_answered_survives_kills_at_random_moments() {
         operators.spawn(operate(world.clone(), kind));
     }
     operators.spawn(meddle(world.clone()));
+    operators.spawn(releases::release(world.clone()));
     operators.spawn(keep_house(world.clone()));
 
     let mut dice = Dice(1);
@@ -612,14 +625,16 @@ async fn what_was_answered_survives_kills_at_random_moments() {
         reports,
         position,
         deeds,
+        groups,
         ..
     } = ledger;
     println!(
         "{crashes} crashes, {paused} of paused deployments, {timed} before a deadline: {answers} answers, {} deeds, \
-         {} versions, {} deployments, {reports} reports, position {position}",
+         {} versions, {} deployments, {} groups, {reports} reports, position {position}",
         deeds.len(),
         versions.len(),
         deployments.len(),
+        groups.len(),
     );
     server.stop().await;
 }

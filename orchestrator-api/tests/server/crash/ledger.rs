@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{KINDS, Kind, SPARE, WILD, World};
+use super::{KINDS, Kind, SPARE, WILD, World, releases};
 use crate::client::Client;
 
 /// What was answered.
@@ -21,6 +21,7 @@ pub(super) struct Ledger {
     pub(super) position: u64,
     /// What was changed, by the request that did it.
     pub(super) deeds: BTreeMap<String, &'static str>,
+    pub(super) groups: BTreeMap<String, releases::Seen>,
     /// What stays so until somebody begins to change it.
     pub(super) stands: Stands,
     pub(super) answers: u64,
@@ -132,6 +133,7 @@ pub(super) async fn check(client: &Client, world: &World, before: &Ledger, all: 
         );
     }
     check_what_stands(client, &before.stands).await;
+    releases::check(client, before.groups.iter()).await;
     check_audit(client, &before.deeds).await;
     let versions = before.versions.iter();
     let versions: BTreeMap<&str, (&str, u64)> = versions
