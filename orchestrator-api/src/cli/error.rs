@@ -29,7 +29,7 @@ pub(super) enum Error {
     /// A file that is to have a token.
     #[error("{} is empty: it has to have the token in it; see --token-file", _0.display())]
     NoToken(PathBuf),
-    /// A job file that is wrong, with all places as they are shown to people.
+    /// Files that are wrong, with all places as they are shown to people.
     #[error("{text}")]
     File {
         /// For people.
@@ -106,6 +106,32 @@ impl Error {
         Self::Unreadable {
             path: path.to_owned(),
             why: unread(why),
+        }
+    }
+
+    /// What is wrong with this file and with that one, as one.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::File {
+                    text,
+                    detail,
+                    mut wrong,
+                },
+                Self::File {
+                    text: more_text,
+                    detail: more_detail,
+                    wrong: more_wrong,
+                },
+            ) => {
+                wrong.extend(more_wrong);
+                Self::File {
+                    text: format!("{text}\n\n{more_text}"),
+                    detail: format!("{detail}; {more_detail}"),
+                    wrong,
+                }
+            }
+            (one, _) => one,
         }
     }
 
@@ -202,9 +228,10 @@ fn local(kind: &str, detail: &str) -> Map<String, Value> {
 }
 
 /// What there is, for who named something that is not there.
-const LISTS: [(&str, &str); 4] = [
+const LISTS: [(&str, &str); 5] = [
     ("there is no job ", "job list"),
     ("there is no deployment ", "deployment list"),
+    ("there is no group ", "group list"),
     ("there is no node ", "node list"),
     ("there is no token ", "token list"),
 ];

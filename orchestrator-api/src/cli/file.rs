@@ -1,4 +1,4 @@
-//! Job files: TOML or JSON, with every fault shown at its line.
+//! Files that people write, TOML or JSON, with every fault shown at its line; and of those the job files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX};
+use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX, SpecError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value, json};
@@ -15,11 +15,15 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, unread};
 use super::show::printable;
-use crate::native::{Fault, Problem};
+use crate::native::Problem;
 
-/// A job document, and where each part of it stands in its file.
-pub(super) struct JobFile {
+/// A job document that is right, as far as can be seen without a server.
+pub(super) struct JobFile(Written);
+
+/// What a file says, and where each part of that stands.
+pub(super) struct Written {
     source: Source,
+    is_json: bool,
     value: Value,
     places: Places,
 }
@@ -33,7 +37,7 @@ struct Source {
 const EXCERPT_MAX: usize = 120;
 
 /// One thing that is wrong, and what to underline.
-struct Wrong {
+pub(super) struct Wrong {
     at: Option<Range<usize>>,
     what: String,
 }
@@ -41,6 +45,65 @@ struct Wrong {
 impl JobFile {
     /// Reads it; `-` is the standard input. What is wrong with it is told before a server is asked.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let (file, wrong) = Self::look(path)?;
+        match wrong.is_empty() {
+            true => Ok(Self(file)),
+            false => Err(file.error(wrong)),
+        }
+    }
+
+    /// The same of one that may be wrong, and all that is.
+    pub(super) fn look(path: &Path) -> Result<(Written, Vec<Wrong>), Error> {
+        let (file, mut wrong) = Written::read(path)?;
+        // Of JSON the text, which shows keys that are there twice.
+        let checked = match file.json() {
+            Some(text) => JobSpec::parse(text),
+            None => JobSpec::from_value(&file.value),
+        };
+        if let Err(errors) = checked {
+            file.find(errors.errors().iter().cloned(), "", &mut wrong);
+        }
+        Ok((file, wrong))
+    }
+
+    pub(super) fn document(&self) -> &Value {
+        &self.0.value
+    }
+
+    /// The same error, where it is a refusal of what stands in the file: at its lines.
+    pub(super) fn placed(&self, why: Error) -> Error {
+        placed(why, |pointer| (&self.0, pointer))
+    }
+}
+
+/// The same error, where it is a refusal of what stands in files: at their lines. `stands` says in which file that is to
+/// which a pointer into the request points, and where in it.
+pub(super) fn placed<'a>(
+    why: Error,
+    stands: impl for<'p> Fn(&'p str) -> (&'a Written, &'p str),
+) -> Error {
+    let Some(Problem { errors, .. }) = why.problem() else {
+        return why;
+    };
+    let mut all: Vec<(&Written, Vec<Wrong>)> = Vec::new();
+    for fault in errors {
+        let Some(pointer) = fault.pointer.as_deref() else {
+            return why;
+        };
+        let (file, pointer) = stands(pointer);
+        let wrong = file.refused(pointer, &fault.detail);
+        match all.iter_mut().find(|(known, _)| std::ptr::eq(*known, file)) {
+            Some((_, several)) => several.push(wrong),
+            None => all.push((file, vec![wrong])),
+        }
+    }
+    let all = all.into_iter().map(|(file, wrong)| file.error(wrong));
+    all.reduce(Error::and).unwrap_or(why)
+}
+
+impl Written {
+    /// Reads it; `-` is the standard input. And what of it has no form in JSON.
+    pub(super) fn read(path: &Path) -> Result<(Self, Vec<Wrong>), Error> {
         let text = text(path).map_err(|why| Error::Unreadable {
             path: path.to_owned(),
             why,
@@ -59,55 +122,70 @@ impl JobFile {
             true => of_json_text(&source.text, &mut places).map(|value| (value, Vec::new())),
             false => toml(&source.text, &mut places),
         };
-        let (value, mut wrong) = read.map_err(|wrong| source.error(wrong))?;
-        // Of JSON the text, which shows keys that are there twice.
-        let checked = match is_json {
-            true => JobSpec::parse(&source.text),
-            false => JobSpec::from_value(&value),
-        };
-        if let Err(errors) = checked {
-            let errors = errors.errors().iter();
-            let found = errors.map(|error| places.wrong(&error.field, error.to_string()));
-            // What has no form in JSON is wrong in no other way.
-            let told: Vec<_> = wrong.iter().map(|wrong| wrong.at.clone()).collect();
-            wrong.extend(found.filter(|found| !told.contains(&found.at)));
-        }
-        if !wrong.is_empty() {
-            return Err(source.error(wrong));
-        }
-        Ok(Self {
+        let (value, wrong) = read.map_err(|wrong| source.error(wrong))?;
+        let file = Self {
             source,
+            is_json,
             value,
             places,
-        })
+        };
+        Ok((file, wrong))
     }
 
-    pub(super) fn document(&self) -> &Value {
+    pub(super) fn value(&self) -> &Value {
         &self.value
     }
 
-    /// The same error, where it is a refusal of what stands in the file: at its lines.
-    pub(super) fn placed(&self, why: Error) -> Error {
-        let Some(Problem { errors, .. }) = why.problem() else {
-            return why;
-        };
-        let placed: Option<Vec<Wrong>> = errors.iter().map(|fault| self.wrong(fault)).collect();
-        match placed {
-            Some(wrong) if !wrong.is_empty() => self.source.error(wrong),
-            _ => why,
-        }
+    /// Its text, where that is JSON.
+    pub(super) fn json(&self) -> Option<&str> {
+        self.is_json.then_some(self.source.text.as_str())
     }
 
-    fn wrong(&self, fault: &Fault) -> Option<Wrong> {
-        let pointer = fault.pointer.as_deref()?;
+    /// Adds what is wrong with the part of it that stands here.
+    pub(super) fn find(
+        &self,
+        errors: impl Iterator<Item = SpecError>,
+        here: &str,
+        wrong: &mut Vec<Wrong>,
+    ) {
+        let found = errors.map(|mut error| {
+            error.field = match error.field.as_str() {
+                WHOLE if !here.is_empty() => here.to_owned(),
+                field => part(here, field),
+            };
+            self.wrong(&error.field, error.to_string())
+        });
+        // What has no form in JSON is wrong in no other way.
+        let told: Vec<_> = wrong.iter().map(|wrong| wrong.at.clone()).collect();
+        wrong.extend(found.filter(|found| !told.contains(&found.at)));
+    }
+
+    /// What is wrong with this field of it.
+    pub(super) fn wrong(&self, field: &str, what: String) -> Wrong {
+        self.places.wrong(field, what)
+    }
+
+    /// What a server finds wrong with what stands at this JSON pointer.
+    fn refused(&self, pointer: &str, detail: &str) -> Wrong {
         let parts = pointer.split('/').skip(1);
         let parts = parts.map(|part| part.replace("~1", "/").replace("~0", "~"));
-        let field = parts.collect::<Vec<_>>().join(".");
+        let field = parts.fold(String::new(), |path, name| {
+            let item = format!("{path}[{name}]");
+            match self.places.0.contains_key(&item) {
+                true => item,
+                false => part(&path, &name),
+            }
+        });
         let what = match field.as_str() {
-            "" => fault.detail.clone(),
-            field => format!("{field}: {}", fault.detail),
+            "" => detail.to_owned(),
+            field => format!("{field}: {detail}"),
         };
-        Some(self.places.wrong(&field, what))
+        self.wrong(&field, what)
+    }
+
+    /// All that is wrong with it, as one.
+    pub(super) fn error(&self, wrong: Vec<Wrong>) -> Error {
+        self.source.error(wrong)
     }
 }
 
@@ -223,6 +301,9 @@ impl Places {
         Wrong { at, what }
     }
 }
+
+/// How the core calls a document as a whole.
+const WHOLE: &str = "document";
 
 /// As the core names the parts of a document.
 fn part(path: &str, name: &str) -> String {

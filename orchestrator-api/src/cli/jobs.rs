@@ -11,7 +11,7 @@ use super::error::Error;
 use super::file::JobFile;
 use super::logs;
 use super::show::Column::{Left, Right};
-use super::show::{Out, Table, ago, count, pairs, read, word, yes};
+use super::show::{Out, Table, ago, count, pairs, read, some, word, yes};
 use super::watch::{self, Follow};
 use crate::native::schema::{self, State, Type};
 
@@ -230,9 +230,6 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     }
 }
 
-/// How many nodes of a wave are named.
-const NAMED: usize = 8;
-
 fn plan_text(schema::PlanResponse { plan, changes }: &schema::PlanResponse, out: &Out) -> String {
     let schema::Plan {
         kind,
@@ -298,14 +295,6 @@ fn plan_text(schema::PlanResponse { plan, changes }: &schema::PlanResponse, out:
         if !nodes.is_empty() {
             text += &format!("\n{} {what}: {}\n", count(nodes.len(), "node"), some(nodes));
         }
-    }
-    text
-}
-
-fn some(nodes: &[String]) -> String {
-    let mut text = nodes[..nodes.len().min(NAMED)].join(", ");
-    if nodes.len() > NAMED {
-        text += &format!(", and {} more", nodes.len() - NAMED);
     }
     text
 }

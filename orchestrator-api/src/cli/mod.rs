@@ -2,15 +2,15 @@
 //!
 //! | exit code | means |
 //! |---|---|
-//! | 0 | done; of a deployment that was watched: completed |
+//! | 0 | done; of what was watched: completed |
 //! | 1 | an error: no server, a refusal, a file that is wrong |
-//! | 2 | the deployment failed, and was not taken back |
-//! | 3 | the deployment was rolled back |
-//! | 4 | the deployment was canceled |
+//! | 2 | the deployment or group failed, and was not taken back, or not all of it |
+//! | 3 | the deployment or group failed, and was taken back |
+//! | 4 | the deployment or group was canceled |
 //! | 5 | it was still under way after `--timeout` |
 //! | 64 | the command line itself is wrong |
-//! | 130 | it was interrupted; the deployment goes on |
-//! | 141 | nobody reads the output any more; the deployment goes on |
+//! | 130 | it was interrupted; what was watched goes on |
+//! | 141 | nobody reads the output any more; what was watched goes on |
 //!
 //! With `--output json` an error is a problem document on the standard error: the server's as it was sent, and one of
 //! the same form, without a status, for what goes wrong here.
@@ -23,6 +23,7 @@ mod deployments;
 mod dev;
 mod error;
 mod file;
+mod groups;
 mod jobs;
 mod live;
 mod logs;
@@ -46,15 +47,15 @@ use crate::server;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done; of a deployment that was watched: completed
+  0    done; of what was watched: completed
   1    an error: no server, a refusal, a file that is wrong
-  2    the deployment failed, and was not taken back
-  3    the deployment was rolled back
-  4    the deployment was canceled
+  2    the deployment or group failed, and was not taken back, or not all of it
+  3    the deployment or group failed, and was taken back
+  4    the deployment or group was canceled
   5    it was still under way after --timeout
   64   the command line itself is wrong
-  130  it was interrupted; the deployment goes on
-  141  nobody reads the output any more; the deployment goes on
+  130  it was interrupted; what was watched goes on
+  141  nobody reads the output any more; what was watched goes on
 
 Examples:
   orchestrator job run web.toml
@@ -167,6 +168,12 @@ enum Command {
         after_help = "Examples:\n  orchestrator deployment list --state in_progress\n  orchestrator deployment promote web\n\nA deployment is named by its id, or by its job: then it is the job's last one."
     )]
     Deployment(deployments::Command),
+    /// Several jobs, in the order of what depends on what
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  orchestrator group plan release.toml\n  orchestrator group run release.toml\n\nA group is named by its id, or by its name: then it is the newest one of that name."
+    )]
+    Group(groups::Command),
     /// The machines
     #[command(
         subcommand,
@@ -294,6 +301,7 @@ fn run(cli: Cli) -> Result<u8, Error> {
         Command::Deployment(command) => {
             runtime()?.block_on(deployments::run(command, &client()?, &out))
         }
+        Command::Group(command) => runtime()?.block_on(groups::run(command, client, &out)),
         Command::Node(command) => runtime()?.block_on(nodes::run(command, &client()?, &out)),
         Command::Token(command) => runtime()?.block_on(tokens::run(command, client, &out)),
         Command::Audit(command) => runtime()?.block_on(tokens::audit(command, &client()?, &out)),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use orchestrator_core::is_name;
 use serde_json::{Value, json};
 
 use super::Limit;
@@ -11,6 +10,7 @@ use super::error::Error;
 use super::show::Column::{Left, Right};
 use super::show::{Out, Table, ago, pairs, word, yes};
 use crate::native::schema;
+use crate::typed;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -37,15 +37,8 @@ pub(super) enum Command {
 #[derive(clap::Args)]
 pub(super) struct Name {
     /// The node's name
-    #[arg(value_parser = named)]
+    #[arg(value_parser = typed::name)]
     node: String,
-}
-
-fn named(text: &str) -> Result<String, String> {
-    match is_name(text) {
-        true => Ok(text.to_owned()),
-        false => Err("a name is 1 to 200 of letters, digits, '-', '_' and '.'".to_owned()),
-    }
 }
 
 pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<u8, Error> {

@@ -140,8 +140,8 @@ impl Paint {
     /// A word for where something is.
     pub(super) fn state(self, word: &str) -> String {
         match word {
-            "completed" | "ready" | "updated" | "yes" => self.good(word),
-            "failed" | "down" => self.bad(word),
+            "completed" | "unchanged" | "ready" | "updated" | "yes" => self.good(word),
+            "failed" | "rolled_back" | "take_back_failed" | "down" => self.bad(word),
             "paused" | "canceled" | "disconnected" | "draining" => self.busy(word),
             _ => word.to_owned(),
         }
@@ -314,6 +314,18 @@ pub(super) fn word<T: serde::Serialize>(value: &T) -> String {
 
 pub(super) fn yes(flag: bool) -> String {
     if flag { "yes" } else { "" }.to_owned()
+}
+
+/// How many of a wave are named.
+const NAMED: usize = 8;
+
+/// Names, as many as a person reads.
+pub(super) fn some(names: &[String]) -> String {
+    let mut text = names[..names.len().min(NAMED)].join(", ");
+    if names.len() > NAMED {
+        text += &format!(", and {} more", names.len() - NAMED);
+    }
+    text
 }
 
 /// `1 node`, `2 nodes`.

@@ -1,5 +1,6 @@
-//! Watches a deployment to its end, and says how it ended.
+//! Watches a deployment to its end, and says how it ended; and what else is watched takes from here.
 
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use super::show::{Out, now, read};
 use crate::native::schema::{Deployment, GetDeploymentResponse, State, TargetPage};
 use crate::typed;
 
-/// What becomes of the deployment that a command started.
+/// What becomes of what a command started.
 #[derive(clap::Args)]
 pub(super) struct Follow {
-    /// Do not watch the deployment
+    /// Do not watch how it goes
     #[arg(long, conflicts_with = "timeout")]
     pub(super) detach: bool,
     /// Watch for so long at the most: 10m; then the exit code is 5
@@ -34,12 +35,15 @@ pub(super) enum Until {
     Promotion,
 }
 
-const COMPLETED: u8 = 0;
-const FAILED: u8 = 2;
-const ROLLED_BACK: u8 = 3;
-const CANCELED: u8 = 4;
+pub(super) const COMPLETED: u8 = 0;
+pub(super) const FAILED: u8 = 2;
+pub(super) const ROLLED_BACK: u8 = 3;
+pub(super) const CANCELED: u8 = 4;
 const TIMEOUT: u8 = 5;
 pub(super) const INTERRUPTED: u8 = 130;
+
+/// What is watched here, as the command line calls it.
+const DEPLOYMENT: &str = "deployment";
 
 /// For how long a server may be away before watching is given up.
 pub(super) const AWAY_MAX: Duration = Duration::from_secs(300);
@@ -62,8 +66,19 @@ pub(super) async fn watch(
     client: &Client,
     out: &Out,
 ) -> Result<u8, Error> {
+    let watching = watch_until(until, id.clone(), client, out);
+    within(timeout, DEPLOYMENT, &id, watching).await
+}
+
+/// Gives the exit code that watching one of this kind ends with; or another, at the end of the time or at an interrupt.
+pub(super) async fn within(
+    timeout: Option<Span>,
+    kind: &str,
+    id: &str,
+    watching: impl Future<Output = Result<u8, Error>>,
+) -> Result<u8, Error> {
     let deadline = timeout.map(|span| Instant::now() + Duration::from_millis(span.as_millis()));
-    let again = format!("orchestrator deployment watch {id}");
+    let again = format!("orchestrator {kind} watch {id}");
     let timed_out = async {
         match deadline {
             Some(deadline) => sleep_until(deadline).await,
@@ -71,15 +86,18 @@ pub(super) async fn watch(
         }
     };
     tokio::select! {
-        ended = watch_until(until, id, client, out) => ended,
+        // First: once anything is said, an interrupt is heard.
+        biased;
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            eprintln!("\nThe {kind} goes on. Watch it again: {again}");
+            eprintln!("Or call it off: orchestrator {kind} cancel {id}");
+            Ok(INTERRUPTED)
+        }
+        ended = watching => ended,
         () = timed_out => {
             eprintln!("It is still under way. Watch it again: {again}");
             Ok(TIMEOUT)
-        }
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
-            eprintln!("\nThe deployment goes on. Watch it again: {again}");
-            Ok(INTERRUPTED)
         }
     }
 }
@@ -144,7 +162,7 @@ impl Watching<'_> {
             Some((_, revision)) => format!("/v1/deployments/{id}?revision={revision}&wait=30s"),
             None => format!("/v1/deployments/{id}"),
         };
-        let answer = self.asked(&path).await?;
+        let answer = asked(&path, DEPLOYMENT, &mut self.screen, self.client, self.out).await?;
         let GetDeploymentResponse { deployment } = read(answer.clone())?;
         self.seen = Some((id.to_owned(), deployment.status.revision));
         let targets = match self.screen {
@@ -156,58 +174,6 @@ impl Watching<'_> {
             sleep(DRAWN_FOR).await;
         }
         Ok(deployment)
-    }
-
-    /// An answer. A server that has answered before and is away may come back, but is not waited for for ever: also one
-    /// that takes requests and says nothing.
-    async fn asked(&mut self, path: &str) -> Result<Value, Error> {
-        let client = self.client;
-        let began = Instant::now();
-        let mut tick = interval_at(began + TICK, TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = Duration::ZERO;
-        let mut why_not = None;
-        loop {
-            let mut asking = pin!(client.get(path));
-            let answer = loop {
-                tokio::select! {
-                    // First: what fails at once leaves it no other moment.
-                    biased;
-                    _ = tick.tick() => {
-                        let waited = began.elapsed();
-                        if waited >= AWAY_MAX {
-                            self.screen.make_room();
-                            eprintln!(
-                                "Given up: {} has not answered for {}. The deployment goes on.",
-                                client.address(), long(AWAY_MAX)
-                            );
-                            return Err(why_not.unwrap_or_else(|| client.broken("it says nothing")));
-                        }
-                        if waited >= told + TOLD_EVERY {
-                            told += TOLD_EVERY;
-                            self.screen.make_room();
-                            eprintln!(
-                                "{} has not answered for {}; it is asked for {} in all.",
-                                client.address(), long(told), long(AWAY_MAX)
-                            );
-                        }
-                        self.screen.redraw(self.out)?;
-                    }
-                    answer = &mut asking => break answer,
-                }
-            };
-            match answer {
-                Err(why) if client.has_answered() && why.passes() => {
-                    if why_not.is_none() {
-                        self.screen.make_room();
-                        eprintln!("{} does not answer; trying again.", client.address());
-                    }
-                    why_not = Some(why);
-                    sleep(AWAY_PAUSE).await;
-                }
-                answer => return answer,
-            }
-        }
     }
 
     async fn targets(&self, shown: &Deployment) -> Result<Option<TargetPage>, Error> {
@@ -227,12 +193,69 @@ impl Watching<'_> {
     }
 }
 
+/// An answer about something of this kind. A server that has answered before and is away may come back, but is not waited
+/// for for ever: also one that takes requests and says nothing.
+pub(super) async fn asked(
+    path: &str,
+    kind: &str,
+    screen: &mut Screen,
+    client: &Client,
+    out: &Out,
+) -> Result<Value, Error> {
+    let began = Instant::now();
+    let mut tick = interval_at(began + TICK, TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Duration::ZERO;
+    let mut why_not = None;
+    loop {
+        let mut asking = pin!(client.get(path));
+        let answer = loop {
+            tokio::select! {
+                // First: what fails at once leaves it no other moment.
+                biased;
+                _ = tick.tick() => {
+                    let waited = began.elapsed();
+                    if waited >= AWAY_MAX {
+                        screen.make_room();
+                        eprintln!(
+                            "Given up: {} has not answered for {}. The {kind} goes on.",
+                            client.address(), long(AWAY_MAX)
+                        );
+                        return Err(why_not.unwrap_or_else(|| client.broken("it says nothing")));
+                    }
+                    if waited >= told + TOLD_EVERY {
+                        told += TOLD_EVERY;
+                        screen.make_room();
+                        eprintln!(
+                            "{} has not answered for {}; it is asked for {} in all.",
+                            client.address(), long(told), long(AWAY_MAX)
+                        );
+                    }
+                    screen.redraw(out)?;
+                }
+                answer = &mut asking => break answer,
+            }
+        };
+        match answer {
+            Err(why) if client.has_answered() && why.passes() => {
+                if why_not.is_none() {
+                    screen.make_room();
+                    eprintln!("{} does not answer; trying again.", client.address());
+                }
+                why_not = Some(why);
+                sleep(AWAY_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 fn long(time: Duration) -> Span {
     Span::from_secs(time.as_secs())
 }
 
 /// What watching looks like.
-enum Screen {
+pub(super) enum Screen {
     /// A picture that is drawn over itself.
     Live {
         last: Option<Box<Drawn>>,
@@ -246,13 +269,13 @@ enum Screen {
 }
 
 /// What the picture is of.
-struct Drawn {
+pub(super) struct Drawn {
     shown: Deployment,
     targets: Option<TargetPage>,
 }
 
 impl Screen {
-    fn new(out: &Out) -> Self {
+    pub(super) fn new(out: &Out) -> Self {
         match (out.json, out.width) {
             (true, _) => Self::Json { last: None },
             (false, None) => Self::Lines { last: None },
@@ -370,16 +393,11 @@ mod tests {
                 height: 24,
                 paint: Paint(false),
             };
-            let mut watching = Watching {
-                client: &client,
-                out: &out,
-                until: Until::End,
-                screen: Screen::new(&out),
-                seen: None,
-            };
+            let mut screen = Screen::new(&out);
             tokio::time::pause();
             let began = Instant::now();
-            let why = watching.asked("/").await.expect_err("nobody answers");
+            let answer = asked("/", DEPLOYMENT, &mut screen, &client, &out).await;
+            let why = answer.expect_err("nobody answers");
             let took = began.elapsed();
             tokio::time::resume();
             assert_eq!(why.code(), 1, "{why}");

@@ -96,6 +96,9 @@ async fn what_is_not_there_and_what_is_typed_wrong() {
     let id = "01900000-0000-7000-8000-000000000000";
     session.types(&format!("deployment status {id}")).await;
     session.types(&format!("deployment promote {id}")).await;
+    session.types("group status nothing").await;
+    session.types(&format!("group cancel {id}")).await;
+    session.types("group watch a/b").await;
     session.types("node drain n1").await;
     session
         .types("deployment list --filter 'colour = red AND'")
@@ -128,6 +131,12 @@ async fn a_server_that_is_not_there() {
     session.types("node list").await;
     session.types("job run web.toml").await;
     session.types("deployment watch web").await;
+    person.writes(
+        "release.toml",
+        "name = \"r\"\n[[members]]\nfile = \"web.toml\"\n",
+    );
+    session.types("group run release.toml").await;
+    session.types("group watch release").await;
     session.is("nobody");
 }
 
@@ -152,14 +161,14 @@ fn answering(listener: TcpListener, answers: Vec<String>) -> JoinHandle<Vec<Stri
     })
 }
 
-async fn of_answers(answers: Vec<String>) -> (Person, JoinHandle<Vec<String>>) {
+pub(crate) async fn of_answers(answers: Vec<String>) -> (Person, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let person = Person::at(format!("http://{}", listener.local_addr().unwrap()));
     (person, answering(listener, answers))
 }
 
 /// An answer with this head and body.
-fn http(head: &str, body: &str) -> String {
+pub(crate) fn http(head: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n{body}")
 }

@@ -7,6 +7,7 @@ mod harness;
 
 mod dev;
 mod errors;
+mod groups;
 mod logs;
 mod outcomes;
 mod run;

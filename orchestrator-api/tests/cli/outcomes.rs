@@ -1,7 +1,7 @@
 //! How a deployment ends, as a script sees it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use crate::harness::{Server, as_told};
 use crate::run::{Person, Session};
 use crate::stories::{WEB, canary, person};
 
-fn with_fate(fate: &str) -> String {
+pub(crate) fn with_fate(fate: &str) -> String {
     WEB.replace("[config]\n", &format!("[config]\nfate = \"{fate}\"\n"))
 }
 
 /// Starts a command and waits until it has said its first line; its output goes on to be read.
-async fn first_line(person: &Person, line: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+pub(crate) async fn first_line(person: &Person, line: &str) -> (Child, BufReader<ChildStdout>) {
     let mut command = person.command(line);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = tokio::task::spawn_blocking(move || {
@@ -29,7 +29,7 @@ async fn first_line(person: &Person, line: &str) -> (Child, BufReader<std::proce
     started.await.unwrap()
 }
 
-async fn code(mut child: Child) -> Option<i32> {
+pub(crate) async fn code(mut child: Child) -> Option<i32> {
     let ended = tokio::task::spawn_blocking(move || child.wait());
     ended.await.unwrap().unwrap().code()
 }
@@ -131,6 +131,17 @@ async fn a_person_who_takes_it_back_sees_that_it_was() {
     server.stop().await;
 }
 
+/// Interrupts what watches, and gives what it says to that.
+pub(crate) async fn interrupted(watching: Child) -> String {
+    let mut kill = std::process::Command::new("kill");
+    let killed = kill.args(["-INT", &watching.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || watching.wait_with_output());
+    let ended = ended.await.unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    String::from_utf8(ended.stderr).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupt_ends_the_watching_and_not_the_deployment() {
     let mut server = Server::start().await;
@@ -139,15 +150,11 @@ async fn an_interrupt_ends_the_watching_and_not_the_deployment() {
     person.writes("web.toml", &with_fate("silent"));
     person.types("job run web.toml --detach").await;
     let (watching, _out) = first_line(&person, "deployment watch web").await;
-    let mut kill = std::process::Command::new("kill");
-    let killed = kill.args(["-INT", &watching.id().to_string()]).status();
-    assert!(killed.unwrap().success());
-    let ended = tokio::task::spawn_blocking(move || watching.wait_with_output());
-    let ended = ended.await.unwrap().unwrap();
-    assert_eq!(ended.status.code(), Some(130));
-    let said = String::from_utf8(ended.stderr).unwrap();
+    let said = interrupted(watching).await;
     let again = "The deployment goes on. Watch it again: orchestrator deployment watch ";
     assert!(said.contains(again), "{said}");
+    let off = "\nOr call it off: orchestrator deployment cancel ";
+    assert!(said.contains(off), "{said}");
     let shown = person.types("deployment status web --output json").await;
     assert_eq!(shown.json()["deployment"]["status"]["state"], "in_progress");
     server.stop().await;

@@ -313,14 +313,24 @@ async fn what_needs_no_server() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = person.types(&format!("completions {shell}")).await;
         assert_eq!(ran.code, 0, "{ran:?}");
-        for word in ["orchestrator", "deployment", "promote", "token-file"] {
+        for word in [
+            "orchestrator",
+            "deployment",
+            "promote",
+            "group",
+            "token-file",
+        ] {
             assert!(ran.stdout.contains(word), "{shell}: no {word}");
         }
     }
     assert_eq!(person.types("man pages").await.code, 0);
     let pages = std::fs::read_dir(person.dir().join("pages")).unwrap();
     let pages: Vec<_> = pages.map(|page| page.unwrap().file_name()).collect();
-    for page in ["orchestrator.1", "orchestrator-deployment-watch.1"] {
+    for page in [
+        "orchestrator.1",
+        "orchestrator-deployment-watch.1",
+        "orchestrator-group-run.1",
+    ] {
         assert!(pages.iter().any(|known| known == page), "{pages:?}");
     }
 }

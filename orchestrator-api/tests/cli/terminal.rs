@@ -207,3 +207,25 @@ async fn colours_are_for_terminals_that_want_them() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_group_each_change_is_a_line_at_a_terminal_too() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let person = person(&server);
+    person.writes(
+        "release.toml",
+        "name = \"release\"\n[[members]]\nfile = \"web.toml\"\n",
+    );
+    let ran = output(in_terminal(&person, "group run release.toml", false)).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines = [
+        "release: group ",
+        "  default/web: completed",
+        "  completed: ",
+    ];
+    let places = lines.map(|line| ran.stdout.find(line));
+    assert!(places.is_sorted() && places[0].is_some(), "{ran:?}");
+    assert!(!ran.stdout.contains("\x1b["), "it is drawn over: {ran:?}");
+    server.stop().await;
+}
