@@ -1,5 +1,6 @@
 //! The examples, as whoever reads them would try them.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -45,6 +46,18 @@ impl Person {
     }
 }
 
+/// Three nodes, with agents that are processes.
+async fn fleet(server: &Server) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let mut node = Node::new(server, name);
+        node.start_apart(&[]);
+        nodes.push(node);
+    }
+    server.api.nodes(nodes.len()).await;
+    nodes
+}
+
 #[tokio::test]
 async fn a_script_promotes_what_is_good_and_takes_back_what_is_not() {
     if !known("python3") {
@@ -52,13 +65,7 @@ async fn a_script_promotes_what_is_good_and_takes_back_what_is_not() {
         return;
     }
     let server = Server::start().await;
-    let mut nodes = Vec::new();
-    for name in ["n1", "n2", "n3"] {
-        let mut node = Node::new(&server, name);
-        node.start_apart(&[]);
-        nodes.push(node);
-    }
-    server.api.nodes(nodes.len()).await;
+    let _nodes = fleet(&server).await;
     let person = Person::of(&server);
     let first = "examples/canary.sh examples/web.toml true";
     // The second time there is nothing to do.
@@ -81,20 +88,47 @@ async fn a_script_promotes_what_is_good_and_takes_back_what_is_not() {
 }
 
 #[tokio::test]
-async fn every_job_file_is_one_that_a_server_takes() {
+async fn jobs_of_a_group_begin_one_after_the_other() {
+    let server = Server::start().await;
+    let _nodes = fleet(&server).await;
+    let person = Person::of(&server);
+    let run = "orchestrator group run examples/release.toml";
+    let ran = person.runs(run).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let text = String::from_utf8(ran.stdout).unwrap();
+    let ends = ["store", "fill", "front"].map(|job| format!("  default/{job}: completed"));
+    let ends = ends.map(|line| text.find(&line));
+    assert!(ends[0].is_some() && ends.is_sorted(), "{text}");
+    let ran = person.runs("orchestrator job logs fill").await;
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("filled"), "{said}");
+    // The second time there is nothing to do.
+    let ran = person.runs(run).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let text = String::from_utf8(ran.stdout).unwrap();
+    assert!(text.contains("  default/front: unchanged\n"), "{text}");
+}
+
+#[tokio::test]
+async fn every_file_is_one_that_a_server_takes() {
     let server = Server::start().await;
     let person = Person::of(&server);
     let mut files = 0;
-    for entry in std::fs::read_dir(examples()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ends| ends == "toml") {
-            let line = format!("orchestrator job plan '{}'", path.display());
+    for dir in [examples(), examples().join("release")] {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = match path.extension().and_then(OsStr::to_str) {
+                Some("toml") if path.ends_with("release.toml") => "group",
+                Some("toml") => "job",
+                _ => continue,
+            };
+            let line = format!("orchestrator {kind} plan '{}'", path.display());
             let ran = person.runs(&line).await;
             assert_eq!(ran.status.code(), Some(0), "{ran:?}");
             files += 1;
         }
     }
-    assert_eq!(files, 3);
+    assert_eq!(files, 6);
 }
 
 #[tokio::test]
