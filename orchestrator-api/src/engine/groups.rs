@@ -46,6 +46,8 @@ pub(super) struct OwnedGroup {
     pub(super) owned: Owned<Group>,
     pub(super) begun_with: BegunWith,
     pub(super) release: Release,
+    /// What jobs have refused, and why: that is in no log, only in the row.
+    pub(super) refusals: BTreeMap<JobId, String>,
 }
 
 impl OwnedGroup {
@@ -141,17 +143,40 @@ pub struct ShownGroup {
     pub revision: u64,
 }
 
-/// What of a record is needed to show it.
+/// What of a record is needed to show it, and to go on with it.
 #[derive(Deserialize)]
 struct Known {
     revision: u64,
     state: GroupState,
+    members: Vec<KnownMember>,
+}
+
+#[derive(Deserialize)]
+struct KnownMember {
+    namespace: String,
+    job_id: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+fn known(row: &GroupRow) -> Known {
+    serde_json::from_str(&row.record).expect("every record says so")
+}
+
+/// What jobs have refused, as it stands in a row.
+pub(super) fn refusals(row: &GroupRow) -> BTreeMap<JobId, String> {
+    let refused = |member: KnownMember| {
+        let job = JobId::new(&member.namespace, &member.job_id).ok()?;
+        Some((job, member.reason?))
+    };
+    known(row).members.into_iter().filter_map(refused).collect()
 }
 
 impl From<GroupRow> for ShownGroup {
     fn from(row: GroupRow) -> Self {
-        let known = serde_json::from_str::<Known>(&row.record);
-        let Known { revision, state } = known.expect("every record says so");
+        let Known {
+            revision, state, ..
+        } = known(&row);
         Self {
             id: row.id,
             state,
@@ -219,10 +244,13 @@ struct MemberRecord<'a> {
     rollback_id: Option<DeploymentId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a String>,
 }
 
 /// The row of a group; with the moment of its end, once it has ended.
-pub(super) fn row(id: GroupId, group: &Group, completed_at: Option<Time>) -> GroupRow {
+pub(super) fn row(id: GroupId, group: &OwnedGroup, completed_at: Option<Time>) -> GroupRow {
+    let (group, refusals) = (&group.owned.machine, &group.refusals);
     let state = group.state();
     let spec = state.spec();
     // In the order in which they may start.
@@ -230,7 +258,7 @@ pub(super) fn row(id: GroupId, group: &Group, completed_at: Option<Time>) -> Gro
     let members = waves.filter_map(|job| {
         let member = state.member(&job)?;
         let after = spec.members.iter().find(|member| member.job == job)?;
-        Some(member_record(member, &after.after))
+        Some(member_record(member, &after.after, refusals.get(&job)))
     });
     let record = GroupRecord {
         id,
@@ -251,7 +279,11 @@ pub(super) fn row(id: GroupId, group: &Group, completed_at: Option<Time>) -> Gro
     }
 }
 
-fn member_record<'a>(member: &'a MemberStatus, after: &'a [JobId]) -> MemberRecord<'a> {
+fn member_record<'a>(
+    member: &'a MemberStatus,
+    after: &'a [JobId],
+    reason: Option<&'a String>,
+) -> MemberRecord<'a> {
     MemberRecord {
         namespace: member.job.namespace(),
         job_id: member.job.name(),
@@ -265,6 +297,7 @@ fn member_record<'a>(member: &'a MemberStatus, after: &'a [JobId]) -> MemberReco
         from_version: member.from,
         rollback_id: member.rollback,
         outcome: member.outcome,
+        reason,
     }
 }
 

@@ -192,7 +192,7 @@ pub enum EngineError {
         id: GroupId,
     },
     /// Nothing can be said to it any more.
-    #[error("group {0} has ended")]
+    #[error("group {0} has ended: begin another one, if it is to be another way")]
     GroupEnded(GroupId),
     /// Another deployment of its job came after it.
     #[error("deployment {id} gave way to {last}: say it of that one, or of the job")]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Server, as_told, job, rolling};
+use crate::harness::{Api, Server, as_told, canary, job, rolling};
 
 const NOBODY: &str = "01969af3-6c00-7a1b-8c2d-0123456789ab";
 
@@ -213,6 +213,59 @@ async fn a_bad_job_takes_back_what_it_is_connected_with_and_no_more() {
         states(&failed)[0],
         ("db".to_owned(), "completed".to_owned())
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_job_refuses_in_its_turn_is_said_also_after_a_restart() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let api = &server.client;
+    let config = |version: u32| json!({ "v": version });
+    let document = |job_id: &str, rollout: Value| job(job_id, rollout, config(2));
+    for name in ["db", "web"] {
+        api.rolled_out(job(name, rolling(), config(1))).await;
+    }
+    // It waits for a person, and the other one for it.
+    let begun = begin(
+        api,
+        json!({ "name": "release", "members": [
+            { "job": "db", "spec": document("db", canary()) },
+            { "job": "web", "after": ["db"], "spec": document("web", rolling()) },
+            { "job": "last", "after": ["web"], "spec": document("last", rolling()) },
+        ]}),
+    )
+    .await;
+    let id = &begun["id"];
+    let db = until(api, id, |shown| {
+        shown["members"][0]["deployment_id"].is_string()
+    })
+    .await["members"][0]["deployment_id"]
+        .clone();
+    let db = db.as_str().unwrap();
+    api.until(db, |shown| shown["status"]["waiting_on"] == "promotion")
+        .await;
+    // Meanwhile somebody has seen that it is not good.
+    api.rolled_out(document("web", rolling())).await;
+    let back = api.post("/v1/jobs/default/web/rollback", json!({})).await;
+    let back = back.json()["deployment_id"].as_str().unwrap().to_owned();
+    api.until_state(&back, "completed").await;
+    // The group may be read from its log before it comes to that.
+    let dir = server.stop().await;
+    let mut server = Server::start_in(dir).await;
+    server.nodes(2, as_told).await;
+    let api = &server.client;
+    let promote = format!("/v1/deployments/{db}/promote");
+    assert_eq!(api.post(&promote, json!({})).await.status, 200);
+    let failed = until_state(api, id, "failed").await;
+    let expected = [("db", "taken_back"), ("web", "failed"), ("last", "blocked")];
+    assert_eq!(states(&failed), named(&expected));
+    let why = failed["members"][1]["reason"].as_str().unwrap();
+    assert!(why.contains("was taken back"), "{why}");
+    assert_eq!(failed["members"][0]["reason"], Value::Null);
+    let dir = server.stop().await;
+    let server = Server::start_in(dir).await;
+    assert_eq!(group(&server.client, id).await, failed);
     server.stop().await;
 }
 

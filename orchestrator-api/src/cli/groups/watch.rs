@@ -137,7 +137,7 @@ async fn explain(group: &Group, client: &Client, out: &Out) -> Result<(), Error>
     Ok(())
 }
 
-/// Says what its deployment says; where there is none, the job did not take what the group told it.
+/// Says what its deployment says; where there is none, why the job did not take what the group told it.
 async fn explain_member(
     member: &GroupMemberStatus,
     deployment: Option<&String>,
@@ -145,7 +145,13 @@ async fn explain_member(
     out: &Out,
 ) -> Result<(), Error> {
     let message = match deployment {
-        None => "it was refused, as the server's log says".to_owned(),
+        None => {
+            let why = member
+                .reason
+                .as_deref()
+                .unwrap_or("the server's log says why");
+            format!("it was refused: {why}")
+        }
         Some(id) => match client.get(&format!("/v1/deployments/{id}")).await {
             Ok(answer) => {
                 let GetDeploymentResponse { deployment } = read(answer)?;

@@ -1,16 +1,17 @@
 //! What groups ask of their jobs. A group is asked only once what it and the job have said is safe, so what it orders in
 //! one turn it hears of in a later one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use orchestrator_core::group::{self, Duty, Effect, Group, GroupState, Input};
+use orchestrator_core::group::{self, Duty, Effect, Group, GroupState, Input, Outcome};
 use orchestrator_core::spec::JobSpec;
 use orchestrator_core::{Command, Job, JobId, Rejection, Request, Time};
 
 use super::audit::audit;
 use super::load::seed;
 use super::{AGAIN_MILLIS, Loop, Turn, answer};
-use crate::engine::groups::{OwnedGroup, Release, ShownGroup, row};
+use crate::engine::groups::{OwnedGroup, Release, ShownGroup, refusals, row};
 use crate::engine::machines::{Owned, chain, load_group};
 use crate::engine::rows::json;
 use crate::engine::{EngineError, Reply, Who};
@@ -55,13 +56,15 @@ impl Loop {
             machine: format!("group {id}"),
             why: why.to_string(),
         })?;
+        let kept = self.runtime.block_on(self.store.group(id))?;
         let group = OwnedGroup {
             owned,
             begun_with,
             release,
+            refusals: kept.as_ref().map(refusals).unwrap_or_default(),
         };
         if !is_over(&group.owned.machine) {
-            let shown = row(id, &group.owned.machine, None);
+            let shown = row(id, &group, None);
             self.shown_groups.publish(shown.into());
             self.groups.insert(id, group);
         }
@@ -176,6 +179,7 @@ impl Loop {
             owned,
             begun_with,
             release,
+            refusals: BTreeMap::new(),
         };
         self.groups.insert(id, group);
         self.step_group(turn, id, Input::Start);
@@ -279,6 +283,16 @@ impl Loop {
                     return;
                 };
                 let input = group.owned.machine.refused(machine, &why);
+                let is_bad = matches!(
+                    input,
+                    Input::Finished {
+                        outcome: Outcome::Failed,
+                        ..
+                    } | Input::RollbackFinished { ok: false, .. }
+                );
+                if let Some(group) = self.groups.get_mut(id).filter(|_| is_bad) {
+                    group.refusals.insert(job.clone(), why.to_string());
+                }
                 if self.step_group(turn, id, input) {
                     self.groups.ask(id, job, turn.now);
                 }
@@ -315,9 +329,10 @@ impl Loop {
         id: GroupId,
         changed: &Changed,
     ) -> Option<Append> {
+        let group = self.groups.get(id)?;
         let OwnedGroup {
             owned, begun_with, ..
-        } = self.groups.get(id)?;
+        } = group;
         if changed.entries.is_empty() {
             return None;
         }
@@ -340,7 +355,7 @@ impl Loop {
             job: None,
             deployments: Vec::new(),
             targets: Vec::new(),
-            group: Some(row(id, &owned.machine, completed_at)),
+            group: Some(row(id, group, completed_at)),
             begun_with: changed.is_new.then(|| begun_with.clone()),
             nodes: Vec::new(),
             nodes_gone: Vec::new(),
@@ -366,7 +381,7 @@ impl Loop {
             return;
         };
         let is_over = is_over(&group.owned.machine);
-        let shown = ShownGroup::from(row(id, &group.owned.machine, is_over.then_some(now)));
+        let shown = ShownGroup::from(row(id, group, is_over.then_some(now)));
         if !changed.entries.is_empty() {
             self.shown_groups.publish(shown.clone());
         }

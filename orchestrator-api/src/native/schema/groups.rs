@@ -107,6 +107,9 @@ pub struct GroupMemberStatus {
     /// How its deployment ended, also where it was taken back later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<GroupMemberOutcome>,
+    /// Why the job did not take what the group told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What has become of a job of a group.
