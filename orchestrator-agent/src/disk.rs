@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
@@ -172,6 +172,12 @@ pub(crate) fn directory(path: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o711)
         .create(path)
+}
+
+/// Which file this is, however it is reached; `None` where there is none.
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Holds a file for as long as what it returns lives, and no longer than this process; `None` where another does.

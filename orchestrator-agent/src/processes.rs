@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::disk;
 
 /// One of them, at the moment when it was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,9 +74,7 @@ impl Process {
     pub(crate) fn sees(&self, path: &Path) -> Option<bool> {
         let inside = path.strip_prefix("/").unwrap_or(path);
         let seen = PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside);
-        let is = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-        let (its, own) = (is(seen).ok()?, is(path.to_owned()).ok()?);
-        Some(its == own)
+        Some(disk::identity(&seen)? == disk::identity(path)?)
     }
 
     /// The files that it has open.

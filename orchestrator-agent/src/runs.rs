@@ -3,7 +3,8 @@
 //! ```text
 //! runs/<namespace>@/<job>@/<slot>.<generation>.<attempt>/
 //!   run.json     what it is; written before anything is started, whole or not there
-//!   asked        that it was told to stop
+//!   asked        that it was to be told to stop
+//!   heard        that this was said
 //!   told         that the server knows of this start
 //!   remarks      what an operator should know of it, one sentence a line
 //!   work/        where it runs, if it does not say otherwise
@@ -26,6 +27,10 @@ use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
 const KEPT: &str = "run.json";
+/// How far below the data directory a run is.
+const DEPTH: usize = 4;
+/// Who holds this in a data directory works there.
+pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
 
 /// Which execution.
@@ -76,8 +81,9 @@ pub struct Run {
     pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
-    /// Where that was when the run was made: another one where the data directory was moved since, or copied.
-    pub home: PathBuf,
+    /// Where that was when an agent last began with it: another one where the data directory was moved since, or copied.
+    /// An earlier program has not kept it.
+    pub home: Option<PathBuf>,
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub name: String,
 }
@@ -181,30 +187,28 @@ impl Run {
             artifact: self.artifact.clone(),
             document: self.document.clone(),
             name: Some(self.name.clone()),
-            home: Some(self.home.clone()),
+            home: Some(self.dir.clone()),
         };
         disk::replace_json(&self.dir.join(KEPT), &kept)
     }
 
-    /// Whose it is, if not that of the agent in this data directory: this is a copy, and the run itself is where it was
-    /// made, with an agent that works there or of a node of another name. `None` where nobody else looks after it.
-    pub(crate) fn is_of_another(&self, node: &str) -> Option<String> {
-        let original = &self.home;
-        // What was moved is not there any more.
-        if *original == self.dir || !original.join(KEPT).exists() {
-            return None;
-        }
-        let theirs = original.ancestors().nth(4)?;
-        let (lock, original) = (theirs.join("lock"), original.display());
-        if lock.exists() && matches!(disk::hold(&lock), Ok(None)) {
-            return Some(format!(
-                "a copy of {original}, of an agent that works there"
-            ));
-        }
-        (*self.node != *node).then(|| {
-            let name = &self.node;
-            format!("a copy of {original}, of node {name}")
-        })
+    /// The directory that this one is a copy of, if the run itself is there still.
+    pub(crate) fn original(&self) -> Option<&Path> {
+        let original = self.home.as_deref()?;
+        // What was moved is not there any more, or this is another way to it.
+        let kept = disk::identity(&original.join(KEPT))?;
+        (disk::identity(&self.dir.join(KEPT)) != Some(kept)).then_some(original)
+    }
+
+    /// Whether another agent works in the data directory that this run's directory is in.
+    pub(crate) fn has_agent(&self, dir: &Path) -> bool {
+        let lock = |dir: &Path| Some(dir.ancestors().nth(DEPTH)?.join(LOCK));
+        let Some((theirs, own)) = lock(dir).zip(lock(&self.dir)) else {
+            return false;
+        };
+        let is_there = disk::identity(&theirs).is_some();
+        let is_own = disk::identity(&theirs) == disk::identity(&own);
+        is_there && !is_own && matches!(disk::hold(&theirs), Ok(None))
     }
 
     /// Writes down what an operator should know of it. It is said once, however often it is found.
@@ -233,6 +237,7 @@ impl Run {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
     Asked,
+    Heard,
     Told,
 }
 
@@ -240,6 +245,7 @@ impl Mark {
     fn name(self) -> &'static str {
         match self {
             Self::Asked => "asked",
+            Self::Heard => "heard",
             Self::Told => "told",
         }
     }
@@ -339,7 +345,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         artifact: kept.artifact,
         document: kept.document,
         workload: Arc::new(workload),
-        home: kept.home.unwrap_or_else(|| dir.clone()),
+        home: kept.home,
         dir,
     }
 }
@@ -374,7 +380,7 @@ impl Run {
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
-            home: dir.clone(),
+            home: Some(dir.clone()),
             dir,
         };
         run.keep().unwrap();

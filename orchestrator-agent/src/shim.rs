@@ -97,6 +97,11 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
+    /// The directory by whose name everything of the run is marked, also where it was moved since.
+    pub(crate) fn marked(&self) -> Option<&Path> {
+        self.env.get(RUN).map(Path::new)
+    }
+
     /// Where it works, for a run whose directory is this one by now.
     pub(crate) fn directory_in(&self, dir: &Path) -> PathBuf {
         match self.own_directory {
@@ -498,15 +503,19 @@ impl Lost {
         shims.filter_map(lost).collect()
     }
 
-    /// That of a run that lives, but of which this directory is a copy: its shim holds the lock of another one. To be asked
-    /// where nobody holds the lock of this one.
-    pub(crate) fn elsewhere(dir: &Path, process: &Process) -> Option<Self> {
+    /// That of a run that lives, asked where nobody holds its lock: so the directory that was asked is a copy, and the lock
+    /// that its shim holds is that of another one.
+    pub(crate) fn elsewhere(process: &Process) -> Option<Self> {
         let shim = processes::Process::of(process.shim)?;
-        let is_lock =
-            |path: &PathBuf| path.ends_with(LOCK) && !path.starts_with(dir) && path.exists();
-        let lock = shim.open().find(is_lock)?;
+        let mut files = shim.open().chain(shim.deleted());
+        let lock = files.find(|path| path.ends_with(LOCK))?;
         let dir = lock.parent()?.to_owned();
         (process.is_alive() && shim.session == shim.pid).then_some(Self { shim, dir })
+    }
+
+    /// Whether it lives where paths mean something else.
+    pub(crate) fn is_in_another_world(&self) -> bool {
+        self.shim.sees(&self.dir.join(LOCK)) == Some(false)
     }
 
     /// Sends the program a signal.

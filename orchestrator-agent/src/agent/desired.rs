@@ -210,7 +210,7 @@ impl Work {
         self.accepted.documents = documents;
         self.accepted.targets = targets;
         for live in self.lives.values_mut() {
-            live.is_wanted = self.accepted.is_of(&live.run);
+            live.is_wanted = live.left_alone.is_none() && self.accepted.is_of(&live.run);
         }
         let wanted = &self.accepted.wanted;
         let is_wanted = |key: &Key, generation| {

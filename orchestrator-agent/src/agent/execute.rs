@@ -46,8 +46,8 @@ pub(super) enum Event {
     Looked(RunId, Look),
     /// It is not known where it is, and why; it is looked for again.
     Unseen(RunId, String),
-    /// It was told to stop, or killed.
-    Stopped(RunId, Stop),
+    /// It was told to stop, or killed; or that could not be done.
+    Stopped(RunId, Stop, bool),
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
     /// What this workload of an execution needs of its driver is here, or not.
@@ -114,7 +114,7 @@ impl Work {
         let run = Arc::new(Run {
             artifact,
             name: runs::name(&dir, &id),
-            home: dir.clone(),
+            home: Some(dir.clone()),
             dir,
             id: id.clone(),
             version,
@@ -239,29 +239,37 @@ impl Work {
         let stops = tokio::spawn(async move {
             let mut again = LOOK_AGAIN_AFTER;
             let since = Instant::now();
+            let mut heard = true;
             while let Err(why) = driver.stop(&run, how).await {
                 tracing::warn!(run = %run.id, %why, "a run cannot be stopped");
                 // Who does not hear it for so long is killed: perhaps that can be done.
                 if how == Stop::Now || since.elapsed() > STOP_PATIENCE {
+                    heard = false;
                     break;
                 }
                 sleep(again).await;
                 again = (again * 2).min(STOP_AGAIN_AFTER_MAX);
             }
-            let _ = events.send(Event::Stopped(run.id.clone(), how));
+            let _ = events.send(Event::Stopped(run.id.clone(), how, heard));
         });
         live.stops = Some(Waits(stops.abort_handle()));
     }
 
     /// Its time of grace begins when it was told, and not when somebody first tried to tell it.
-    fn stopped(&mut self, id: &RunId, how: Stop) {
+    fn stopped(&mut self, id: &RunId, how: Stop, heard: bool) {
         let now = self.now();
         let Some(live) = self.lives.get_mut(id) else {
             return;
         };
         live.stops = None;
         match how {
-            Stop::Gracefully => live.asked = Some(now),
+            Stop::Gracefully => {
+                live.asked = Some(now);
+                // Who hears it twice may take it for more.
+                if heard && let Err(why) = live.run.mark(Mark::Heard) {
+                    tracing::warn!(%why, "a run cannot be marked");
+                }
+            }
             Stop::Now => live.killed = Some(now),
         }
     }
@@ -309,7 +317,7 @@ impl Work {
             }
             Event::Ended(id) => self.look(&id),
             Event::Looked(id, look) => self.looked(&id, look),
-            Event::Stopped(id, how) => self.stopped(&id, how),
+            Event::Stopped(id, how, heard) => self.stopped(&id, how, heard),
             Event::Unseen(id, why) => {
                 if let Some(live) = self.lives.get_mut(&id) {
                     live.unseen = Some(why);
@@ -389,11 +397,12 @@ impl Work {
             return;
         }
         let run = live.run.clone();
-        // Nobody knows whether a former agent's word has reached it.
+        // A former agent was killed before its word had reached it.
         let tell = looked == Look::Running
             && live.phase == Phase::Planned
             && live.asked.is_some()
-            && !live.is_wanted;
+            && !live.is_wanted
+            && !run.has(Mark::Heard);
         let looked = match (looked, live.cannot_start.take()) {
             (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen().into(),
             // Its driver may have had no room to write that down.

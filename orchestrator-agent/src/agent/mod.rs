@@ -93,6 +93,11 @@ pub enum AgentError {
     /// The data directory.
     #[error("{0}: another agent works in this data directory")]
     Busy(String),
+    /// The data directory, of this very node.
+    #[error(
+        "this data directory is a copy of the one that {0} is in, where an agent of this node works: stop that one first, or give this one an empty directory"
+    )]
+    Copy(String),
     /// A mistake in this program. What runs goes on, and the next agent finds it.
     #[error("a part of the agent has failed")]
     Broken,
@@ -125,7 +130,7 @@ impl Agent {
         let shim = settings.shim().map_err(failed)?;
         let since = Instant::now();
         let lock = loop {
-            match disk::hold(&dir.join("lock")).map_err(failed)? {
+            match disk::hold(&dir.join(runs::LOCK)).map_err(failed)? {
                 Some(lock) => break lock,
                 None if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Busy(path)),
                 None => sleep(HOLD_AGAIN_AFTER).await,
@@ -209,7 +214,7 @@ impl Agent {
             sights,
             drain_told: Moment::ZERO,
         };
-        work.find().map_err(failed)?;
+        work.find()?;
         let _sweeps = work.sweep().await;
         work.understand();
         let mut tasks = JoinSet::new();
@@ -361,6 +366,12 @@ impl Live {
         }
     }
 
+    /// Who leaves waits for its end.
+    fn is_awaited(&self) -> bool {
+        let is_over = matches!(self.phase, Phase::Ended { .. });
+        self.left_alone.is_none() && (self.busy || !is_over)
+    }
+
     fn seen(&self, now: Moment) -> Seen {
         Seen {
             generation: self.run.id.generation,
@@ -422,6 +433,7 @@ impl Work {
             }
         };
         let tell = self.tell(&observed, now);
+        let drain = (self.accepted.draining).then(|| self.drain_told + DRAIN_TOLD_EACH);
         let ready = self.lives.values().filter_map(|live| {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
@@ -431,6 +443,7 @@ impl Work {
             .chain(tell)
             .chain(supply)
             .chain(keep)
+            .chain(drain)
             .min()
     }
 
@@ -446,9 +459,8 @@ impl Work {
     }
 
     fn is_idle(&self) -> bool {
-        self.lives
-            .values()
-            .all(|live| !live.busy && matches!(live.phase, Phase::Ended { .. }))
+        let mut lives = self.lives.values();
+        lives.all(|live| !live.is_awaited())
     }
 
     /// Says what it waits for who drains, where that takes long.
@@ -459,8 +471,7 @@ impl Work {
         }
         self.drain_told = now;
         let lives = self.lives.values();
-        let lives = lives.filter(|live| live.busy || !matches!(live.phase, Phase::Ended { .. }));
-        for live in lives {
+        for live in lives.filter(|live| live.is_awaited()) {
             let (run, why) = (&live.run.id, live.unseen.as_deref());
             let why = why.unwrap_or("it has not ended");
             tracing::warn!(%run, why, "this node leaves once this run has ended; told again, it leaves at once");
@@ -469,6 +480,7 @@ impl Work {
 
     /// From now on, nothing is to run.
     fn drain(&mut self) {
+        self.drain_told = self.now();
         self.accepted.drain();
         self.understand();
     }
@@ -501,32 +513,48 @@ impl Work {
         sweeps
     }
 
+    /// Why nothing is to be done to a run, and where it is for this agent, if that is so.
+    fn leave_alone(&self, run: &Run) -> Result<Option<(String, Phase)>, AgentError> {
+        let driver = run.workload.driver.as_str();
+        let Some(original) = run.original() else {
+            // A later version of this agent may have had the driver, and may have it again.
+            let is_known = self.drivers.contains_key(driver);
+            let why = || (format!("this agent has no driver {driver}"), Phase::Running);
+            return Ok((!is_known).then(why));
+        };
+        let is_own = run.node == self.node;
+        let at = original.display();
+        if is_own && run.has_agent(original) {
+            return Err(AgentError::Copy(at.to_string()));
+        }
+        let (how, since, ran) = (End::Exited(-1), self.now(), Duration::ZERO);
+        let over = Phase::Ended { how, since, ran };
+        let why = || (format!("a copy of {at}, of node {}", run.node), over);
+        Ok((!is_own).then(why))
+    }
+
     /// What is there from before.
-    fn find(&mut self) -> io::Result<()> {
+    fn find(&mut self) -> Result<(), AgentError> {
         let now = self.now();
         let starts = self.outbox.starts();
-        for run in runs::find(&self.runs_dir)? {
-            let driver = run.workload.driver.as_str();
-            let left_alone = match run.is_of_another(&self.node) {
-                // A later version of this agent may have had it, and may have it again.
-                None if !self.drivers.contains_key(driver) => {
-                    Some(format!("this agent has no driver {driver}"))
-                }
-                anothers => anothers,
-            };
+        let found = runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
+            path: self.runs_dir.display().to_string(),
+            source,
+        })?;
+        for run in found {
             let run = Arc::new(run);
             let mut live = Live::new(run.clone(), Phase::Planned, now);
-            if let Some(why) = left_alone {
+            if let Some((why, phase)) = self.leave_alone(&run)? {
                 tracing::warn!(run = %run.id, why, "a run is left alone");
-                // So that its number is not given again.
-                live.phase = Phase::Ended {
-                    how: End::Exited(-1),
-                    since: now,
-                    ran: Duration::ZERO,
-                };
-                live.left_alone = Some(why);
+                // It stays among the others, so that its number is not given again.
+                (live.phase, live.left_alone) = (phase, Some(why));
                 self.lives.insert(run.id.clone(), live);
                 continue;
+            }
+            if run.home.as_ref() != Some(&run.dir)
+                && let Err(why) = run.keep()
+            {
+                tracing::warn!(run = %run.id, %why, "where a run is now cannot be kept");
             }
             live.is_fresh = false;
             live.is_told = run.has(runs::Mark::Told) || starts.contains(&run.id);

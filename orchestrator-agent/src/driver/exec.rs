@@ -84,6 +84,13 @@ struct Config {
     log_files: Option<u32>,
 }
 
+/// How programs are ended whose shim is another directory's, or nobody's.
+#[derive(Clone, Copy)]
+struct Ending {
+    signal: Signal,
+    grace: Duration,
+}
+
 /// A program, and its arguments.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a text, or a list of texts")]
@@ -257,7 +264,7 @@ impl Exec {
         let mut answer = BufReader::new(answer.take(ANSWER_BYTES_MAX));
         // How it went is read from the directory: this one may have been the second.
         let answered = within(START_WITHIN, answer.read_line(&mut line)).await;
-        let looked = self.state(&run.dir).await;
+        let looked = self.state(run).await;
         match looked.map_err(|why| format!("the run cannot be read: {why}"))? {
             Look::Running
             | Look::Ended {
@@ -277,7 +284,7 @@ impl Exec {
     }
 
     async fn wait(&self, run: &Run) {
-        let alive = async || matches!(self.state(&run.dir).await, Ok(Look::Running));
+        let alive = async || matches!(self.state(run).await, Ok(Look::Running));
         loop {
             // Opened before it is looked, so that an end in between is not missed.
             let end = pipe::OpenOptions::new().open_receiver(run.dir.join(shim::ALIVE));
@@ -294,24 +301,40 @@ impl Exec {
         }
     }
 
-    async fn state(&self, dir: &Path) -> io::Result<Look> {
+    async fn state(&self, run: &Run) -> io::Result<Look> {
+        let dir = &run.dir;
+        let signal = Config::read(&run.workload).and_then(|config| config.signal());
+        let stop = Ending {
+            signal: signal.unwrap_or(Signal::TERM),
+            grace: run.workload.stop_grace,
+        };
         if !is_gone(dir) {
             if let Some(look) = look(dir)? {
                 return Ok(look);
             }
-            tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
-            let find = || {
-                let left = process(dir).ok().flatten();
-                left.and_then(|left| Lost::elsewhere(dir, &left))
-                    .into_iter()
-                    .collect()
+            let elsewhere = || {
+                process(dir)
+                    .ok()
+                    .flatten()
+                    .as_ref()
+                    .and_then(Lost::elsewhere)
             };
-            self.end_shims(dir, find, LOST_GRACE).await?;
+            // Of what an earlier program has kept it is not known whether it is a copy of a node's own.
+            let is_anothers = |shim: &Lost| {
+                run.home.is_none() || shim.is_in_another_world() || run.has_agent(&shim.dir)
+            };
+            if elsewhere().is_some_and(|shim| is_anothers(&shim)) {
+                tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
+            } else {
+                tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
+                self.end_shims(dir, || elsewhere().into_iter().collect(), stop)
+                    .await?;
+            }
             return Ok(super::note_end(dir, Ended::unseen()));
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
-        self.end_lost(dir, &[], LOST_GRACE).await?;
+        self.end_lost(dir, &[], stop).await?;
         Ok(Ended::unseen().into())
     }
 
@@ -320,16 +343,15 @@ impl Exec {
         Lost::find(self.shim.get(1..).unwrap_or_default(), dir)
     }
 
-    /// Ends what is left of runs that were here or below, whose directory is gone, but not of those that are known. How
-    /// they wanted to be told to stop is lost, too: they are told as most are, and have a moment. Ready when all of it
-    /// has ended.
-    async fn end_lost(&self, dir: &Path, known: &[Arc<Run>], grace: Duration) -> io::Result<()> {
+    /// Ends what is left of runs that were here or below, whose directory is gone, but not of those that are known. Ready
+    /// when all of it has ended.
+    async fn end_lost(&self, dir: &Path, known: &[Arc<Run>], stop: Ending) -> io::Result<()> {
         let find = || {
             let mut shims = self.lost(dir);
             shims.retain(|shim| known.iter().all(|run| run.dir != shim.dir));
             shims
         };
-        let mut dirs = self.end_shims(dir, find, grace).await?;
+        let mut dirs = self.end_shims(dir, find, stop).await?;
         // Of a shim that was killed, or of a check. Where there is a directory again, they are another run's.
         let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
         dirs.insert(dir.to_owned());
@@ -345,7 +367,7 @@ impl Exec {
         &self,
         dir: &Path,
         find: impl Fn() -> Vec<Lost>,
-        grace: Duration,
+        Ending { signal, grace }: Ending,
     ) -> io::Result<BTreeSet<PathBuf>> {
         let mut dirs = BTreeSet::new();
         let since = Instant::now();
@@ -359,7 +381,7 @@ impl Exec {
                 if waited >= grace {
                     shim.kill(waited > grace + KILLED_WITHIN / 2);
                 } else if !dirs.contains(&shim.dir) {
-                    shim.signal(Signal::TERM);
+                    shim.signal(signal);
                 }
                 let dir = shim.dir.display().to_string();
                 if dirs.insert(shim.dir) {
@@ -401,7 +423,7 @@ impl Driver for Exec {
     }
 
     fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {
-        Box::pin(self.state(&run.dir))
+        Box::pin(self.state(run))
     }
 
     fn stop<'a>(&'a self, run: &'a Run, how: Stop) -> Doing<'a, io::Result<()>> {
@@ -415,12 +437,17 @@ impl Driver for Exec {
                 // Only its shim tells now which process it is.
                 let shims = self.lost(&run.dir);
                 if signal == Signal::KILL || shims.is_empty() {
-                    return self.end_lost(&run.dir, &[], Duration::ZERO).await;
+                    let grace = Duration::ZERO;
+                    return self.end_lost(&run.dir, &[], Ending { signal, grace }).await;
                 }
                 shims.iter().for_each(|shim| shim.signal(signal));
                 return Ok(());
             }
-            let Some(process) = process(&run.dir)?.filter(Process::is_alive) else {
+            let process = process(&run.dir)?;
+            if process.is_none() && hold(&run.dir)?.is_none() {
+                return Err(io::Error::other("it is just being started"));
+            }
+            let Some(process) = process.filter(Process::is_alive) else {
                 return Ok(());
             };
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
@@ -508,14 +535,18 @@ impl Driver for Exec {
                 remove(&group).await?;
             }
             // Of a check that was begun as it ended.
-            shim::kill_strays(&run.dir);
+            kill_strays(&run.dir);
             super::remove(&run.dir).await
         })
     }
 
     fn sweep<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, io::Result<()>> {
         Box::pin(async {
-            let ended = self.end_lost(&self.runs, runs, LOST_GRACE).await;
+            // How they wanted to be told is lost, too: they are told as most are, and have a moment.
+            let (signal, grace) = (Signal::TERM, LOST_GRACE);
+            let ended = self
+                .end_lost(&self.runs, runs, Ending { signal, grace })
+                .await;
             ended.inspect_err(|why| tracing::warn!(%why, "not all that is lost is ended"))
         })
     }
@@ -594,6 +625,15 @@ fn is_gone(dir: &Path) -> bool {
     matches!(dir.try_exists(), Ok(false)) && all.is_some_and(Path::exists)
 }
 
+/// Kills what carries the mark of the run in this directory, also the one that it had before it was moved.
+fn kill_strays(dir: &Path) -> usize {
+    let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH));
+    let launch = launch.ok().flatten();
+    let before = launch.as_ref().and_then(Launch::marked);
+    let before = before.filter(|before| *before != dir);
+    shim::kill_strays(dir) + before.map_or(0, shim::kill_strays)
+}
+
 /// Where it is; `None` where its shim lives, but for another directory.
 fn look(dir: &Path) -> io::Result<Option<Look>> {
     let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
@@ -611,15 +651,12 @@ fn look(dir: &Path) -> io::Result<Option<Look>> {
         return Ok(Some(Look::Absent));
     }
     let left = process(dir)?;
-    if left
-        .as_ref()
-        .is_some_and(|left| Lost::elsewhere(dir, left).is_some())
-    {
+    if left.as_ref().and_then(Lost::elsewhere).is_some() {
         return Ok(None);
     }
     // Whatever the shim started has nobody to write its end down, so it ends here.
     let killed = left.map_or(0, |left| shim::kill_session(&left));
-    let killed = killed + shim::kill_strays(dir);
+    let killed = killed + kill_strays(dir);
     groups(dir)?.iter().for_each(Group::kill);
     tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
     Ok(Some(super::note_end(dir, Ended::unseen())))

@@ -334,8 +334,8 @@ async fn why_a_job_failed_is_said_also_where_no_deployment_tells() {
     assert_eq!(
         lines[4..],
         [
-            "default/db: it was refused, as the server's log says",
-            "default/web: it was refused, as the server's log says",
+            "default/db: it was refused: the server's log says why",
+            "default/web: it was refused: the server's log says why",
         ]
     );
     assert_eq!(asked.await.unwrap().len(), 2);

@@ -359,17 +359,20 @@ async fn what_another_driver_runs_is_left_alone() {
         .post("/v1/jobs/default/web/stop", json!({}))
         .await;
     node.start_apart(&[]);
-    let id = stop["deployment_id"].as_str().unwrap();
-    server.api.until_state(id, "completed").await;
-    let status = node.status().await.unwrap();
+    // It is not said to have stopped: nobody here knows.
+    let is_known = |status: &Value| status["executions"][0]["version"] == 0;
+    let status = node.until("it is to stop", is_known).await;
     let why = status["runs"][0]["left_alone"].as_str();
     assert_eq!(why, Some("this agent has no driver later"), "{status:#}");
+    assert_eq!(status["executions"][0]["standing"], "unknown", "{status:#}");
     assert_eq!(node.processes(), [pid]);
     node.leave(Leave::Running).await;
 
     // An agent that has it again ends it.
     std::fs::write(&run, kept).unwrap();
     node.start_apart(&[]);
+    let id = stop["deployment_id"].as_str().unwrap();
+    server.api.until_state(id, "completed").await;
     eventually("it is stopped", async || {
         node.processes().is_empty().then_some(())
     })
@@ -408,7 +411,7 @@ async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
     copy.start_apart(&[]);
     copy.until("it says why it does nothing", |status| {
         let why = status["runs"][0]["left_alone"].as_str();
-        why.is_some_and(|why| why.contains("of an agent that works there"))
+        why.is_some_and(|why| why.ends_with("of node n1"))
     })
     .await;
     assert!(copy.processes().is_empty());
@@ -447,11 +450,10 @@ async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
     server.api.nodes(1).await;
     // It says so when it ends.
     let script =
-        "trap 'touch ../../../../../bye; exit' TERM; mkfifo never; echo ready; read line <> never";
-    let id = server
-        .api
-        .register(plain(json!(["sh", "-c", script])))
-        .await;
+        "trap 'touch ../../../../../bye; exit' INT; mkfifo never; echo ready; read line <> never";
+    let mut job = plain(json!(["sh", "-c", script]));
+    job["config"]["stop_signal"] = json!("INT");
+    let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;
     let ready = |node: &Node| {
         let runs = std::fs::read_dir(node.path("runs/default@/web@")).ok()?;
@@ -476,6 +478,141 @@ async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
     );
     server.api.stopped("web").await;
     assert!(next.processes().is_empty());
+}
+
+#[tokio::test]
+async fn of_a_node_one_agent_works_though_its_directory_was_copied() {
+    let (server, node, pid) = at_work().await;
+    let mut copy = Node::new(&server, "n1");
+    copy.copy(&node);
+    copy.start_apart(&[]);
+    assert!(!copy.ended().await.success());
+    let log = copy.log();
+    assert!(
+        log.contains("where an agent of this node works: stop that one first"),
+        "{log}"
+    );
+    assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn a_directory_is_the_same_however_it_is_reached() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let larger = tempfile::tempdir().unwrap();
+    let (here, there) = (node.path("."), larger.path().join("data"));
+    let here = here.canonicalize().unwrap();
+    for by_link in [true, false] {
+        node.leave(Leave::Running).await;
+        if by_link {
+            std::fs::rename(&here, &there).unwrap();
+            std::os::unix::fs::symlink(&there, &here).unwrap();
+        } else {
+            std::fs::remove_file(&here).unwrap();
+            std::fs::create_dir(&here).unwrap();
+            let mut mount = std::process::Command::new("mount");
+            let mount = mount.arg("--bind").args([&there, &here]).output();
+            if !mount.is_ok_and(|run| run.status.success()) {
+                eprintln!("SKIPPED: this process may not mount a directory");
+                break;
+            }
+        }
+        node.start_apart(&[]);
+        assert_eq!(node.answers(1).await, pid);
+    }
+    server.api.stopped("web").await;
+    eventually("it is stopped", async || {
+        std::fs::metadata(format!("/proc/{pid}"))
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    node.leave(Leave::Running).await;
+    let mut unmount = std::process::Command::new("umount");
+    let _ = unmount.arg("--lazy").arg(&here).output();
+}
+
+#[tokio::test]
+async fn what_was_moved_is_known_in_a_copy_of_its_new_place() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    node.leave(Leave::Running).await;
+    node.move_away();
+    node.start_apart(&[]);
+    assert_eq!(node.answers(1).await, pid);
+    let mut copy = Node::at("http://127.0.0.1:1", "n2");
+    copy.copy(&node);
+    copy.start_apart(&[]);
+    copy.until("it says why it does nothing", |status| {
+        status["runs"][0]["left_alone"].is_string()
+    })
+    .await;
+    assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn a_stop_is_said_once_however_often_the_agent_begins_anew() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let outside = tempfile::tempdir().unwrap();
+    let (heard, end) = (outside.path().join("heard"), outside.path().join("end"));
+    let script = format!(
+        "trap 'echo x >> {}' TERM; mkfifo never; echo ready; while [ ! -e {} ]; do read -t 1 line <> never; done",
+        heard.display(),
+        end.display()
+    );
+    let mut job = plain(json!(["bash", "-c", script]));
+    job["config"]["stop_grace"] = json!("10m");
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let said = node.path("runs/default@/web@");
+    let is_ready = async || {
+        let run = std::fs::read_dir(&said).ok()?.flatten().next()?.path();
+        let said = std::fs::read_to_string(run.join("stdout.log")).ok()?;
+        (said == "ready\n").then_some(())
+    };
+    eventually("it is ready", is_ready).await;
+    let stop = server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    eventually("it has heard it", async || heard.exists().then_some(())).await;
+    for _ in 0..2 {
+        node.until("it is stopping", |status| {
+            status["runs"][0]["phase"] == "stopping"
+        })
+        .await;
+        let run = std::fs::read_dir(&said)
+            .unwrap()
+            .flatten()
+            .next()
+            .unwrap()
+            .path();
+        eventually("that is known", async || {
+            run.join("heard").exists().then_some(())
+        })
+        .await;
+        node.kill().await;
+        node.start_apart(&[]);
+    }
+    node.until("it is stopping", |status| {
+        status["runs"][0]["phase"] == "stopping"
+    })
+    .await;
+    std::fs::write(&end, "").unwrap();
+    let id = stop["deployment_id"].as_str().unwrap();
+    server.api.until_state(id, "completed").await;
+    assert_eq!(std::fs::read_to_string(heard).unwrap(), "x\n");
 }
 
 #[tokio::test]

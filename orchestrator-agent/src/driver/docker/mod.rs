@@ -218,31 +218,24 @@ impl Docker {
             .is_some_and(|mark| self.agent() == Some(mark))
     }
 
-    /// Refuses to begin beside a container of the same execution that was made in this directory, and that is none of this
-    /// agent's: what was known of it is lost, and only a person can say that nobody else needs it.
-    async fn is_alone(&self, run: &Run) -> Result<(), Failed> {
+    /// A container of the same execution that was made in this directory, that nothing is known of any more, and that is
+    /// not surely this agent's: only a person can say that nobody else needs it.
+    async fn is_beside(&self, run: &Run) -> Result<Option<String>, Failed> {
         let execution = run.dir.file_name().and_then(|name| name.to_str());
-        // Who cannot mark his own does not know them from others.
-        let Some((execution, _)) = execution.zip(self.agent()) else {
-            return Ok(());
+        let Some(slot) = execution.and_then(|execution| execution.split('.').next()) else {
+            return Ok(None);
         };
-        let slot = execution.split('.').next().unwrap_or_default();
         let slot = run.dir.with_file_name(format!("{slot}."));
         let slot = slot.to_string_lossy();
-        for listed in self.engine.list(&format!("{NODE}={}", self.node)).await? {
-            let labels = &listed.labels;
-            let made_here = labels.get(RUN).is_some_and(|dir| dir.starts_with(&*slot));
-            if made_here && listed.runs() && !self.is_own(labels) {
-                let name = listed.name();
-                return Err(Failed::Refused {
-                    status: StatusCode::CONFLICT,
-                    why: format!(
-                        "{name}: this container runs the same, and this agent has lost what it knew of it: `docker rm --force {name}` ends it"
-                    ),
-                });
-            }
-        }
-        Ok(())
+        let listed = self.engine.list(&format!("{NODE}={}", self.node)).await?;
+        let mut others = listed.iter().filter(|other| {
+            let dir = other.labels.get(RUN);
+            // One whose directory is there is a run's that this agent knows.
+            let is_lost = |dir: &String| matches!(Path::new(dir).try_exists(), Ok(false));
+            let is_meant = dir.is_some_and(|dir| dir.starts_with(&*slot) && is_lost(dir));
+            is_meant && other.runs() && !self.is_own(&other.labels)
+        });
+        Ok(others.next().map(|other| other.name().to_owned()))
     }
 
     /// Stops a container and takes it away. It is named by its id: the next one of its name is another.
@@ -317,7 +310,19 @@ impl Docker {
         match self.engine.inspect(name).await? {
             None if is_begun(begun) => Ok(Step::Last),
             None => {
-                self.is_alone(run).await?;
+                // A list that does not come is no reason not to begin at all.
+                match self.is_beside(run).await {
+                    Err(failed) => return Ok(Step::Again(failed.to_string())),
+                    Ok(Some(other)) => {
+                        return Err(Failed::Refused {
+                            status: StatusCode::CONFLICT,
+                            why: format!(
+                                "{other}: this container runs the same, and this agent has lost what it knew of it: `docker rm --force {other}` ends it"
+                            ),
+                        });
+                    }
+                    Ok(None) => {}
+                }
                 // It was here, but somebody may have taken it away since.
                 if config.pull != Pull::Never {
                     self.bring(config, false).await?;
