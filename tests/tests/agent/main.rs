@@ -3,6 +3,7 @@
 mod api;
 mod artifacts;
 mod commands;
+mod disks;
 mod docker;
 mod examples;
 mod external;
@@ -14,6 +15,7 @@ mod limits;
 mod link;
 mod logs;
 mod manners;
+mod moves;
 mod netns;
 mod registry;
 mod restarts;

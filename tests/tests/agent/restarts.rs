@@ -1,17 +1,16 @@
 //! Leaving, draining, crashing, and shims that are killed.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::docker::static_service;
-use crate::harness::{Disk, Node, Server, eventually, immediate, rolling, service};
+use crate::harness::{Node, Server, eventually, immediate, rolling, service};
 
 /// A server, and a node whose service has answered: its process.
-async fn at_work() -> (Server, Node, i32) {
+pub(crate) async fn at_work() -> (Server, Node, i32) {
     let server = Server::start().await;
     let node = Node::here(&server, "n1");
     server.api.nodes(1).await;
@@ -21,12 +20,18 @@ async fn at_work() -> (Server, Node, i32) {
     (server, node, pid)
 }
 
-#[tokio::test]
-async fn leaving_leaves_workloads_and_draining_stops_them() {
+/// A server, and a node whose agent is a process.
+pub(crate) async fn apart() -> (Server, Node) {
     let server = Server::start().await;
     let mut node = Node::new(&server, "n1");
     node.start_apart(&[]);
     server.api.nodes(1).await;
+    (server, node)
+}
+
+#[tokio::test]
+async fn leaving_leaves_workloads_and_draining_stops_them() {
+    let (server, mut node) = apart().await;
     server.api.register(service(&[], immediate())).await;
     let pid = node.answers(1).await;
     node.leave(Leave::Running).await;
@@ -130,94 +135,6 @@ async fn what_ignores_the_signal_is_killed_with_its_children() {
 }
 
 #[tokio::test]
-async fn an_end_that_cannot_be_read_is_an_end_all_the_same() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    server.api.register(service(&[], immediate())).await;
-    let pid = node.answers(1).await;
-    let status = node.status().await.unwrap();
-    let run = std::path::PathBuf::from(status["runs"][0]["directory"].as_str().unwrap());
-    node.kill().await;
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    let ended = run.join("ended.json");
-    eventually("its end is written down", async || {
-        std::fs::read(&ended).ok().filter(|bytes| !bytes.is_empty())
-    })
-    .await;
-    // As after a power cut.
-    std::fs::write(&ended, "").unwrap();
-    node.start_apart(&[]);
-    let next = node.answers(1).await;
-    assert_ne!(next, pid);
-    assert_eq!(node.processes(), [next]);
-    assert!(
-        node.log().contains("a damaged file is put aside"),
-        "{}",
-        node.log()
-    );
-}
-
-#[tokio::test]
-async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
-        return;
-    };
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    let mut job = service(&[], immediate());
-    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
-    server.api.register(job).await;
-    let pid = node.answers(1).await;
-    disk.fill();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    let ended = |status: &Value| {
-        let standing = status["executions"][0]["standing"].as_str();
-        standing.is_some_and(|standing| standing.contains("No space left"))
-    };
-    node.until("it does not run, and that is said", ended).await;
-    assert!(node.log().contains("how=Exited(137)"), "{}", node.log());
-    disk.make_room();
-    assert_ne!(node.answers(1).await, pid);
-    node.leave(Leave::Running).await;
-}
-
-#[tokio::test]
-async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    let Some(disk) = Disk::mount(&node.path("runs"), "1m") else {
-        return;
-    };
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    let mut job = service(&[], immediate());
-    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
-    server.api.register(job).await;
-    let pid = node.answers(1).await;
-    // There is room for a run, and not for what its shim needs, nor for its end.
-    disk.fill_nearly();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    node.until("the third is made", |status| {
-        let runs = status["runs"].as_array().unwrap();
-        runs.iter().any(|run| run["attempt"].as_u64() > Some(2))
-    })
-    .await;
-    let log = node.log();
-    let second = log
-        .lines()
-        .filter(|line| line.contains("a run cannot start"));
-    let second = second.filter(|line| line.contains(".2 why="));
-    assert_eq!(second.count(), 1, "{log}");
-    disk.make_room();
-    assert_ne!(node.answers(1).await, pid);
-    node.leave(Leave::Running).await;
-}
-
-#[tokio::test]
 async fn what_has_lost_its_directory_is_stopped_and_begins_anew() {
     let (server, node, _) = at_work().await;
     std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
@@ -301,10 +218,7 @@ async fn what_runs_without_a_run_ends_and_nothing_of_others() {
 
 #[tokio::test]
 async fn what_runs_without_a_run_may_clean_up_before_it_ends() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
+    let (server, mut node) = apart().await;
     let (clean, stubborn) = (node.path("clean"), node.path("stubborn"));
     let ready = "mkfifo never; echo ready; read line <> never";
     let script = |trap: &str| json!(["sh", "-c", format!("trap '{trap}' TERM; {ready}")]);
@@ -403,167 +317,8 @@ async fn who_has_lost_what_is_wanted_stops_nothing_before_the_server_speaks() {
 }
 
 #[tokio::test]
-async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
-    let (_server, node, pid) = at_work().await;
-    // Nobody listens there.
-    let mut copy = Node::at("http://127.0.0.1:1", "n2");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    copy.until("it says why it does nothing", |status| {
-        let why = status["runs"][0]["left_alone"].as_str();
-        why.is_some_and(|why| why.ends_with("of node n1"))
-    })
-    .await;
-    assert!(copy.processes().is_empty());
-    assert_eq!(node.answers(1).await, pid);
-}
-
-#[tokio::test]
-async fn a_node_of_another_name_takes_nothing_over_with_a_copy() {
-    let (server, mut node, pid) = at_work().await;
-    node.leave(Leave::Running).await;
-    let mut other = Node::new(&server, "n2");
-    other.copy(&node);
-    // It cannot speak as the other one.
-    let _ = std::fs::remove_file(other.path("identity.json"));
-    other.start_apart(&[]);
-    server.api.nodes(2).await;
-    // It has its own, beside that of which it has a copy.
-    let next = service(&[("A", "b")], immediate());
-    server.api.register(next).await;
-    let own = other.answers(2).await;
-    assert_eq!(other.processes(), [own]);
-    assert_eq!(node.processes(), [pid]);
-    let status = other.status().await.unwrap();
-    let left_alone = |run: &&Value| run["phase"] == "left alone";
-    let runs = status["runs"].as_array().unwrap();
-    assert_eq!(runs.iter().filter(left_alone).count(), 1, "{status:#}");
-    other.leave(Leave::Drained).await;
-    assert_eq!(node.processes(), [pid]);
-}
-
-#[tokio::test]
-async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    // It says so when it ends.
-    let script =
-        "trap 'touch ../../../../../bye; exit' INT; mkfifo never; echo ready; read line <> never";
-    let mut job = plain(json!(["sh", "-c", script]));
-    job["config"]["stop_signal"] = json!("INT");
-    let id = server.api.register(job).await;
-    server.api.until_state(&id, "completed").await;
-    let ready = |node: &Node| {
-        let runs = std::fs::read_dir(node.path("runs/default@/web@")).ok()?;
-        let mut said = runs.flatten().map(|run| run.path().join("stdout.log"));
-        said.any(|said| std::fs::read_to_string(said).is_ok_and(|said| said == "ready\n"))
-            .then_some(())
-    };
-    eventually("it is ready", async || ready(&node)).await;
-    node.leave(Leave::Running).await;
-    let mut next = Node::new(&server, "n1");
-    next.copy(&node);
-    std::fs::remove_dir_all(next.path("runs/default@/web@/0.1.1/work")).unwrap_or_default();
-    next.start_apart(&[]);
-    eventually("there is another one, and no more", async || {
-        let (old, new) = (node.processes(), next.processes());
-        (old.is_empty() && !new.is_empty()).then_some(())
-    })
-    .await;
-    assert!(
-        node.path("bye").exists(),
-        "it was told before it was killed"
-    );
-    server.api.stopped("web").await;
-    assert!(next.processes().is_empty());
-}
-
-#[tokio::test]
-async fn of_a_node_one_agent_works_though_its_directory_was_copied() {
-    let (server, node, pid) = at_work().await;
-    let mut copy = Node::new(&server, "n1");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    assert!(!copy.ended().await.success());
-    let log = copy.log();
-    assert!(
-        log.contains("where an agent of this node works: stop that one first"),
-        "{log}"
-    );
-    assert_eq!(node.answers(1).await, pid);
-}
-
-#[tokio::test]
-async fn a_directory_is_the_same_however_it_is_reached() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    server.api.register(service(&[], immediate())).await;
-    let pid = node.answers(1).await;
-    let larger = tempfile::tempdir().unwrap();
-    let (here, there) = (node.path("."), larger.path().join("data"));
-    let here = here.canonicalize().unwrap();
-    for by_link in [true, false] {
-        node.leave(Leave::Running).await;
-        if by_link {
-            std::fs::rename(&here, &there).unwrap();
-            std::os::unix::fs::symlink(&there, &here).unwrap();
-        } else {
-            std::fs::remove_file(&here).unwrap();
-            std::fs::create_dir(&here).unwrap();
-            let mut mount = std::process::Command::new("mount");
-            let mount = mount.arg("--bind").args([&there, &here]).output();
-            if !mount.is_ok_and(|run| run.status.success()) {
-                eprintln!("SKIPPED: this process may not mount a directory");
-                break;
-            }
-        }
-        node.start_apart(&[]);
-        assert_eq!(node.answers(1).await, pid);
-    }
-    server.api.stopped("web").await;
-    eventually("it is stopped", async || {
-        std::fs::metadata(format!("/proc/{pid}"))
-            .is_err()
-            .then_some(())
-    })
-    .await;
-    node.leave(Leave::Running).await;
-    let mut unmount = std::process::Command::new("umount");
-    let _ = unmount.arg("--lazy").arg(&here).output();
-}
-
-#[tokio::test]
-async fn what_was_moved_is_known_in_a_copy_of_its_new_place() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    server.api.register(service(&[], immediate())).await;
-    let pid = node.answers(1).await;
-    node.leave(Leave::Running).await;
-    node.move_away();
-    node.start_apart(&[]);
-    assert_eq!(node.answers(1).await, pid);
-    let mut copy = Node::at("http://127.0.0.1:1", "n2");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    copy.until("it says why it does nothing", |status| {
-        status["runs"][0]["left_alone"].is_string()
-    })
-    .await;
-    assert_eq!(node.answers(1).await, pid);
-}
-
-#[tokio::test]
 async fn a_stop_is_said_once_however_often_the_agent_begins_anew() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
+    let (server, mut node) = apart().await;
     let outside = tempfile::tempdir().unwrap();
     let (heard, end) = (outside.path().join("heard"), outside.path().join("end"));
     let script = format!(
@@ -613,111 +368,6 @@ async fn a_stop_is_said_once_however_often_the_agent_begins_anew() {
     let id = stop["deployment_id"].as_str().unwrap();
     server.api.until_state(id, "completed").await;
     assert_eq!(std::fs::read_to_string(heard).unwrap(), "x\n");
-}
-
-#[tokio::test]
-async fn what_runs_goes_along_with_a_directory_that_is_moved() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    let outside = tempfile::tempdir().unwrap();
-    let (journal, end) = (outside.path().join("journal"), outside.path().join("end"));
-    let made = std::process::Command::new("mkfifo").arg(&end).status();
-    assert!(made.unwrap().success());
-    let script = format!(
-        "echo begun >> {}; read line < {}; echo done",
-        journal.display(),
-        end.display()
-    );
-    let mut job = plain(json!(["sh", "-c", script]));
-    job["job_type"] = json!("batch");
-    job["checks"] =
-        json!([{ "type": "command", "command": ["test", "-d", "../work"], "interval": "200ms" }]);
-    server.api.register(job).await;
-    node.until("it runs", |status| status["runs"][0]["phase"] == "running")
-        .await;
-    node.leave(Leave::Running).await;
-    node.move_away();
-    node.start_apart(&[]);
-    node.until("its check passes", |status| {
-        status["runs"][0]["checks"][0]["passing"] == true
-    })
-    .await;
-    std::fs::write(&end, "\n").unwrap();
-    let status = node
-        .until("it has ended", |status| {
-            status["runs"][0]["phase"] == "ended"
-        })
-        .await;
-    assert_eq!(
-        status["executions"][0]["standing"], "exited: 0",
-        "{status:#}"
-    );
-    let dir = status["runs"][0]["directory"].as_str().unwrap();
-    assert!(Path::new(dir).starts_with(node.path("").canonicalize().unwrap()));
-    let said = std::fs::read_to_string(format!("{dir}/stdout.log")).unwrap();
-    assert_eq!(said, "done\n");
-    assert_eq!(std::fs::read_to_string(journal).unwrap(), "begun\n");
-}
-
-#[tokio::test]
-async fn what_could_not_be_kept_is_not_acted_on_later() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
-        return;
-    };
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    server.api.register(service(&[], immediate())).await;
-    node.answers(1).await;
-    disk.fill();
-    server.api.stopped("web").await;
-    assert!(
-        node.log().contains("the desired state cannot be kept"),
-        "{}",
-        node.log()
-    );
-    // What is kept by now, if anything, is the newest.
-    server.away().await;
-    node.kill().await;
-    disk.make_room();
-    node.start_apart(&[]);
-    node.until("it has looked around", |status| {
-        status["runs"][0]["phase"] == "ended"
-    })
-    .await;
-    assert!(node.processes().is_empty());
-    assert!(
-        !node.log().contains("start default/web 0.1.2"),
-        "{}",
-        node.log()
-    );
-    node.kill().await;
-
-    // With room it is written, though nothing else is said.
-    server.back().await;
-    node.start_apart(&[]);
-    eventually("it is kept", async || {
-        node.path("desired.json").exists().then_some(())
-    })
-    .await;
-    disk.fill();
-    server
-        .api
-        .register(service(&[("A", "b")], immediate()))
-        .await;
-    eventually("it cannot be kept", async || {
-        (!node.path("desired.json").exists()).then_some(())
-    })
-    .await;
-    disk.make_room();
-    eventually("it is kept", async || {
-        node.path("desired.json").exists().then_some(())
-    })
-    .await;
-    node.leave(Leave::Running).await;
 }
 
 #[tokio::test]
@@ -783,7 +433,7 @@ fn sleepers(seconds: &str) -> Vec<i32> {
 }
 
 /// A job that is nothing but this command.
-fn plain(command: Value) -> Value {
+pub(crate) fn plain(command: Value) -> Value {
     let mut job = service(&[], immediate());
     job["config"] = json!({ "command": command });
     job.as_object_mut().unwrap().remove("checks");
@@ -1028,10 +678,7 @@ async fn a_workload_may_be_another_user() {
 
 #[tokio::test]
 async fn what_ran_before_is_put_back_where_that_is_said() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
+    let (server, mut node) = apart().await;
     let job = |color: &str| {
         let mut job = service(&[("COLOR", color)], rolling());
         job["rollout"]["no_auto_rollback"] = json!(true);

@@ -1,0 +1,152 @@
+//! Disks that are full, and files that cannot be read.
+
+use orchestrator_agent::Leave;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::harness::{Disk, Node, Server, eventually, immediate, service};
+use crate::restarts::apart;
+
+#[tokio::test]
+async fn an_end_that_cannot_be_read_is_an_end_all_the_same() {
+    let (server, mut node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let status = node.status().await.unwrap();
+    let run = std::path::PathBuf::from(status["runs"][0]["directory"].as_str().unwrap());
+    node.kill().await;
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let ended = run.join("ended.json");
+    eventually("its end is written down", async || {
+        std::fs::read(&ended).ok().filter(|bytes| !bytes.is_empty())
+    })
+    .await;
+    // As after a power cut.
+    std::fs::write(&ended, "").unwrap();
+    node.start_apart(&[]);
+    let next = node.answers(1).await;
+    assert_ne!(next, pid);
+    assert_eq!(node.processes(), [next]);
+    assert!(
+        node.log().contains("a damaged file is put aside"),
+        "{}",
+        node.log()
+    );
+}
+
+#[tokio::test]
+async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    disk.fill();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let ended = |status: &Value| {
+        let standing = status["executions"][0]["standing"].as_str();
+        standing.is_some_and(|standing| standing.contains("No space left"))
+    };
+    node.until("it does not run, and that is said", ended).await;
+    assert!(node.log().contains("how=Exited(137)"), "{}", node.log());
+    disk.make_room();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
+async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path("runs"), "1m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], immediate());
+    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    // There is room for a run, and not for what its shim needs, nor for its end.
+    disk.fill_nearly();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    node.until("the third is made", |status| {
+        let runs = status["runs"].as_array().unwrap();
+        runs.iter().any(|run| run["attempt"].as_u64() > Some(2))
+    })
+    .await;
+    let log = node.log();
+    let second = log
+        .lines()
+        .filter(|line| line.contains("a run cannot start"));
+    let second = second.filter(|line| line.contains(".2 why="));
+    assert_eq!(second.count(), 1, "{log}");
+    disk.make_room();
+    assert_ne!(node.answers(1).await, pid);
+    node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_is_not_acted_on_later() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
+        return;
+    };
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    node.answers(1).await;
+    disk.fill();
+    server.api.stopped("web").await;
+    assert!(
+        node.log().contains("the desired state cannot be kept"),
+        "{}",
+        node.log()
+    );
+    // What is kept by now, if anything, is the newest.
+    server.away().await;
+    node.kill().await;
+    disk.make_room();
+    node.start_apart(&[]);
+    node.until("it has looked around", |status| {
+        status["runs"][0]["phase"] == "ended"
+    })
+    .await;
+    assert!(node.processes().is_empty());
+    assert!(
+        !node.log().contains("start default/web 0.1.2"),
+        "{}",
+        node.log()
+    );
+    node.kill().await;
+
+    // With room it is written, though nothing else is said.
+    server.back().await;
+    node.start_apart(&[]);
+    eventually("it is kept", async || {
+        node.path("desired.json").exists().then_some(())
+    })
+    .await;
+    disk.fill();
+    server
+        .api
+        .register(service(&[("A", "b")], immediate()))
+        .await;
+    eventually("it cannot be kept", async || {
+        (!node.path("desired.json").exists()).then_some(())
+    })
+    .await;
+    disk.make_room();
+    eventually("it is kept", async || {
+        node.path("desired.json").exists().then_some(())
+    })
+    .await;
+    node.leave(Leave::Running).await;
+}
