@@ -29,6 +29,8 @@ use crate::workload::{self, PortRef, Workload};
 const KEPT: &str = "run.json";
 /// How far below the data directory a run is.
 const DEPTH: usize = 4;
+/// Says which other data directory has taken the place of one.
+pub(crate) const TAKEN_OVER: &str = "taken-over";
 /// Who holds this in a data directory works there.
 pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
@@ -200,6 +202,16 @@ impl Run {
         (disk::identity(&self.dir.join(KEPT)) != Some(kept)).then_some(original)
     }
 
+    /// Says in the data directory that this run's directory is in, if it is another one, which one has its place now.
+    pub(crate) fn take_over(&self, original: &Path) -> io::Result<()> {
+        let data = |dir: &Path| dir.ancestors().nth(DEPTH).map(Path::to_owned);
+        let Some((theirs, own)) = data(original).zip(data(&self.dir)) else {
+            return Ok(());
+        };
+        let own = own.to_string_lossy();
+        disk::replace(&theirs.join(TAKEN_OVER), own.as_bytes())
+    }
+
     /// Whether another agent works in the data directory that this run's directory is in.
     pub(crate) fn has_agent(&self, dir: &Path) -> bool {
         let lock = |dir: &Path| Some(dir.ancestors().nth(DEPTH)?.join(LOCK));
@@ -208,7 +220,8 @@ impl Run {
         };
         let is_there = disk::identity(&theirs).is_some();
         let is_own = disk::identity(&theirs) == disk::identity(&own);
-        is_there && !is_own && matches!(disk::hold(&theirs), Ok(None))
+        // Where that cannot be told, it may.
+        is_there && !is_own && !matches!(disk::hold(&theirs), Ok(Some(_)))
     }
 
     /// Writes down what an operator should know of it. It is said once, however often it is found.

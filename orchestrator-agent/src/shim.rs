@@ -477,6 +477,8 @@ pub(crate) fn kill_strays(dir: &Path) -> usize {
 #[derive(Debug)]
 pub(crate) struct Lost {
     shim: processes::Process,
+    /// The lock that it holds was taken away.
+    is_deleted: bool,
     /// Where the run was.
     pub(crate) dir: PathBuf,
 }
@@ -497,7 +499,11 @@ impl Lost {
             let is_lock = |path: &PathBuf| path.ends_with(LOCK) && path.starts_with(runs);
             let lock = shim.deleted().find(is_lock)?;
             let dir = lock.parent()?.to_owned();
-            Some(Self { shim, dir })
+            Some(Self {
+                shim,
+                is_deleted: true,
+                dir,
+            })
         };
         let shims = processes::Process::all().filter(is_shim);
         shims.filter_map(lost).collect()
@@ -507,15 +513,22 @@ impl Lost {
     /// that its shim holds is that of another one.
     pub(crate) fn elsewhere(process: &Process) -> Option<Self> {
         let shim = processes::Process::of(process.shim)?;
-        let mut files = shim.open().chain(shim.deleted());
-        let lock = files.find(|path| path.ends_with(LOCK))?;
+        let is_lock = |path: &PathBuf| path.ends_with(LOCK);
+        let there = shim.open().find(is_lock);
+        let is_deleted = there.is_none();
+        let lock = there.or_else(|| shim.deleted().find(is_lock))?;
         let dir = lock.parent()?.to_owned();
-        (process.is_alive() && shim.session == shim.pid).then_some(Self { shim, dir })
+        let is_shim = process.is_alive() && shim.session == shim.pid;
+        is_shim.then_some(Self {
+            shim,
+            is_deleted,
+            dir,
+        })
     }
 
     /// Whether it lives where paths mean something else.
     pub(crate) fn is_in_another_world(&self) -> bool {
-        self.shim.sees(&self.dir.join(LOCK)) == Some(false)
+        !self.is_deleted && self.shim.sees(&self.dir.join(LOCK)) != Some(true)
     }
 
     /// Sends the program a signal.

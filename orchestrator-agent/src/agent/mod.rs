@@ -98,6 +98,16 @@ pub enum AgentError {
         "this data directory is a copy of the one that {0} is in, where an agent of this node works: stop that one first, or give this one an empty directory"
     )]
     Copy(String),
+    /// The data directory: a copy of it has its place.
+    #[error(
+        "{path}: this data directory was taken over by its copy {by}: give this agent that one; or stop the other one for good, and remove {path}/taken-over"
+    )]
+    TakenOver {
+        /// Where it is.
+        path: String,
+        /// Where the copy was.
+        by: String,
+    },
     /// A mistake in this program. What runs goes on, and the next agent finds it.
     #[error("a part of the agent has failed")]
     Broken,
@@ -136,6 +146,10 @@ impl Agent {
                 None => sleep(HOLD_AGAIN_AFTER).await,
             }
         };
+        // Only now nobody writes that any more who has looked whether somebody works here.
+        if let Ok(by) = std::fs::read_to_string(dir.join(runs::TAKEN_OVER)) {
+            return Err(AgentError::TakenOver { path, by });
+        }
         Ok(Self {
             settings,
             dir,
@@ -188,7 +202,11 @@ impl Agent {
                 ),
                 (
                     "exec",
-                    Arc::new(Exec::new(self.shim.clone(), runs_dir.clone())) as _,
+                    Arc::new(Exec::new(
+                        self.shim.clone(),
+                        runs_dir.clone(),
+                        self.settings.node.clone(),
+                    )) as _,
                 ),
                 (
                     "external",
@@ -524,8 +542,17 @@ impl Work {
         };
         let is_own = run.node == self.node;
         let at = original.display();
-        if is_own && run.has_agent(original) {
-            return Err(AgentError::Copy(at.to_string()));
+        if is_own {
+            if run.has_agent(original) {
+                return Err(AgentError::Copy(at.to_string()));
+            }
+            if let Err(why) = run.take_over(original) {
+                tracing::warn!(%at, %why, "that this agent takes over cannot be said there: never begin another one there");
+            }
+            // One that has begun meanwhile may not have seen that; both end then, and one can begin again.
+            if run.has_agent(original) {
+                return Err(AgentError::Copy(at.to_string()));
+            }
         }
         let (how, since, ran) = (End::Exited(-1), self.now(), Duration::ZERO);
         let over = Phase::Ended { how, since, ran };
@@ -541,10 +568,14 @@ impl Work {
             path: self.runs_dir.display().to_string(),
             source,
         })?;
-        for run in found {
-            let run = Arc::new(run);
+        // All of them, before anything is changed about one.
+        let found = found.into_iter().map(|run| {
+            let left_alone = self.leave_alone(&run)?;
+            Ok((Arc::new(run), left_alone))
+        });
+        for (run, left_alone) in found.collect::<Result<Vec<_>, AgentError>>()? {
             let mut live = Live::new(run.clone(), Phase::Planned, now);
-            if let Some((why, phase)) = self.leave_alone(&run)? {
+            if let Some((why, phase)) = left_alone {
                 tracing::warn!(run = %run.id, why, "a run is left alone");
                 // It stays among the others, so that its number is not given again.
                 (live.phase, live.left_alone) = (phase, Some(why));

@@ -68,6 +68,7 @@ pub struct Exec {
     shim: Vec<OsString>,
     /// The agent's runs are in it.
     runs: PathBuf,
+    node: String,
     groups: Groups,
 }
 
@@ -224,11 +225,12 @@ fn user(wanted: &str) -> Result<((u32, u32), String), String> {
 
 impl Exec {
     /// With the program, and its first arguments, that goes on as [`shim::main`] with what it is told after them.
-    /// And where all of the agent's runs are.
-    pub fn new(shim: Vec<OsString>, runs: PathBuf) -> Self {
+    /// And where all of the agent's runs are, and the name of its node.
+    pub fn new(shim: Vec<OsString>, runs: PathBuf, node: String) -> Self {
         Self {
             shim,
             runs,
+            node,
             groups: Groups::find(),
         }
     }
@@ -321,7 +323,10 @@ impl Exec {
             };
             // Of what an earlier program has kept it is not known whether it is a copy of a node's own.
             let is_anothers = |shim: &Lost| {
-                run.home.is_none() || shim.is_in_another_world() || run.has_agent(&shim.dir)
+                run.home.is_none()
+                    || *run.node != *self.node
+                    || shim.is_in_another_world()
+                    || run.has_agent(&shim.dir)
             };
             if elsewhere().is_some_and(|shim| is_anothers(&shim)) {
                 tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
@@ -526,6 +531,11 @@ impl Driver for Exec {
             let Some(_alone) = hold(&run.dir)? else {
                 return Err(io::Error::other("it lives"));
             };
+            let left = process(&run.dir)?;
+            if left.as_ref().and_then(Lost::elsewhere).is_some() {
+                // A copy: nothing but this directory is its own.
+                return super::remove(&run.dir).await;
+            }
             let mut groups = groups(&run.dir)?;
             if groups.is_empty() {
                 // Of an agent that was killed before it could write them down.
@@ -625,12 +635,13 @@ fn is_gone(dir: &Path) -> bool {
     matches!(dir.try_exists(), Ok(false)) && all.is_some_and(Path::exists)
 }
 
-/// Kills what carries the mark of the run in this directory, also the one that it had before it was moved.
+/// Kills what carries the mark of the run in this directory, also the one that it had before it was moved. Where there is
+/// something again, that mark is another run's.
 fn kill_strays(dir: &Path) -> usize {
     let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH));
     let launch = launch.ok().flatten();
     let before = launch.as_ref().and_then(Launch::marked);
-    let before = before.filter(|before| *before != dir);
+    let before = before.filter(|before| matches!(before.try_exists(), Ok(false)));
     shim::kill_strays(dir) + before.map_or(0, shim::kill_strays)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use orchestrator_agent::Leave;
 use serde_json::{Value, json};
 
-use crate::harness::{Node, eventually, immediate, service};
+use crate::harness::{Node, Server, eventually, immediate, service};
 use crate::restarts::{apart, at_work, plain};
 
 #[tokio::test]
@@ -75,12 +75,89 @@ async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
         (old.is_empty() && !new.is_empty()).then_some(())
     })
     .await;
+    // Its place is taken for good.
+    node.start_apart(&[]);
+    assert!(!node.ended().await.success());
+    assert!(
+        node.log().contains("was taken over by its copy"),
+        "{}",
+        node.log()
+    );
+    assert!(node.processes().is_empty());
     assert!(
         node.path("bye").exists(),
         "it was told before it was killed"
     );
     server.api.stopped("web").await;
     assert!(next.processes().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_left_alone_stays_so_when_its_copy_is_forgotten() {
+    let (server, node) = apart().await;
+    let mut job = service(&[], immediate());
+    job["resources"] = json!({ "processes": 50 });
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    let theirs = Server::start().await;
+    let mut copy = Node::new(&theirs, "n2");
+    copy.copy(&node);
+    // As an earlier program has written it.
+    let all = copy.path("runs/default@/web@");
+    let run = std::fs::read_dir(&all)
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path();
+    let mut kept: Value =
+        serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    kept.as_object_mut().unwrap().remove("home").unwrap();
+    std::fs::write(run.join("run.json"), kept.to_string()).unwrap();
+    for name in ["identity.json", "desired.json"] {
+        let _ = std::fs::remove_file(copy.path(name));
+    }
+    copy.start_apart(&[]);
+    copy.until("it is left alone", |status| {
+        status["runs"][0]["phase"] == "ended"
+    })
+    .await;
+    assert!(copy.log().contains("which is left alone"), "{}", copy.log());
+    // Others of its name end there, until it is forgotten.
+    let mut ends = plain(json!(["false"]));
+    ends["restart"] = json!({ "backoff": "50ms", "backoff_max": "50ms" });
+    theirs.api.nodes(1).await;
+    theirs.api.register(ends).await;
+    eventually("it is forgotten", async || (!run.exists()).then_some(())).await;
+    assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn of_another_node_nothing_is_ended_wherever_it_is() {
+    let (_server, mut node, pid) = at_work().await;
+    node.leave(Leave::Running).await;
+    let mut other = Node::at("http://127.0.0.1:1", "n3");
+    other.copy(&node);
+    for place in ["left alone", "ended"] {
+        other.start_apart(&[]);
+        other
+            .until("it has looked", |status| {
+                status["runs"][0]["phase"] == place
+            })
+            .await;
+        other.leave(Leave::Running).await;
+        // From here on it is nowhere to be seen.
+        if place == "left alone" {
+            node.move_away();
+        }
+    }
+    assert!(
+        std::fs::metadata(format!("/proc/{pid}")).is_ok(),
+        "{}",
+        other.log()
+    );
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test]
