@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::machines::Owned;
 use super::rows::json;
-use crate::store::{BegunWith, GroupId, GroupRow};
+use crate::store::{BegunWith, Claim, GroupId, GroupRow};
 
 /// How many jobs a sentence names.
 const NAMES_MAX: usize = 5;
@@ -63,6 +63,8 @@ pub(super) struct Groups {
     of_job: BTreeMap<JobId, BTreeSet<GroupId>>,
     /// Of which jobs they are to be asked for their duty, and from when on.
     due: BTreeMap<(GroupId, JobId), Time>,
+    /// Groups that are ours and could not be read, and when that is tried again.
+    broken: BTreeMap<GroupId, (Claim, Time)>,
 }
 
 impl Groups {
@@ -116,9 +118,21 @@ impl Groups {
         }
     }
 
-    /// When the first of them is to be asked.
+    /// A group cannot be read; it is tried again, not before this.
+    pub(super) fn is_broken(&mut self, id: GroupId, claim: Claim, again: Time) {
+        self.broken.insert(id, (claim, again));
+    }
+
+    /// When the first of them is to be asked, or read again.
     pub(super) fn wake(&self) -> Option<Time> {
-        self.due.values().min().copied()
+        let again = self.broken.values().map(|(_, again)| again);
+        self.due.values().chain(again).min().copied()
+    }
+
+    /// Those that are to be read again by now.
+    pub(super) fn take_broken(&mut self, now: Time) -> Vec<(GroupId, Claim)> {
+        let due = self.broken.extract_if(.., |_, (_, again)| *again <= now);
+        due.map(|(id, (claim, _))| (id, claim)).collect()
     }
 
     /// Those that are to be asked by now.

@@ -1,5 +1,7 @@
 //! Groups of jobs: one after the other, back again, and what is refused.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Api, Server, as_told, canary, job, rolling};
@@ -353,6 +355,45 @@ async fn a_group_goes_on_after_a_restart_and_its_key_is_good_once() {
     );
     let starts = api.get("/v1/deployments").await.json()["deployments"].clone();
     assert_eq!(starts.as_array().unwrap().len(), 3, "each began once");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_read_is_read_again_and_keeps_nobody_else() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let api = &server.client;
+    let silent = json!({ "fate": "silent" });
+    let id = begin(api, chain([silent, json!({}), json!({})])).await["id"].clone();
+    let has_begun = |shown: &Value| shown["members"][0]["deployment_id"].is_string();
+    let db = until(api, &id, has_begun).await["members"][0]["deployment_id"].clone();
+    let dir = server.stop().await;
+    // Somebody has been at the file, and comes back.
+    let change = |from: &str, to: &str| {
+        let file = rusqlite::Connection::open(dir.join("orchestrator.db")).unwrap();
+        let logs = "(SELECT log FROM groups)";
+        let sql = format!("UPDATE entries SET text = replace(text, ?1, ?2) WHERE log IN {logs}");
+        assert!(file.execute(&sql, [from, to]).unwrap() > 0);
+    };
+    change("\"started\"", "\"damaged\"");
+    let mut server = Server::start_in(dir.clone()).await;
+    server.nodes(2, |_| crate::harness::Fate::Well).await;
+    let api = &server.client;
+    api.until_state(db.as_str().unwrap(), "completed").await;
+    let other = json!({ "name": "other", "members": [member("else", &[], json!({}))] });
+    let other = begin(api, other).await["id"].clone();
+    until_state(api, &other, "completed").await;
+    assert_eq!(group(api, &id).await["members"][1]["state"], "waiting");
+    change("\"damaged\"", "\"started\"");
+    // Nobody watches what is not there.
+    let goes_on = async {
+        while group(api, &id).await["state"] == "running" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(120), goes_on).await;
+    ended.expect("it is read again, and goes on");
+    assert_eq!(group(api, &id).await["state"], "completed");
     server.stop().await;
 }
 

@@ -34,19 +34,25 @@ async fn an_end_that_cannot_be_read_is_an_end_all_the_same() {
     );
 }
 
-#[tokio::test]
-async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
+/// A node of which this is on a disk of this size, and the process of its service, which begins again soon.
+async fn on_a_disk(what: &str, size: &str) -> Option<(Server, Node, Disk, i32)> {
     let server = Server::start().await;
     let mut node = Node::new(&server, "n1");
-    let Some(disk) = Disk::mount(&node.path(""), "4m") else {
-        return;
-    };
+    let disk = Disk::mount(&node.path(what), size)?;
     node.start_apart(&[]);
     server.api.nodes(1).await;
     let mut job = service(&[], immediate());
     job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
     server.api.register(job).await;
     let pid = node.answers(1).await;
+    Some((server, node, disk, pid))
+}
+
+#[tokio::test]
+async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
+    let Some((_server, mut node, disk, pid)) = on_a_disk("", "4m").await else {
+        return;
+    };
     disk.fill();
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     let ended = |status: &Value| {
@@ -62,17 +68,9 @@ async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
 
 #[tokio::test]
 async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
-    let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    let Some(disk) = Disk::mount(&node.path("runs"), "1m") else {
+    let Some((_server, mut node, disk, pid)) = on_a_disk("runs", "1m").await else {
         return;
     };
-    node.start_apart(&[]);
-    server.api.nodes(1).await;
-    let mut job = service(&[], immediate());
-    job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
-    server.api.register(job).await;
-    let pid = node.answers(1).await;
     // There is room for a run, and not for what its shim needs, nor for its end.
     disk.fill_nearly();
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();

@@ -310,7 +310,7 @@ impl Docker {
         match self.engine.inspect(name).await? {
             None if is_begun(begun) => Ok(Step::Last),
             None => {
-                // A list that does not come is no reason not to begin at all.
+                // A list that does not come may come yet.
                 match self.is_beside(run).await {
                     Err(failed) => return Ok(Step::Again(failed.to_string())),
                     Ok(Some(other)) => {

@@ -17,6 +17,9 @@ use crate::engine::rows::json;
 use crate::engine::{EngineError, Reply, Who};
 use crate::store::{Append, Audit, BegunWith, Claim, GroupId, Line, Machine, Wanted};
 
+/// How soon a group is read again that could not be.
+const BROKEN_MILLIS: u64 = 5_000;
+
 /// What one turn changes about one group.
 #[derive(Default)]
 pub(super) struct Changed {
@@ -36,12 +39,18 @@ impl Loop {
             let Machine::Group(id) = claim.machine else {
                 continue;
             };
-            // One that cannot be read keeps nobody else from being driven.
-            if let Err(why) = self.load_group(id, claim) {
-                tracing::error!(group = %id, why = chain(&why), "the group cannot be read");
-            }
+            self.read_group(id, claim, self.clock.1);
         }
         Ok(())
+    }
+
+    /// Reads a group. One that cannot be read keeps nobody else from being driven, and is tried again.
+    fn read_group(&mut self, id: GroupId, claim: Claim, now: Time) {
+        if let Err(why) = self.load_group(id, claim.clone()) {
+            tracing::error!(group = %id, why = chain(&why), "the group cannot be read");
+            let again = Time::from_millis(now.as_millis() + BROKEN_MILLIS);
+            self.groups.is_broken(id, claim, again);
+        }
     }
 
     fn load_group(&mut self, id: GroupId, claim: Claim) -> Result<(), EngineError> {
@@ -225,12 +234,20 @@ impl Loop {
 
     /// Asks groups for their duty to jobs that something has happened to, and does it.
     pub(super) fn serve_groups(&mut self, turn: &mut Turn) {
+        for (id, claim) in self.groups.take_broken(turn.now) {
+            self.read_group(id, claim, turn.now);
+            self.step_group(turn, id, Input::Tick);
+        }
         for (id, job) in self.groups.take_due(turn.now) {
             self.serve(turn, id, job);
         }
     }
 
     fn serve(&mut self, turn: &mut Turn, id: GroupId, job: JobId) {
+        if turn.jobs.contains_key(&job) {
+            // What another group has just ordered may not be kept.
+            return self.groups.ask(id, job, turn.now);
+        }
         let missing = match self.find(&job, false) {
             Ok(()) => None,
             // It has never been, and is asked as if it were.
@@ -254,10 +271,8 @@ impl Loop {
                 }
                 return;
             }
-            // What this turn has changed may not be kept.
-            Duty::Command(_) | Duty::Start { .. }
-                if turn.groups.contains_key(&id) || turn.jobs.contains_key(&job) =>
-            {
+            // Nor may what it has just decided.
+            Duty::Command(_) | Duty::Start { .. } if turn.groups.contains_key(&id) => {
                 return self.groups.ask(id, job, turn.now);
             }
             Duty::Command(request) => request,
@@ -400,12 +415,9 @@ impl Loop {
     }
 
     /// Drops a group that is ahead of its log, and reads it again; one that was to begin has never been.
-    pub(super) fn reload_group(&mut self, id: GroupId) {
-        let Some(group) = self.groups.remove(id) else {
-            return;
-        };
-        if let Err(why) = self.load_group(id, group.owned.claim) {
-            tracing::error!(group = %id, why = chain(&why), "the group cannot be read");
+    pub(super) fn reload_group(&mut self, id: GroupId, now: Time) {
+        if let Some(group) = self.groups.remove(id) {
+            self.read_group(id, group.owned.claim, now);
         }
     }
 }

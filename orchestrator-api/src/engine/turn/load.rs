@@ -114,7 +114,7 @@ impl Loop {
                     Err(why) => tracing::error!(why = chain(&why), "the fleet cannot be read"),
                 }
             }
-            Machine::Group(id) => self.reload_group(*id),
+            Machine::Group(id) => self.reload_group(*id, now),
             Machine::Job(id) => {
                 let Some(Owned {
                     claim, deaf_since, ..
