@@ -368,15 +368,16 @@ async fn a_group_that_cannot_be_read_is_read_again_and_keeps_nobody_else() {
     let has_begun = |shown: &Value| shown["members"][0]["deployment_id"].is_string();
     let db = until(api, &id, has_begun).await["members"][0]["deployment_id"].clone();
     let dir = server.stop().await;
+    let path = dir.path().join("orchestrator.db");
     // Somebody has been at the file, and comes back.
     let change = |from: &str, to: &str| {
-        let file = rusqlite::Connection::open(dir.join("orchestrator.db")).unwrap();
+        let file = rusqlite::Connection::open(&path).unwrap();
         let logs = "(SELECT log FROM groups)";
         let sql = format!("UPDATE entries SET text = replace(text, ?1, ?2) WHERE log IN {logs}");
         assert!(file.execute(&sql, [from, to]).unwrap() > 0);
     };
     change("\"started\"", "\"damaged\"");
-    let mut server = Server::start_in(dir.clone()).await;
+    let mut server = Server::start_in(dir).await;
     server.nodes(2, |_| crate::harness::Fate::Well).await;
     let api = &server.client;
     api.until_state(db.as_str().unwrap(), "completed").await;

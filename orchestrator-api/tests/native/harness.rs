@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, Request, Response};
@@ -18,6 +17,7 @@ use orchestrator_api::native;
 use orchestrator_api::serve::{Limits, serve};
 use orchestrator_api::store::sqlite::Sqlite;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -28,17 +28,17 @@ pub(crate) struct Server {
     served: Option<JoinHandle<()>>,
     engine: Option<Engine>,
     agents: Vec<JoinHandle<()>>,
-    dir: PathBuf,
+    /// Absent after the end.
+    dir: Option<TempDir>,
 }
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let name = format!("orchestrator-native-{}", uuid::Uuid::now_v7());
-        Self::start_in(std::env::temp_dir().join(name)).await
+        Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
-    pub(crate) async fn start_in(dir: PathBuf) -> Self {
-        let store = Arc::new(Sqlite::open(&dir).unwrap());
+    pub(crate) async fn start_in(dir: TempDir) -> Self {
+        let store = Arc::new(Sqlite::open(dir.path()).unwrap());
         let access = Access::new(store.clone(), Opening::Open, Default::default());
         let engine = Engine::start(store, Settings::default()).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,7 +60,7 @@ impl Server {
             served: Some(tokio::spawn(served)),
             engine: Some(engine),
             agents: Vec::new(),
-            dir,
+            dir: Some(dir),
         }
     }
 
@@ -76,8 +76,8 @@ impl Server {
         let _ = self.stop.take().unwrap().send(());
     }
 
-    /// Ends it all in good order; what it wrote stays.
-    pub(crate) async fn stop(mut self) -> PathBuf {
+    /// Ends it all in good order; what it wrote stays as long as what this gives.
+    pub(crate) async fn stop(mut self) -> TempDir {
         for agent in self.agents.drain(..) {
             agent.abort();
             let _ = agent.await;
@@ -87,7 +87,7 @@ impl Server {
         }
         self.served.take().unwrap().await.unwrap();
         self.engine.take().unwrap().stop().await;
-        std::mem::take(&mut self.dir)
+        self.dir.take().unwrap()
     }
 
     /// Nodes with agents that start what they are told to, and report on it as `fate` says.
@@ -113,9 +113,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         for agent in &self.agents {
             agent.abort();
-        }
-        if !self.dir.as_os_str().is_empty() {
-            let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
 }

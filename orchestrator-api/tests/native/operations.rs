@@ -260,14 +260,12 @@ async fn a_job_that_was_refused_leaves_nothing_behind() {
     }
     api.rolled_out(job("web", immediate(), json!({}))).await;
     let dir = server.stop().await;
-    let store = Sqlite::open(&dir).unwrap();
+    let store = Sqlite::open(dir.path()).unwrap();
     let machines = store.machines(None, 100).await.unwrap();
     let jobs = machines
         .iter()
         .filter(|machine| **machine != Machine::Fleet);
     assert_eq!(jobs.count(), 1, "{machines:?}");
-    drop(store);
-    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::groups;
 use crate::harness::{Api, Server, as_told, canary, immediate, job, rolling};
@@ -142,13 +143,12 @@ async fn keep_what_today_writes() {
     said["lists"].as_object_mut().unwrap().remove("tokens");
 
     let dir = server.stop().await;
-    let rest = std::fs::metadata(dir.join(format!("{DATABASE}-wal")));
+    let rest = std::fs::metadata(dir.path().join(format!("{DATABASE}-wal")));
     assert!(
         rest.is_err(),
         "all is in one file after an end in good order"
     );
-    let bytes = std::fs::read(dir.join(DATABASE)).unwrap();
-    std::fs::remove_dir_all(dir).unwrap();
+    let bytes = std::fs::read(dir.path().join(DATABASE)).unwrap();
     let file = std::fs::File::create(kept().join(format!("{name}.db.gz"))).unwrap();
     let mut file = GzEncoder::new(file, Compression::best());
     file.write_all(&bytes).unwrap();
@@ -171,19 +171,17 @@ async fn what_earlier_programs_kept_goes_on() {
     assert!(!names.is_empty());
     for said in names {
         println!("{}", said.display());
-        let dir =
-            std::env::temp_dir().join(format!("orchestrator-native-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let mut bytes = Vec::new();
         let packed = std::fs::File::open(said.with_extension("db.gz")).unwrap();
         GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
-        std::fs::write(dir.join(DATABASE), bytes).unwrap();
+        std::fs::write(dir.path().join(DATABASE), bytes).unwrap();
         let said: Value = serde_json::from_slice(&std::fs::read(said).unwrap()).unwrap();
         goes_on(dir, &said).await;
     }
 }
 
-async fn goes_on(dir: PathBuf, said: &Value) {
+async fn goes_on(dir: TempDir, said: &Value) {
     // As who is not asked for a token; the one that there is, is good.
     let mut server = Server::start_in(dir).await;
     let api = server.client.clone();
@@ -241,6 +239,5 @@ async fn goes_on(dir: PathBuf, said: &Value) {
         did("drain") && did("rollback") && did("promote"),
         "{audit:#}"
     );
-    let dir = server.stop().await;
-    std::fs::remove_dir_all(dir).unwrap();
+    server.stop().await;
 }
