@@ -40,12 +40,20 @@ fn the_tour_shows_a_canary_that_is_promoted_and_a_bad_one_that_is_taken_back() {
     let mut rest = text.as_str();
     for part in [
         "completed: 3 of 3 nodes updated",
+        "  version 1 on n1\n",
+        "  version 1 on n3\n",
         "the canary is healthy: waiting for promotion",
         "completed: 3 of 3 nodes updated",
+        "  version 2 on n1\n",
+        "  version 2 on n3\n",
         "failed: canary n",
         "rolled back to version 2: 1 of 1 node updated",
+        "  version 2 on n1\n",
+        "  version 2 on n2\n",
+        "  version 2 on n3\n",
         "2 bad intervals in a row, at last a failed health check",
-        "deployment targets demo",
+        "  orchestrator deployment promote demo",
+        "  orchestrator job rollback demo --to 1",
     ] {
         let (_, after) = rest
             .split_once(part)
@@ -53,6 +61,23 @@ fn the_tour_shows_a_canary_that_is_promoted_and_a_bad_one_that_is_taken_back() {
         rest = after;
     }
     nothing_is_left(dir.path());
+}
+
+#[test]
+fn a_second_tour_in_the_same_directory_goes_on_from_the_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let here = dir.path().join("kept");
+    for [last, first] in [["4", "1"], ["7", "4"]] {
+        let mut command = dev(dir.path());
+        let output = command.arg("--data-dir").arg(&here).output();
+        let output = output.expect("it starts");
+        let text = text(&output);
+        assert!(output.status.success(), "{text}");
+        let goes_back = format!("orchestrator job rollback demo --to {first}\n");
+        assert!(text.contains(&goes_back), "{text}");
+        let next = std::fs::read_to_string(here.join("next.json")).expect("a canary to try");
+        assert!(next.contains(&format!("\"VERSION\": \"{last}\"")), "{next}");
+    }
 }
 
 #[test]
