@@ -55,7 +55,7 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(why) => {
-            eprintln!("{program}: {why}\n\n{}", usage(program));
+            eprintln!("{program}: {why}; see `{program} --help`");
             return ExitCode::from(2);
         }
     };
@@ -100,7 +100,7 @@ async fn work(settings: Settings, leave: Leave) -> Outcome {
         .with_writer(std::io::stderr)
         .init();
     if settings.server.is_empty() {
-        return Err("--server is missing".into());
+        return Err("--server is missing: say where the server is, such as --server https://orchestrator.example:4650".into());
     }
     let mut ends = Ends::hear()?;
     let mut again = Ends::hear()?;
@@ -186,7 +186,9 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
             "--token-file" => {
                 let path = PathBuf::from(value()?);
                 let read = std::fs::read_to_string(&path);
-                let token = read.map_err(|why| format!("{}: {why}", path.display()))?;
+                let unread =
+                    |why| format!("--token-file: {} cannot be read: {why}", path.display());
+                let token = read.map_err(unread)?;
                 settings.token = Some(token.trim().into());
             }
             "--label" => {

@@ -48,7 +48,7 @@ pub(super) struct Engine {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
     /// Nobody knows whether it has.
-    #[error("no Docker engine answers at {}: {why}", socket.display())]
+    #[error("no Docker engine answers at {}: {why}{}", socket.display(), to_do(why))]
     Away { socket: PathBuf, why: io::Error },
     /// It said no.
     #[error("{why}")]
@@ -58,7 +58,23 @@ pub(super) enum Failed {
     NoLogins(io::Error),
 }
 
+/// What can be done about an engine that is not there.
+fn to_do(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "; start one there, or tell the agent where it is with --docker"
+        }
+        io::ErrorKind::PermissionDenied => "; the agent needs to be root there, or of its group",
+        _ => "",
+    }
+}
+
 impl Failed {
+    /// Whether there is no engine at all, not even a place for one.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Away { why, .. } if why.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Of an image: whether it may come the next time.
     pub(super) fn may_pass(&self) -> bool {
         match self {

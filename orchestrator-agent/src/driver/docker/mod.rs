@@ -59,6 +59,8 @@ const LOOKS_MAX: usize = 16;
 const PULLS_MAX: usize = 4;
 /// How long a run that was not begun waits for an engine that does not answer, or for a registry that does not.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+/// The same where there is not even a place for an engine: it may be that one is just begun.
+const ENGINE_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A registry that is away is asked less and less often, down to this.
 const PULL_AGAIN_AFTER_MAX: Duration = Duration::from_secs(16);
@@ -371,10 +373,14 @@ impl Docker {
                 true => self.pull(config).await,
                 false => self.look_for(config).await,
             };
+            let patience = |failed: &Failed| match failed.is_nobody() {
+                true => ENGINE_WITHIN,
+                false => PATIENCE,
+            };
             match image {
                 Err(failed)
                     if failed.may_pass()
-                        && since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
+                        && since.get_or_insert_with(Instant::now).elapsed() < patience(&failed) =>
                 {
                     tracing::warn!(%failed, image = config.image, "an image does not come");
                     sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
