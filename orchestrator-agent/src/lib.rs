@@ -59,6 +59,7 @@ mod logs;
 mod net;
 pub mod outbox;
 mod output;
+mod place;
 pub mod plan;
 mod processes;
 pub mod runs;

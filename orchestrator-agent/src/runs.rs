@@ -3,6 +3,7 @@
 //! ```text
 //! runs/<namespace>@/<job>@/<slot>.<generation>.<attempt>/
 //!   run.json     what it is; written before anything is started, whole or not there
+//!   anothers     that it is another node's, of whom the data directory was copied
 //!   asked        that it was to be told to stop
 //!   heard        that this was said
 //!   told         that the server knows of this start
@@ -27,10 +28,6 @@ use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
 const KEPT: &str = "run.json";
-/// How far below the data directory a run is.
-const DEPTH: usize = 4;
-/// Says which other data directory has taken the place of one.
-pub(crate) const TAKEN_OVER: &str = "taken-over";
 /// Who holds this in a data directory works there.
 pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
@@ -83,9 +80,6 @@ pub struct Run {
     pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
-    /// Where that was when an agent last began with it: another one where the data directory was moved since, or copied.
-    /// An earlier program has not kept it.
-    pub home: Option<PathBuf>,
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub name: String,
 }
@@ -104,8 +98,6 @@ struct Kept {
     /// It stays what it was, also where the data directory is moved.
     #[serde(default)]
     name: Option<String>,
-    #[serde(default)]
-    home: Option<PathBuf>,
 }
 
 impl Run {
@@ -189,39 +181,8 @@ impl Run {
             artifact: self.artifact.clone(),
             document: self.document.clone(),
             name: Some(self.name.clone()),
-            home: Some(self.dir.clone()),
         };
         disk::replace_json(&self.dir.join(KEPT), &kept)
-    }
-
-    /// The directory that this one is a copy of, if the run itself is there still.
-    pub(crate) fn original(&self) -> Option<&Path> {
-        let original = self.home.as_deref()?;
-        // What was moved is not there any more, or this is another way to it.
-        let kept = disk::identity(&original.join(KEPT))?;
-        (disk::identity(&self.dir.join(KEPT)) != Some(kept)).then_some(original)
-    }
-
-    /// Says in the data directory that this run's directory is in, if it is another one, which one has its place now.
-    pub(crate) fn take_over(&self, original: &Path) -> io::Result<()> {
-        let data = |dir: &Path| dir.ancestors().nth(DEPTH).map(Path::to_owned);
-        let Some((theirs, own)) = data(original).zip(data(&self.dir)) else {
-            return Ok(());
-        };
-        let own = own.to_string_lossy();
-        disk::replace(&theirs.join(TAKEN_OVER), own.as_bytes())
-    }
-
-    /// Whether another agent works in the data directory that this run's directory is in.
-    pub(crate) fn has_agent(&self, dir: &Path) -> bool {
-        let lock = |dir: &Path| Some(dir.ancestors().nth(DEPTH)?.join(LOCK));
-        let Some((theirs, own)) = lock(dir).zip(lock(&self.dir)) else {
-            return false;
-        };
-        let is_there = disk::identity(&theirs).is_some();
-        let is_own = disk::identity(&theirs) == disk::identity(&own);
-        // Where that cannot be told, it may.
-        is_there && !is_own && !matches!(disk::hold(&theirs), Ok(Some(_)))
     }
 
     /// Writes down what an operator should know of it. It is said once, however often it is found.
@@ -249,6 +210,7 @@ impl Run {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
+    Anothers,
     Asked,
     Heard,
     Told,
@@ -257,6 +219,7 @@ pub(crate) enum Mark {
 impl Mark {
     fn name(self) -> &'static str {
         match self {
+            Self::Anothers => "anothers",
             Self::Asked => "asked",
             Self::Heard => "heard",
             Self::Told => "told",
@@ -358,7 +321,6 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         artifact: kept.artifact,
         document: kept.document,
         workload: Arc::new(workload),
-        home: kept.home,
         dir,
     }
 }
@@ -393,7 +355,6 @@ impl Run {
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
-            home: Some(dir.clone()),
             dir,
         };
         run.keep().unwrap();

@@ -473,12 +473,22 @@ pub(crate) fn kill_strays(dir: &Path) -> usize {
     strays.filter(processes::Process::kill).count()
 }
 
+/// Where the run lives that was copied into this directory, if it lives in another one.
+pub(crate) fn elsewhere(dir: &Path) -> Option<PathBuf> {
+    let process = disk::read_json::<Process>(&dir.join(PROCESS)).ok()??;
+    let there = Lost::elsewhere(&process)?;
+    // If somebody holds this one's lock, it is here, however it is reached.
+    let _nobodys = disk::hold(&dir.join(LOCK)).ok()??;
+    let is_there = !there.is_deleted && !there.is_in_another_world();
+    is_there.then_some(there.dir)
+}
+
 /// A shim that lives, and whose run was taken away.
 #[derive(Debug)]
 pub(crate) struct Lost {
     shim: processes::Process,
     /// The lock that it holds was taken away.
-    is_deleted: bool,
+    pub(crate) is_deleted: bool,
     /// Where the run was.
     pub(crate) dir: PathBuf,
 }

@@ -114,7 +114,6 @@ impl Work {
         let run = Arc::new(Run {
             artifact,
             name: runs::name(&dir, &id),
-            home: Some(dir.clone()),
             dir,
             id: id.clone(),
             version,
@@ -397,12 +396,6 @@ impl Work {
             return;
         }
         let run = live.run.clone();
-        // A former agent was killed before its word had reached it.
-        let tell = looked == Look::Running
-            && live.phase == Phase::Planned
-            && live.asked.is_some()
-            && !live.is_wanted
-            && !run.has(Mark::Heard);
         let looked = match (looked, live.cannot_start.take()) {
             (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen().into(),
             // Its driver may have had no room to write that down.
@@ -423,9 +416,6 @@ impl Work {
                     let _ = events.send(Event::Ended(run.id.clone()));
                 });
                 live.waits = Some(Waits(waits.abort_handle()));
-                if tell && self.accepted.is_known() {
-                    self.stop(id, Stop::Gracefully);
-                }
             }
             Look::Ended { how, ran } => {
                 live.watch = None;
@@ -436,6 +426,10 @@ impl Work {
                 if !matches!(live.phase, Phase::Ended { .. }) {
                     let remarks = live.run.remarks();
                     tracing::info!(run = %id, ?how, ?remarks, "a run has ended");
+                    if live.asked.is_none() && live.run.has(Mark::Asked) {
+                        // By a former agent, of whom nobody knows whether it was heard: it has ended since.
+                        live.asked = Some(now);
+                    }
                     live.phase = Phase::Ended {
                         how,
                         since: now,

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -35,11 +36,12 @@ use crate::health::{Sight, Tally};
 use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
+use crate::place::Place;
 use crate::plan::{self, End, Moment, Phase, Plan, Seen};
-use crate::runs::{self, Key, Run, RunId};
+use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::settings::{Settings, facts};
-use crate::status;
 use crate::wire::is_name;
+use crate::{shim, status};
 
 /// How long to wait for a former agent to be gone.
 const HOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -82,7 +84,9 @@ pub enum AgentError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// The data directory.
-    #[error("{path}: the data directory cannot be used")]
+    #[error(
+        "{path} cannot be used as the data directory (see to its owner and permissions, or name another one)"
+    )]
     Data {
         /// Where.
         path: String,
@@ -93,20 +97,33 @@ pub enum AgentError {
     /// The data directory.
     #[error("{0}: another agent works in this data directory")]
     Busy(String),
-    /// The data directory, of this very node.
+    /// The data directory, while the one that it was copied from is there.
     #[error(
-        "this data directory is a copy of the one that {0} is in, where an agent of this node works: stop that one first, or give this one an empty directory"
+        "{path}: this data directory is a copy, and what it was copied from is in {original}: begin there; or, if this one is to have its place, end first what runs there (begin there with --drain, and tell it to end), and take it away"
     )]
-    Copy(String),
-    /// The data directory: a copy of it has its place.
-    #[error(
-        "{path}: this data directory was taken over by its copy {by}: give this agent that one; or stop the other one for good, and remove {path}/taken-over"
-    )]
-    TakenOver {
-        /// Where it is.
+    Copy {
+        /// Which.
         path: String,
-        /// Where the copy was.
-        by: String,
+        /// Where that is, or a run of it.
+        original: String,
+    },
+    /// The data directory: with a copy of it, or with what it is a copy of.
+    #[error("{0}: another agent works with a copy of this data directory: stop that one first")]
+    Twice(String),
+    /// The data directory, while this agent worked.
+    #[error(
+        "{0}: the data directory was moved or taken away under this agent: begin it again where that is now"
+    )]
+    Moved(String),
+    /// The server did not let it join, and it had never been there: nothing waits for it.
+    #[error(
+        "{server} does not let this node join: {why} (a join token is given with --token-file or ORCHESTRATOR_TOKEN)"
+    )]
+    Refused {
+        /// Which server.
+        server: String,
+        /// What it says.
+        why: String,
     },
     /// A mistake in this program. What runs goes on, and the next agent finds it.
     #[error("a part of the agent has failed")]
@@ -120,6 +137,9 @@ pub struct Agent {
     dir: PathBuf,
     address: Address,
     shim: Vec<std::ffi::OsString>,
+    place: Place,
+    /// Of all copies of the directory, and of the directory, for as long as it works.
+    _alone: Option<UnixListener>,
     _lock: File,
 }
 
@@ -146,21 +166,38 @@ impl Agent {
                 None => sleep(HOLD_AGAIN_AFTER).await,
             }
         };
-        // Only now nobody writes that any more who has looked whether somebody works here.
-        if let Ok(by) = std::fs::read_to_string(dir.join(runs::TAKEN_OVER)) {
-            return Err(AgentError::TakenOver { path, by });
-        }
+        let place = match Place::find(&dir).map_err(failed)? {
+            Ok(place) => place,
+            Err(original) => {
+                let original = original.display().to_string();
+                return Err(AgentError::Copy { path, original });
+            }
+        };
+        let alone = loop {
+            match place.hold() {
+                Ok(Some(alone)) => break Some(alone),
+                Ok(None) if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Twice(path)),
+                Ok(None) => sleep(HOLD_AGAIN_AFTER).await,
+                Err(why) => {
+                    // A sandbox without such sockets: there are the directories that can be seen.
+                    tracing::debug!(%why, "whether a copy of the data directory is used is not known");
+                    break None;
+                }
+            }
+        };
         Ok(Self {
             settings,
             dir,
             address,
             shim,
+            place,
+            _alone: alone,
             _lock: lock,
         })
     }
 
     /// Works until `stop` says how to leave. What it knows is on disk; what it started does not need it.
-    pub async fn run(self, stop: impl Future<Output = Leave>) -> Result<(), AgentError> {
+    pub async fn run(mut self, stop: impl Future<Output = Leave>) -> Result<(), AgentError> {
         let failed = |source| AgentError::Data {
             path: self.dir.display().to_string(),
             source,
@@ -169,7 +206,7 @@ impl Agent {
         let logs = Arc::new(Logs::default());
         let (leaving, is_leaving) = watch::channel(false);
         let (farewell, mut heard_of_it) = watch::channel(false);
-        let client = Client {
+        let mut client = Client {
             address: self.address.clone(),
             url: self.settings.server.clone(),
             node: self.settings.node.as_str().into(),
@@ -177,6 +214,7 @@ impl Agent {
             facts: facts(),
             identity: self.dir.join("identity.json"),
             token: self.settings.token.clone(),
+            is_new: false,
             outbox: outbox.clone(),
             logs: logs.clone(),
             leaving: is_leaving,
@@ -202,11 +240,7 @@ impl Agent {
                 ),
                 (
                     "exec",
-                    Arc::new(Exec::new(
-                        self.shim.clone(),
-                        runs_dir.clone(),
-                        self.settings.node.clone(),
-                    )) as _,
+                    Arc::new(Exec::new(self.shim.clone(), runs_dir.clone())) as _,
                 ),
                 (
                     "external",
@@ -232,17 +266,23 @@ impl Agent {
             sights,
             drain_told: Moment::ZERO,
         };
-        work.find()?;
+        work.find(self.place.is_moved)?;
+        self.place.keep();
         let _sweeps = work.sweep().await;
         work.understand();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(client.run(news));
+        client.is_new = work.accepted.received.is_none() && work.lives.is_empty();
         let (questions, mut asked) = mpsc::channel(1);
+        let mut talks = JoinSet::new();
+        talks.spawn(client.run(news));
+        let mut tasks = JoinSet::new();
         tasks.spawn(async move { match outbox::keep(outbox).await {} });
         tasks.spawn(status::serve(self.dir.join("agent.sock"), questions));
         let mut stop = pin!(stop);
         let mut looks = Vec::new();
         loop {
+            if !self.place.is_there() {
+                return Err(AgentError::Moved(self.dir.display().to_string()));
+            }
             let wake = work.turn();
             if work.accepted.draining {
                 if work.is_idle() {
@@ -267,6 +307,11 @@ impl Agent {
                     if let Some(latest) = latest {
                         work.accept(latest);
                     }
+                }
+                Some(refused) = talks.join_next() => {
+                    let server = self.settings.server;
+                    let refused = refused.map(|why| AgentError::Refused { server, why });
+                    return Err(refused.unwrap_or(AgentError::Broken));
                 }
                 // Neither ends by itself.
                 Some(_) = tasks.join_next() => return Err(AgentError::Broken),
@@ -532,64 +577,51 @@ impl Work {
     }
 
     /// Why nothing is to be done to a run, and where it is for this agent, if that is so.
-    fn leave_alone(&self, run: &Run) -> Result<Option<(String, Phase)>, AgentError> {
+    fn leave_alone(&self, run: &Run, is_moved: bool) -> Option<(String, Phase)> {
         let driver = run.workload.driver.as_str();
-        let Some(original) = run.original() else {
+        if !self.drivers.contains_key(driver) {
             // A later version of this agent may have had the driver, and may have it again.
-            let is_known = self.drivers.contains_key(driver);
-            let why = || (format!("this agent has no driver {driver}"), Phase::Running);
-            return Ok((!is_known).then(why));
-        };
-        let is_own = run.node == self.node;
-        let at = original.display();
-        if is_own {
-            if run.has_agent(original) {
-                return Err(AgentError::Copy(at.to_string()));
-            }
-            if let Err(why) = run.take_over(original) {
-                tracing::warn!(%at, %why, "that this agent takes over cannot be said there: never begin another one there");
-            }
-            // One that has begun meanwhile may not have seen that; both end then, and one can begin again.
-            if run.has_agent(original) {
-                return Err(AgentError::Copy(at.to_string()));
-            }
+            return Some((format!("this agent has no driver {driver}"), Phase::Running));
         }
-        let (how, since, ran) = (End::Exited(-1), self.now(), Duration::ZERO);
-        let over = Phase::Ended { how, since, ran };
-        let why = || (format!("a copy of {at}, of node {}", run.node), over);
-        Ok((!is_own).then(why))
+        // A directory that is still where it was has only a node of another name.
+        let is_anothers = is_moved && run.node != self.node || run.has(Mark::Anothers);
+        is_anothers.then(|| {
+            if let Err(why) = run.mark(Mark::Anothers) {
+                tracing::warn!(run = %run.id, %why, "a run cannot be marked");
+            }
+            let (how, since, ran) = (End::Exited(-1), self.now(), Duration::ZERO);
+            let why = format!("of node {}, whose data directory this was", run.node);
+            (why, Phase::Ended { how, since, ran })
+        })
     }
 
     /// What is there from before.
-    fn find(&mut self) -> Result<(), AgentError> {
+    fn find(&mut self, is_moved: bool) -> Result<(), AgentError> {
         let now = self.now();
         let starts = self.outbox.starts();
+        let path = self.runs_dir.display().to_string();
         let found = runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
-            path: self.runs_dir.display().to_string(),
+            path: path.clone(),
             source,
         })?;
-        // All of them, before anything is changed about one.
-        let found = found.into_iter().map(|run| {
-            let left_alone = self.leave_alone(&run)?;
-            Ok((Arc::new(run), left_alone))
-        });
-        for (run, left_alone) in found.collect::<Result<Vec<_>, AgentError>>()? {
+        // What they know lives in another directory: there is an original of this one, wherever.
+        if let Some(original) = found.iter().find_map(|run| shim::elsewhere(&run.dir)) {
+            let original = original.display().to_string();
+            return Err(AgentError::Copy { path, original });
+        }
+        for run in found.into_iter().map(Arc::new) {
             let mut live = Live::new(run.clone(), Phase::Planned, now);
-            if let Some((why, phase)) = left_alone {
+            if let Some((why, phase)) = self.leave_alone(&run, is_moved) {
                 tracing::warn!(run = %run.id, why, "a run is left alone");
                 // It stays among the others, so that its number is not given again.
                 (live.phase, live.left_alone) = (phase, Some(why));
                 self.lives.insert(run.id.clone(), live);
                 continue;
             }
-            if run.home.as_ref() != Some(&run.dir)
-                && let Err(why) = run.keep()
-            {
-                tracing::warn!(run = %run.id, %why, "where a run is now cannot be kept");
-            }
             live.is_fresh = false;
-            live.is_told = run.has(runs::Mark::Told) || starts.contains(&run.id);
-            live.asked = run.has(runs::Mark::Asked).then_some(now);
+            live.is_told = run.has(Mark::Told) || starts.contains(&run.id);
+            // What it has not heard is said again.
+            live.asked = run.has(Mark::Heard).then_some(now);
             self.lives.insert(run.id.clone(), live);
             self.logs.add(&run);
             self.look(&run.id);

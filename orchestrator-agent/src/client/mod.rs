@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep};
 use self::talk::Talk;
 use crate::disk;
 use crate::logs::Logs;
-use crate::net::Address;
+use crate::net::{Address, Connection};
 use crate::outbox::Outbox;
 use crate::runs::RunId;
 use crate::settings::Token;
@@ -59,6 +59,8 @@ pub(crate) struct Client {
     pub(crate) identity: PathBuf,
     /// A token that came from outside: a join token, or the node's own.
     pub(crate) token: Option<Token>,
+    /// No agent of this node has ever heard from a server what is wanted, and nothing runs that waits for this one.
+    pub(crate) is_new: bool,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) logs: Arc<Logs>,
     /// Whether this node is about to go.
@@ -123,7 +125,7 @@ enum Failure {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Not what was asked for.
-    #[error("the server answers {0}")]
+    #[error("the server answers {0}: {1}")]
     Status(StatusCode, String),
 }
 
@@ -141,6 +143,14 @@ impl Failure {
                 StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY,
                 _
             )
+        )
+    }
+
+    /// It says that it knows who asks, and that he may not; or that he does not say who he is.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)
         )
     }
 
@@ -171,9 +181,10 @@ impl Backoff {
 }
 
 impl Client {
-    /// Goes on for as long as it is let.
-    pub(crate) async fn run(self, news: News) {
+    /// Goes on for as long as it is let; or answers why a node that nobody knows may not join.
+    pub(crate) async fn run(self, news: News) -> String {
         let mut own = self.own_token();
+        let mut is_stranger = self.is_new && own.is_none();
         let mut backoff = Backoff::new();
         let mut leaving = self.leaving.clone();
         loop {
@@ -185,8 +196,10 @@ impl Client {
                 // An earlier server: it hears of what runs until nothing does.
                 joined = self.join(&mut own, false).await;
             }
+            let is_refused = joined.as_ref().is_err_and(Failure::is_refusal);
             match joined {
                 Ok(joined) => {
+                    is_stranger = false;
                     news.well(Part::Join);
                     news.farewell.send_replace(is_told);
                     let server = joined.server.clone().unwrap_or_else(|| self.url.clone());
@@ -209,6 +222,7 @@ impl Client {
                         backoff = Backoff::new();
                     }
                 }
+                Err(Failure::Status(_, why)) if is_stranger && is_refused => return why,
                 Err(why) => news.trouble(Part::Join, &why),
             }
             tokio::select! {
@@ -287,7 +301,7 @@ impl Client {
     }
 
     async fn join_with(&self, join: &Join, token: Option<&String>) -> Result<Joined, Failure> {
-        let mut connection = self.address.connect().await?;
+        let mut connection = self.connect().await?;
         let body = serde_json::to_vec(join).map_err(io::Error::from)?;
         let request = self.post("/v1/agent/join", token, body)?;
         let (status, body) = connection
@@ -297,6 +311,15 @@ impl Client {
             StatusCode::OK => Ok(serde_json::from_slice(&body).map_err(io::Error::from)?),
             status => Err(failure(status, &body)),
         }
+    }
+
+    async fn connect(&self) -> io::Result<Connection> {
+        let connected = self.address.connect().await;
+        let named = |why: io::Error| {
+            let what = format!("no server can be reached at {}: {why}", self.url);
+            io::Error::new(why.kind(), what)
+        };
+        connected.map_err(named)
     }
 
     fn post(
@@ -319,7 +342,16 @@ impl Client {
 
 /// The words of the server for what it refuses, cut short.
 fn failure(status: StatusCode, body: &[u8]) -> Failure {
-    let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    let text = match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => problem.detail,
+        // It may be somebody on the way who answers.
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let text: String = text.chars().take(300).collect();
     tracing::debug!(%status, text, "refused");
     Failure::Status(status, text)
 }
@@ -342,14 +374,15 @@ impl News {
     }
 
     fn trouble(&self, part: Part, why: &Failure) {
-        let text = match why {
-            Failure::Status(_, said) if !said.is_empty() => format!("{why}: {said}"),
-            why => why.to_string(),
-        };
+        let text = why.to_string();
         self.change(|link| {
             link.troubles += 1;
             if link.of_parts.get(&part) != Some(&text) {
-                tracing::warn!(?part, why = text, "trouble with the server");
+                tracing::warn!(
+                    ?part,
+                    why = text,
+                    "trouble with the server, which is tried again"
+                );
                 link.of_parts.insert(part, text);
                 link.trouble = link.all_trouble();
             }

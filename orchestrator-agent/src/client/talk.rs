@@ -91,7 +91,7 @@ impl Talk<'_> {
 
     async fn stream(&self) -> Result<Streamed, Failure> {
         let began = Instant::now();
-        let mut connection = self.client.address.connect().await?;
+        let mut connection = self.client.connect().await?;
         let request = self.get("", "text/event-stream")?;
         let response = connection.send(request, ANSWER_WITHIN).await?;
         let (head, mut body) = response.into_parts();
@@ -131,13 +131,13 @@ impl Talk<'_> {
     async fn poll(&self) -> Result<(), Failure> {
         let until = Instant::now() + POLL_FOR;
         let mut revision = None;
-        let mut connection = self.client.address.connect().await?;
+        let mut connection = self.client.connect().await?;
         while Instant::now() < until {
             let later = revision.map_or(String::new(), |revision| {
                 format!("&revision={revision}&wait={POLL_WAIT}")
             });
             if !connection.is_open() {
-                connection = self.client.address.connect().await?;
+                connection = self.client.connect().await?;
             }
             let request = self.get(&later, "application/json")?;
             let (status, body) = connection
@@ -355,7 +355,7 @@ impl Talk<'_> {
     ) -> Result<(StatusCode, Bytes), Failure> {
         let open = match connection.take().filter(Connection::is_open) {
             Some(open) => open,
-            None => self.client.address.connect().await?,
+            None => self.client.connect().await?,
         };
         let open = connection.insert(open);
         let request = self.client.post(path, self.token.as_ref(), body)?;

@@ -68,7 +68,6 @@ pub struct Exec {
     shim: Vec<OsString>,
     /// The agent's runs are in it.
     runs: PathBuf,
-    node: String,
     groups: Groups,
 }
 
@@ -225,12 +224,11 @@ fn user(wanted: &str) -> Result<((u32, u32), String), String> {
 
 impl Exec {
     /// With the program, and its first arguments, that goes on as [`shim::main`] with what it is told after them.
-    /// And where all of the agent's runs are, and the name of its node.
-    pub fn new(shim: Vec<OsString>, runs: PathBuf, node: String) -> Self {
+    /// And where all of the agent's runs are.
+    pub fn new(shim: Vec<OsString>, runs: PathBuf) -> Self {
         Self {
             shim,
             runs,
-            node,
             groups: Groups::find(),
         }
     }
@@ -321,14 +319,7 @@ impl Exec {
                     .as_ref()
                     .and_then(Lost::elsewhere)
             };
-            // Of what an earlier program has kept it is not known whether it is a copy of a node's own.
-            let is_anothers = |shim: &Lost| {
-                run.home.is_none()
-                    || *run.node != *self.node
-                    || shim.is_in_another_world()
-                    || run.has_agent(&shim.dir)
-            };
-            if elsewhere().is_some_and(|shim| is_anothers(&shim)) {
+            if elsewhere().is_some_and(|shim| !shim.is_deleted) {
                 tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
             } else {
                 tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");

@@ -398,12 +398,18 @@ async fn a_copy_of_a_data_directory_takes_no_container_over() {
     let Some(engine) = Engine::start().await else {
         return;
     };
-    let (server, node) = one_node(&engine).await;
+    let (server, mut node) = one_node(&engine).await;
     let id = server.api.register(contained("1", &[], rolling())).await;
     server.api.until_state(&id, "completed").await;
     let (pid, before) = (node.answers(1).await, engine.running());
+    node.leave(Leave::Running).await;
     let mut copy = Node::with_docker(&server, "n2", &engine.socket());
     copy.copy(&node);
+    // As if it had been on another machine, with this engine.
+    let place = json!({ "name": "another", "dir": "/nowhere", "identity": [0, 0] });
+    std::fs::write(copy.path("place.json"), place.to_string()).unwrap();
+    node.start_here();
+    assert_eq!(node.answers(1).await, pid);
     copy.start_apart(&[]);
     server.api.nodes(2).await;
     // It has its own by now, and has looked at all that is there.

@@ -234,6 +234,59 @@ esac
 }
 
 #[tokio::test]
+async fn a_stop_that_nobody_has_heard_is_none_for_the_next_agent() {
+    let script = r#"
+input=$(cat)
+state=${input#*\"state\":\"}; state=${state%%\"*}
+data=$state/../../../../..
+case $1 in
+start) echo running > "$state/is" ;;
+stop)
+    case $input in *'"how":"now"'*) echo killed > "$data/killed" ;; esac
+    [ ! -e "$data/away" ] || { echo "the hypervisor is away" >&2; exit 1; }
+    echo ended > "$state/is" ;;
+look) printf '{"state":"%s","code":0,"ran_millis":1}' "$(cat "$state/is" || echo absent)" ;;
+esac
+"#;
+    let (mut server, mut node, dir) = driven_by(script).await;
+    let id = server.api.register(driven()).await;
+    server.api.until_state(&id, "completed").await;
+    let program = format!("mine={}", dir.path().join("program").display());
+    node.leave(Leave::Running).await;
+    server.away().await;
+    std::fs::write(node.path("away"), "").unwrap();
+    node.start_apart(&["--external", &program, "--drain"]);
+    node.until("it is found", |status| {
+        status["runs"][0]["phase"] == "running"
+    })
+    .await;
+    // It is to leave, cannot end what runs, and is ended itself.
+    let agent = rustix::process::Pid::from_raw(node.agent_pid()).unwrap();
+    let term = || rustix::process::kill_process(agent, rustix::process::Signal::TERM).unwrap();
+    term();
+    eventually("it tries", async || {
+        let log = node.log();
+        log.contains("the hypervisor is away").then_some(())
+    })
+    .await;
+    term();
+    assert!(!node.ended().await.success());
+    std::fs::remove_file(node.path("away")).unwrap();
+    // The server has heard of none of this, and wants what it wanted.
+    server.back().await;
+    node.start_apart(&["--external", &program]);
+    node.until("it runs on", |status| {
+        status["executions"][0]["standing"] == "up" && status["runs"][0]["phase"] == "running"
+    })
+    .await;
+    let mut next = driven();
+    next["env"] = json!({ "A": "b" });
+    let id = server.api.register(next).await;
+    server.api.until_state(&id, "completed").await;
+    assert!(!node.path("killed").exists(), "{}", node.log());
+}
+
+#[tokio::test]
 async fn what_nobody_can_find_is_told_of() {
     let (server, _node, _dir) =
         driven_by("[ $1 = look ] && { echo no idea >&2; exit 3; }; exit 0").await;

@@ -214,6 +214,43 @@ async fn a_server_that_nobody_vouches_for_is_told_nothing() {
 }
 
 #[tokio::test]
+async fn a_node_that_nobody_knows_and_that_may_not_join_does_not_begin() {
+    let fixture = Fixture::new().await;
+    let other = fixture.join_token(Some("n2")).await;
+    let (node, cert) = (fixture.dir.path().join("node"), fixture.cert.clone());
+    for (token, why) in [
+        (None, "a token is needed"),
+        (Some("nonsense"), "this is no token of this server"),
+        (Some(other.as_str()), "the token is for another node"),
+    ] {
+        let mut settings = Settings::new(&fixture.url, "n1", &node);
+        settings.token = token.map(Into::into);
+        settings.authorities = Some(cert.clone());
+        let agent = Agent::open(settings).await.unwrap();
+        let refused = agent
+            .run(std::future::pending())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("does not let this node join"), "{refused}");
+        assert!(refused.contains(why), "{refused}");
+    }
+    // Whoever was there before goes on without: what runs needs him.
+    let token = fixture.join_token(None).await;
+    let agent = fixture.agent(Some(&token), Some(&fixture.cert));
+    fixture.status("it listens", listens).await;
+    agent.leave().await;
+    std::fs::remove_file(node.join("identity.json")).unwrap();
+    let agent = fixture.agent(None, Some(&fixture.cert));
+    let trouble = |status: &Value| {
+        let trouble = status["server"]["trouble"].as_str();
+        trouble.is_some_and(|trouble| trouble.contains("a token is needed"))
+    };
+    fixture.status("it tries on", trouble).await;
+    agent.leave().await;
+}
+
+#[tokio::test]
 async fn two_agents_do_not_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings::new("http://127.0.0.1:1", "n1", dir.path());

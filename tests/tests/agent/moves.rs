@@ -6,173 +6,168 @@ use orchestrator_agent::Leave;
 use serde_json::{Value, json};
 
 use crate::harness::{Node, Server, eventually, immediate, service};
-use crate::restarts::{apart, at_work, plain};
+use crate::restarts::{apart, plain};
+
+/// A server, and a node whose service has answered, with an agent that is a process: and the service's.
+async fn at_work_apart() -> (Server, Node, i32) {
+    let (server, node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    (server, node, pid)
+}
+
+/// An agent with this copy ends at once, and says why.
+async fn is_refused(copy: &mut Node, why: &str) {
+    copy.start_apart(&[]);
+    assert!(!copy.ended().await.success());
+    assert!(copy.log().contains(why), "{}", copy.log());
+    assert!(copy.processes().is_empty());
+}
+
+fn is_alive(pid: i32) -> bool {
+    std::fs::metadata(format!("/proc/{pid}")).is_ok()
+}
 
 #[tokio::test]
-async fn an_agent_on_a_copy_of_a_live_directory_leaves_the_original_alone() {
-    let (_server, node, pid) = at_work().await;
-    // Nobody listens there.
-    let mut copy = Node::at("http://127.0.0.1:1", "n2");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    copy.until("it says why it does nothing", |status| {
-        let why = status["runs"][0]["left_alone"].as_str();
-        why.is_some_and(|why| why.ends_with("of node n1"))
-    })
-    .await;
-    assert!(copy.processes().is_empty());
+async fn with_a_copy_nobody_works_while_its_original_is_there() {
+    let (server, mut node, pid) = at_work_apart().await;
+    for is_working in [true, false] {
+        if !is_working {
+            node.leave(Leave::Running).await;
+        }
+        for name in ["n1", "n2"] {
+            let mut copy = Node::new(&server, name);
+            copy.copy(&node);
+            is_refused(&mut copy, "this data directory is a copy").await;
+        }
+    }
+    // However often they tried, it goes on where it is.
+    node.start_apart(&[]);
     assert_eq!(node.answers(1).await, pid);
 }
 
 #[tokio::test]
-async fn a_node_of_another_name_takes_nothing_over_with_a_copy() {
-    let (server, mut node, pid) = at_work().await;
+async fn with_an_original_that_was_moved_one_agent_works_and_with_its_copy_none() {
+    let (server, mut node, pid) = at_work_apart().await;
     node.leave(Leave::Running).await;
-    let mut other = Node::new(&server, "n2");
-    other.copy(&node);
-    // It cannot speak as the other one.
-    let _ = std::fs::remove_file(other.path("identity.json"));
-    other.start_apart(&[]);
-    server.api.nodes(2).await;
-    // It has its own, beside that of which it has a copy.
-    let next = service(&[("A", "b")], immediate());
-    server.api.register(next).await;
-    let own = other.answers(2).await;
-    assert_eq!(other.processes(), [own]);
-    assert_eq!(node.processes(), [pid]);
-    let status = other.status().await.unwrap();
-    let left_alone = |run: &&Value| run["phase"] == "left alone";
-    let runs = status["runs"].as_array().unwrap();
-    assert_eq!(runs.iter().filter(left_alone).count(), 1, "{status:#}");
-    other.leave(Leave::Drained).await;
-    assert_eq!(node.processes(), [pid]);
+    let mut copies = ["n1", "n2"].map(|name| Node::new(&server, name));
+    for copy in &copies {
+        copy.copy(&node);
+    }
+    node.move_away();
+    // What runs there says where the original is.
+    for copy in &mut copies {
+        is_refused(copy, "this data directory is a copy").await;
+    }
+    node.start_apart(&[]);
+    assert_eq!(node.answers(1).await, pid);
+    for copy in &mut copies {
+        is_refused(
+            copy,
+            "another agent works with a copy of this data directory",
+        )
+        .await;
+    }
+    // In its new place it is an original as before.
+    copies[0].copy(&node);
+    is_refused(&mut copies[0], "this data directory is a copy").await;
+    assert_eq!(node.answers(1).await, pid);
 }
 
 #[tokio::test]
-async fn a_copied_directory_takes_over_and_nothing_runs_twice() {
+async fn a_copy_has_the_place_of_an_original_that_is_gone_and_nothing_runs_twice() {
     let (server, mut node) = apart().await;
+    let outside = tempfile::tempdir().unwrap();
+    let journal = outside.path().join("journal");
     // It says so when it ends.
-    let script =
-        "trap 'touch ../../../../../bye; exit' INT; mkfifo never; echo ready; read line <> never";
+    let script = format!(
+        "trap 'echo bye >> {0}; exit' INT; mkfifo never; echo ready >> {0}; read line <> never",
+        journal.display()
+    );
     let mut job = plain(json!(["sh", "-c", script]));
     job["config"]["stop_signal"] = json!("INT");
     let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;
-    let ready = |node: &Node| {
-        let runs = std::fs::read_dir(node.path("runs/default@/web@")).ok()?;
-        let mut said = runs.flatten().map(|run| run.path().join("stdout.log"));
-        said.any(|said| std::fs::read_to_string(said).is_ok_and(|said| said == "ready\n"))
-            .then_some(())
-    };
-    eventually("it is ready", async || ready(&node)).await;
+    let said = |words: &str| std::fs::read_to_string(&journal).is_ok_and(|said| said == words);
+    eventually("it is ready", async || said("ready\n").then_some(())).await;
     node.leave(Leave::Running).await;
     let mut next = Node::new(&server, "n1");
     next.copy(&node);
-    std::fs::remove_dir_all(next.path("runs/default@/web@/0.1.1/work")).unwrap_or_default();
+    std::fs::remove_dir_all(node.path("")).unwrap();
     next.start_apart(&[]);
-    eventually("there is another one, and no more", async || {
-        let (old, new) = (node.processes(), next.processes());
-        (old.is_empty() && !new.is_empty()).then_some(())
+    // The one is told before the other begins.
+    eventually("there is another one", async || {
+        said("ready\nbye\nready\n").then_some(())
     })
     .await;
-    // Its place is taken for good.
-    node.start_apart(&[]);
-    assert!(!node.ended().await.success());
-    assert!(
-        node.log().contains("was taken over by its copy"),
-        "{}",
-        node.log()
-    );
-    assert!(node.processes().is_empty());
-    assert!(
-        node.path("bye").exists(),
-        "it was told before it was killed"
-    );
     server.api.stopped("web").await;
     assert!(next.processes().is_empty());
+    assert!(said("ready\nbye\nready\nbye\n"));
 }
 
 #[tokio::test]
-async fn what_is_left_alone_stays_so_when_its_copy_is_forgotten() {
-    let (server, node) = apart().await;
+async fn what_a_node_of_another_name_has_left_is_left_alone() {
+    let (server, mut node) = apart().await;
     let mut job = service(&[], immediate());
     job["resources"] = json!({ "processes": 50 });
     server.api.register(job).await;
     let pid = node.answers(1).await;
-    let theirs = Server::start().await;
-    let mut copy = Node::new(&theirs, "n2");
-    copy.copy(&node);
-    // As an earlier program has written it.
-    let all = copy.path("runs/default@/web@");
-    let run = std::fs::read_dir(&all)
-        .unwrap()
-        .flatten()
-        .next()
-        .unwrap()
-        .path();
-    let mut kept: Value =
-        serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
-    kept.as_object_mut().unwrap().remove("home").unwrap();
-    std::fs::write(run.join("run.json"), kept.to_string()).unwrap();
-    for name in ["identity.json", "desired.json"] {
-        let _ = std::fs::remove_file(copy.path(name));
-    }
-    copy.start_apart(&[]);
-    copy.until("it is left alone", |status| {
-        status["runs"][0]["phase"] == "ended"
-    })
-    .await;
-    assert!(copy.log().contains("which is left alone"), "{}", copy.log());
-    // Others of its name end there, until it is forgotten.
-    let mut ends = plain(json!(["false"]));
-    ends["restart"] = json!({ "backoff": "50ms", "backoff_max": "50ms" });
-    theirs.api.nodes(1).await;
-    theirs.api.register(ends).await;
-    eventually("it is forgotten", async || (!run.exists()).then_some(())).await;
-    assert_eq!(node.answers(1).await, pid);
-}
-
-#[tokio::test]
-async fn of_another_node_nothing_is_ended_wherever_it_is() {
-    let (_server, mut node, pid) = at_work().await;
     node.leave(Leave::Running).await;
-    let mut other = Node::at("http://127.0.0.1:1", "n3");
+    let theirs = Server::start().await;
+    let mut other = Node::new(&theirs, "n2");
     other.copy(&node);
-    for place in ["left alone", "ended"] {
+    std::fs::remove_dir_all(node.path("")).unwrap();
+    for name in ["identity.json", "desired.json"] {
+        let _ = std::fs::remove_file(other.path(name));
+    }
+    let run = other.path("runs/default@/web@");
+    let run = std::fs::read_dir(&run).unwrap().flatten().next().unwrap();
+    for _ in 0..2 {
         other.start_apart(&[]);
+        let is_left_alone = |status: &Value| {
+            let why = status["runs"][0]["left_alone"].as_str();
+            why == Some("of node n1, whose data directory this was")
+        };
         other
-            .until("it has looked", |status| {
-                status["runs"][0]["phase"] == place
-            })
+            .until("it says why it does nothing", is_left_alone)
             .await;
         other.leave(Leave::Running).await;
-        // From here on it is nowhere to be seen.
-        if place == "left alone" {
-            node.move_away();
-        }
     }
-    assert!(
-        std::fs::metadata(format!("/proc/{pid}")).is_ok(),
-        "{}",
-        other.log()
-    );
+    // It has its own beside that, and stops and forgets no other.
+    other.start_apart(&[]);
+    theirs.api.nodes(1).await;
+    theirs
+        .api
+        .register(service(&[("A", "b")], immediate()))
+        .await;
+    let own = other.answers(1).await;
+    assert_eq!(other.processes(), [own]);
+    other.leave(Leave::Drained).await;
+    assert!(is_alive(pid) && run.path().exists(), "{}", other.log());
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test]
-async fn of_a_node_one_agent_works_though_its_directory_was_copied() {
-    let (server, node, pid) = at_work().await;
-    let mut copy = Node::new(&server, "n1");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    assert!(!copy.ended().await.success());
-    let log = copy.log();
+async fn an_agent_whose_directory_is_moved_goes_on_nowhere() {
+    let (server, mut node, pid) = at_work_apart().await;
+    // It looks after something, so something happens.
+    let moved = tempfile::tempdir().unwrap();
+    let (here, there) = (node.path(""), moved.path().join("data"));
+    std::fs::rename(&here, &there).unwrap();
+    assert!(!node.ended().await.success());
+    assert!(!here.exists() && is_alive(pid));
+    std::fs::rename(&there, &here).unwrap();
     assert!(
-        log.contains("where an agent of this node works: stop that one first"),
-        "{log}"
+        node.log()
+            .contains("was moved or taken away under this agent"),
+        "{}",
+        node.log()
     );
+    node.start_apart(&[]);
     assert_eq!(node.answers(1).await, pid);
+    server.api.stopped("web").await;
+    assert!(node.processes().is_empty());
 }
 
 #[tokio::test]
@@ -211,25 +206,6 @@ async fn a_directory_is_the_same_however_it_is_reached() {
     node.leave(Leave::Running).await;
     let mut unmount = std::process::Command::new("umount");
     let _ = unmount.arg("--lazy").arg(&here).output();
-}
-
-#[tokio::test]
-async fn what_was_moved_is_known_in_a_copy_of_its_new_place() {
-    let (server, mut node) = apart().await;
-    server.api.register(service(&[], immediate())).await;
-    let pid = node.answers(1).await;
-    node.leave(Leave::Running).await;
-    node.move_away();
-    node.start_apart(&[]);
-    assert_eq!(node.answers(1).await, pid);
-    let mut copy = Node::at("http://127.0.0.1:1", "n2");
-    copy.copy(&node);
-    copy.start_apart(&[]);
-    copy.until("it says why it does nothing", |status| {
-        status["runs"][0]["left_alone"].is_string()
-    })
-    .await;
-    assert_eq!(node.answers(1).await, pid);
 }
 
 #[tokio::test]

@@ -12,7 +12,6 @@ fn given(script: &str) -> (TempDir, Exec, Run) {
     let exec = Exec::new(
         ["sh", "-c", script, "shim"].map(Into::into).into(),
         runs.clone(),
-        "n1".to_owned(),
     );
     let document = json!({ "driver": "exec", "config": { "command": "true" } });
     let run = Run::kept(runs.join("default@/web@/0.1.1"), 1, document);
