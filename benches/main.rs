@@ -1,6 +1,7 @@
 //! What it costs: `cargo bench -p orchestrator-benches`. Nothing here fails on time; everything fails when a rollout does
 //! not do what it should.
 
+mod agent;
 mod core;
 mod options;
 mod server;
@@ -12,9 +13,9 @@ use orchestrator_benches::measured::Measured;
 
 use options::{Options, Process, Run};
 
-const USAGE: &str = "usage: cargo bench -p orchestrator-benches [-- [core | server] [--full] [--sizes 1k,100k]]
+const USAGE: &str = "usage: cargo bench -p orchestrator-benches [-- [core] [server] [agent] [--full] [--sizes 1k,100k] [--keep]]
   a short round of everything if nothing is said; --full takes minutes, about 2 GB of memory and 3 GB of disk, and 10k agents want
-  `ulimit -n 20000`";
+  `ulimit -n 20000`; --keep writes the tables of a full round into benches/ and README.md";
 
 fn main() -> ExitCode {
     match Options::read(std::env::args().skip(1)) {
@@ -46,13 +47,22 @@ fn measure(options: Options) -> ExitCode {
         };
         server::measure(&sizes, lists, time, &mut measured);
     }
-    match measured.write() {
+    if options.agent {
+        agent::measure(quick, &mut measured);
+    }
+    let written = measured.write().and_then(|mut paths| {
+        if options.keep {
+            paths.extend(measured.keep()?);
+        }
+        Ok(paths)
+    });
+    match written {
         Ok(paths) => {
-            println!(
-                "\nwritten to {} and {}",
-                paths[0].display(),
-                paths[1].display()
-            );
+            let paths: Vec<String> = paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            println!("\nwritten to {}", paths.join(", "));
             ExitCode::SUCCESS
         }
         Err(why) => {

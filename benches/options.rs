@@ -45,13 +45,18 @@ pub(crate) struct Options {
     pub(crate) core: Option<Vec<usize>>,
     /// The same: numbers of agents.
     pub(crate) server: Option<Vec<usize>>,
+    /// Whether an agent is measured that is idle.
+    pub(crate) agent: bool,
     /// A few rounds only, to see that everything runs.
     pub(crate) quick: bool,
+    /// Whether the tables take the place of those that are kept with the sources.
+    pub(crate) keep: bool,
 }
 
 impl Options {
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
-        let (mut core, mut server, mut quick, mut sizes) = (false, false, true, None);
+        let (mut core, mut server, mut agent) = (false, false, false);
+        let (mut quick, mut keep, mut sizes) = (true, false, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
@@ -59,7 +64,9 @@ impl Options {
                 "--bench" => {}
                 "core" => core = true,
                 "server" => server = true,
+                "agent" => agent = true,
                 "--full" => quick = false,
+                "--keep" => keep = true,
                 "--sizes" => {
                     let each: Result<Vec<usize>, String> =
                         value()?.split(',').map(read_size).collect();
@@ -71,11 +78,15 @@ impl Options {
                 },
             }
         }
-        if core == server {
-            if sizes.is_some() {
-                return Err("--sizes of what? Say core or server".to_owned());
-            }
-            (core, server) = (true, true);
+        let part = core || server || agent;
+        if keep && (quick || part || sizes.is_some()) {
+            return Err("what is kept is whole: --full --keep, and nothing else".to_owned());
+        }
+        if sizes.is_some() && core == server {
+            return Err("--sizes of what? Say core or server".to_owned());
+        }
+        if !part {
+            (core, server, agent) = (true, true, true);
         }
         if let Some(wrong) = sizes.iter().flatten().find(|&&n| core && !is_fleet(n)) {
             return Err(format!(
@@ -90,7 +101,9 @@ impl Options {
         Ok(Run::Tables(Self {
             core: core.then(|| usual(&[1000, 10_000], &[1000, 10_000, 100_000, 1_000_000])),
             server: server.then(|| usual(&[100], &[100, 1000, 10_000])),
+            agent,
             quick,
+            keep,
         }))
     }
 }

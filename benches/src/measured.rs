@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::readme;
 use crate::table::Table;
 
 /// The tables of one run.
@@ -31,18 +32,30 @@ impl Measured {
         self.tables.push(table);
     }
 
-    /// Writes `bench/report.md` and `bench/report.json` where Cargo builds.
-    pub fn write(&self) -> io::Result<[PathBuf; 2]> {
-        let program = std::env::current_exe()?;
-        // It is in <target>/release/deps.
-        let target = program.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
-        let dir = target.join("bench");
-        std::fs::create_dir_all(&dir)?;
-        let paths = ["report.md", "report.json"].map(|name| dir.join(name));
+    /// Writes `bench/report.md` and `bench/report.json` where Cargo builds; answers where that is.
+    pub fn write(&self) -> io::Result<Vec<PathBuf>> {
+        self.write_into(&target().join("bench"), &About::of_this_machine(self.quick))
+    }
+
+    /// Writes the same beside the measurements, and what README shows of it into README.
+    pub fn keep(&self) -> io::Result<Vec<PathBuf>> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let about = About::of_this_machine(self.quick);
-        std::fs::write(&paths[0], self.markdown(&about))?;
-        std::fs::write(&paths[1], format!("{:#}\n", self.json(&about)))?;
+        let readme = here.with_file_name("README.md");
+        let text = std::fs::read_to_string(&readme)?;
+        let text = readme::with_numbers(&text, &self.json(&about)).map_err(io::Error::other)?;
+        let mut paths = self.write_into(here, &about)?;
+        std::fs::write(&readme, text)?;
+        paths.push(readme);
         Ok(paths)
+    }
+
+    fn write_into(&self, dir: &Path, about: &About) -> io::Result<Vec<PathBuf>> {
+        std::fs::create_dir_all(dir)?;
+        let paths = ["report.md", "report.json"].map(|name| dir.join(name));
+        std::fs::write(&paths[0], self.markdown(about))?;
+        std::fs::write(&paths[1], format!("{:#}\n", self.json(about)))?;
+        Ok(paths.to_vec())
     }
 
     fn markdown(&self, about: &About) -> String {
@@ -65,6 +78,14 @@ impl Measured {
         let tables: Vec<Value> = self.tables.iter().map(Table::json).collect();
         json!({ "about": about, "tables": tables })
     }
+}
+
+/// Where Cargo has built this.
+pub fn target() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    // It is in <target>/release/deps.
+    let target = program.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
+    target.to_owned()
 }
 
 /// What a number means nothing without.

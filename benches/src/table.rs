@@ -160,7 +160,7 @@ pub fn read_size(text: &str) -> Result<usize, String> {
 }
 
 /// Three digits that count: `1234`, `12.3`, `0.00123`; of what is whole, all of them.
-fn digits(value: f64) -> String {
+pub fn digits(value: f64) -> String {
     if value.fract() == 0.0 || !value.is_finite() {
         return value.to_string();
     }
