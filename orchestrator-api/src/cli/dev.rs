@@ -127,9 +127,11 @@ impl Dir {
         let goes = named.is_none();
         let own = || std::env::temp_dir().join(format!("orchestrator-dev-{}", std::process::id()));
         let path = named.unwrap_or_else(own);
-        std::fs::create_dir_all(&path).map_err(|why| Error::Unreadable {
-            path: path.clone(),
-            why: why.to_string(),
+        std::fs::create_dir_all(&path).map_err(|why| {
+            let path = path.display();
+            let what =
+                format!("{path} cannot be made: {why}; name a directory that can be by --data-dir");
+            Error::Offline(what)
         })?;
         Ok(Self { path, goes })
     }

@@ -3,16 +3,14 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use axum::http::Method;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use crate::harness::{Api, Node};
+use crate::program::Program;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agent/commands.txt");
 /// So many jobs come to their state at the same time.
@@ -80,38 +78,6 @@ const COMMANDS: [(&str, &str, &str); 13] = [
     ("run the same", "/v1/jobs", "SAME"),
     ("run another", "/v1/jobs", "OTHER"),
 ];
-
-/// A server that is a process of its own.
-struct Program {
-    _child: Child,
-    api: Api,
-}
-
-impl Program {
-    async fn start(data: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_server"))
-            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = loop {
-            let line = said.next_line().await.unwrap().expect("it says where");
-            if let Some((_, rest)) = line.split_once("http://") {
-                break rest.split(' ').next().unwrap().parse().unwrap();
-            }
-        };
-        // What else it says is not to fill the pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-        Self {
-            _child: child,
-            api: Api::of(address),
-        }
-    }
-}
 
 /// A job that is brought somewhere.
 struct Subject {

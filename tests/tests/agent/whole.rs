@@ -1,0 +1,113 @@
+//! Everything at once, and nothing but processes of their own.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Node, canary, eventually, get, rolling, service};
+use crate::program::Program;
+
+/// What this job answers on this node: its version and its process, if there is one and no more.
+async fn answer(node: &Node, job: &str) -> Option<(u32, i32)> {
+    let status = node.status().await?;
+    let job = format!("default/{job}");
+    let runs = status["runs"].as_array()?.iter();
+    let mut up = runs.filter(|run| run["job"] == *job && run["phase"] == "running");
+    let port = up.next()?["ports"]["http"].as_u64()?;
+    let is_alone = up.next().is_none();
+    let said = get(port as u16, "/").await?;
+    let words: Vec<&str> = said.split(' ').collect();
+    let is_own = is_alone && words[0] == node.name;
+    is_own.then(|| (words[2].parse().unwrap(), words[3].parse().unwrap()))
+}
+
+async fn all_answer(nodes: &[Node], job: &str, version: u32) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for node in nodes {
+        let what = format!("{job} is of version {version} on {}", node.name);
+        let is = async || {
+            let (answered, pid) = answer(node, job).await?;
+            (answered == version).then_some(pid)
+        };
+        pids.push(eventually(&what, is).await);
+    }
+    pids
+}
+
+fn job(name: &str, color: &str, how: Value) -> Value {
+    let mut job = service(&[("COLOR", color)], how);
+    job["job_id"] = json!(name);
+    job
+}
+
+#[tokio::test]
+async fn two_jobs_roll_out_at_once_while_a_node_joins_and_server_and_agents_are_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Program::start(&dir.path().join("data")).await;
+    let url = format!("http://{}", server.api.address);
+    let mut nodes: Vec<Node> = (1..=3)
+        .map(|number| Node::at(&url, &format!("n{number}")))
+        .collect();
+    nodes.iter_mut().for_each(|node| node.start_apart(&[]));
+    server.api.nodes(3).await;
+    for name in ["web", "shop"] {
+        let id = server.api.register(job(name, "red", rolling())).await;
+        server.api.until_state(&id, "completed").await;
+    }
+
+    let web = server.api.register(job("web", "green", rolling())).await;
+    let shop = server.api.register(job("shop", "green", canary())).await;
+    let one_is_done = |shown: &Value| shown["status"]["updated_nodes"].as_u64() > Some(0);
+    server.api.until(&web, one_is_done).await;
+    let shown = server.api.until(&shop, one_is_done).await;
+    let canary = shown["status"]["canary_nodes"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // One job is in its waves, the other waits at its canary.
+    let mut joins = Node::at(&url, "n4");
+    joins.start_apart(&[]);
+    nodes.push(joins);
+    for node in &mut nodes[..2] {
+        server.again().await;
+        node.kill().await;
+        node.start_apart(&[]);
+    }
+    server.api.nodes(4).await;
+    for node in &nodes {
+        // It has the version that its job has come to, and what waits for a promotion goes nowhere.
+        let version = match node.name == canary {
+            true => 2,
+            false => 1,
+        };
+        if node.name != "n4" {
+            all_answer(std::slice::from_ref(node), "shop", version).await;
+        }
+    }
+    server.api.promoted(&shop).await;
+    for (name, id) in [("web", &web), ("shop", &shop)] {
+        let done = server.api.until_state(id, "completed").await;
+        assert_eq!(done["status"]["failed_nodes"], 0, "{name}: {done:#}");
+        all_answer(&nodes, name, 2).await;
+    }
+
+    // Both are killed once more: what runs was begun once.
+    let before = [
+        all_answer(&nodes, "web", 2).await,
+        all_answer(&nodes, "shop", 2).await,
+    ];
+    server.again().await;
+    for node in &mut nodes {
+        node.kill().await;
+        node.start_apart(&[]);
+    }
+    let after = [
+        all_answer(&nodes, "web", 2).await,
+        all_answer(&nodes, "shop", 2).await,
+    ];
+    assert_eq!(before, after);
+    for name in ["web", "shop"] {
+        server.api.stopped(name).await;
+    }
+    for node in &nodes {
+        assert!(node.processes().is_empty());
+    }
+}
