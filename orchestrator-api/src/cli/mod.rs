@@ -34,7 +34,7 @@ mod tokens;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::Styles;
@@ -314,10 +314,22 @@ fn run(cli: Cli) -> Result<u8, Error> {
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), &dir)?;
+            let mut all = Cli::command().disable_help_subcommand(true);
+            all.build();
+            write_pages(&all, &dir)?;
             Ok(0)
         }
     }
+}
+
+/// A manual page for a command, and for each below it.
+fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
+    clap_mangen::Man::new(command.clone())
+        .source(concat!("orchestrator ", env!("CARGO_PKG_VERSION")))
+        .manual("orchestrator")
+        .generate_to(dir)?;
+    let mut below = command.get_subcommands();
+    below.try_for_each(|command| write_pages(command, dir))
 }
 
 impl Global {

@@ -332,5 +332,8 @@ async fn what_needs_no_server() {
         "orchestrator-group-run.1",
     ] {
         assert!(pages.iter().any(|known| known == page), "{pages:?}");
+        let text = std::fs::read_to_string(person.dir().join("pages").join(page)).unwrap();
+        let head = text.lines().find(|line| line.starts_with(".TH")).unwrap();
+        assert!(head.contains("\"orchestrator "), "{head}");
     }
 }
