@@ -1,7 +1,7 @@
 //! The program's face.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -145,7 +145,17 @@ impl Ends {
 }
 
 async fn show(data_dir: &Path) -> Outcome {
-    let status = status::ask(data_dir).await?;
+    let status = status::ask(data_dir).await.map_err(|why| {
+        let dir = data_dir.display();
+        match why.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!(
+                    "no agent works in {dir}: begin one there, or say where it is with --data-dir"
+                )
+            }
+            _ => format!("the agent in {dir} gives no answer: {why}"),
+        }
+    })?;
     match writeln!(std::io::stdout(), "{status:#}") {
         // Who reads has seen enough.
         Err(why) if why.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -158,7 +158,8 @@ impl Address {
                 None => Connection::over(stream).await,
                 Some((config, name)) => {
                     let tls = TlsConnector::from(config.clone());
-                    Connection::over(tls.connect(name.clone(), stream).await?).await
+                    let stream = tls.connect(name.clone(), stream).await;
+                    Connection::over(stream.map_err(in_words)?).await
                 }
             }
         })
@@ -176,6 +177,18 @@ impl Address {
     /// Whatever a name resolves to, without TLS it is this machine.
     fn may(&self, address: &SocketAddr) -> bool {
         self.tls.is_some() || self.anywhere || address.ip().is_loopback()
+    }
+}
+
+/// Whoever answers plainly where TLS is spoken to him says nothing that can be understood.
+fn in_words(why: io::Error) -> io::Error {
+    let failed = why.get_ref().and_then(|why| why.downcast_ref());
+    match failed {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            let what = "it does not speak TLS; is it http:// rather than https://?";
+            io::Error::new(why.kind(), what)
+        }
+        _ => why,
     }
 }
 

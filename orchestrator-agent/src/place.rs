@@ -1,19 +1,25 @@
 //! Where a data directory is: whoever copies one has two, and only one of them may ever work.
 //!
 //! A directory has a name of its own, which goes along into every copy, and it is written in it where it was last, and
-//! which directory of the file system that was. One that was moved is still the same; one that is another, while what has
-//! its name is still where it was, is a copy. That an agent works is known by the name too, so that no copy works beside it.
+//! which directory of the file system that was. Of two that have one name none begins beside the other: neither where one was
+//! seen last there is another one now, nor where something runs in another one, nor while an agent works with another one.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
+use crate::shim::Seat;
 
 const KEPT: &str = "place.json";
+/// How far below a data directory its runs are.
+const DEPTH: usize = 4;
+/// What cannot be written is tried again so soon.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What is written of it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -26,17 +32,17 @@ struct Kept {
     identity: (u64, u64),
 }
 
-/// Where a data directory is, and whether that is new.
+/// Where a data directory is.
 #[derive(Debug)]
 pub(crate) struct Place {
     kept: Kept,
-    /// It was another one, somewhere.
-    pub(crate) is_moved: bool,
     is_kept: bool,
+    /// When it was tried last to write that down.
+    tried: Option<Instant>,
 }
 
 impl Place {
-    /// Where this directory is; or where the one is that it is a copy of.
+    /// Where this directory is; or where there is another one of its name.
     pub(crate) fn find(dir: &Path) -> io::Result<Result<Self, PathBuf>> {
         let identity = disk::identity(dir).ok_or(io::ErrorKind::NotFound)?;
         let before = disk::read_or_put_aside::<Kept>(&dir.join(KEPT))?;
@@ -44,10 +50,9 @@ impl Place {
             Some(before) => before.name.clone(),
             None => format!("{:032x}", rand::random::<u128>()),
         };
-        let is_moved = before.as_ref().is_some_and(|it| it.identity != identity);
-        if let Some(before) = before.as_ref().filter(|_| is_moved)
+        if let Some(before) = &before
             && disk::identity(&before.dir).is_some_and(|there| there != identity)
-            && is_named(&before.dir, &name)
+            && is_named(&before.dir, &name).unwrap_or(true)
         {
             return Ok(Err(before.dir.clone()));
         }
@@ -58,23 +63,39 @@ impl Place {
         };
         Ok(Ok(Self {
             is_kept: before.as_ref() == Some(&kept),
-            is_moved,
+            tried: None,
             kept,
         }))
     }
 
-    /// Writes it down. Until then the next agent finds what this one has found.
+    /// Writes it down, where that was not done yet and not tried just now. Until then the next agent finds what this one has
+    /// found.
     pub(crate) fn keep(&mut self) {
-        if self.is_kept {
+        let is_due = |tried: Instant| tried.elapsed() >= AGAIN_AFTER;
+        if self.is_kept || !self.tried.is_none_or(is_due) {
             return;
         }
         let path = self.kept.dir.join(KEPT);
         match disk::replace_json(&path, &self.kept) {
             Ok(()) => self.is_kept = true,
             Err(why) => {
-                tracing::warn!(path = %path.display(), %why, "where the data directory is cannot be written");
+                if self.tried.is_none() {
+                    tracing::warn!(path = %path.display(), %why, "where the data directory is cannot be written yet");
+                }
+                self.tried = Some(Instant::now());
             }
         }
+    }
+
+    /// Of what runs on this machine, the first that does so in another directory of this name: where that is for itself.
+    pub(crate) fn beside(&self, mut all: impl Iterator<Item = Seat>) -> Option<PathBuf> {
+        let is_beside = |seat: &Seat| {
+            let data = seat.seen.ancestors().nth(DEPTH)?;
+            let is_other = disk::identity(data)? != self.kept.identity;
+            (is_other && is_named(data, &self.kept.name)?).then_some(())
+        };
+        all.find(|seat| is_beside(seat).is_some())
+            .map(|seat| seat.dir)
     }
 
     /// Whether it is there still.
@@ -89,16 +110,30 @@ impl Place {
         let address = SocketAddr::from_abstract_name(name)?;
         match UnixListener::bind_addr(&address) {
             Ok(held) => Ok(Some(held)),
-            Err(why) if why.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
+                let Ok(held) = UnixStream::connect_addr(&address) else {
+                    // It has just been let go.
+                    return Ok(None);
+                };
+                // Everybody can read such a name, and take it.
+                let by = rustix::net::sockopt::socket_peercred(&held)?;
+                match by.uid.is_root() || by.uid == rustix::process::geteuid() {
+                    true => Ok(None),
+                    false => Err(io::Error::other(format!(
+                        "another user's process {} has taken its name",
+                        by.pid.as_raw_nonzero()
+                    ))),
+                }
+            }
             Err(why) => Err(why),
         }
     }
 }
 
-fn is_named(dir: &Path, name: &str) -> bool {
-    let kept = disk::read_json::<Kept>(&dir.join(KEPT));
-    // What cannot be read may be.
-    kept.map_or(true, |kept| kept.is_some_and(|kept| kept.name == name))
+/// Whether a data directory has this name; `None` where it cannot be read.
+fn is_named(dir: &Path, name: &str) -> Option<bool> {
+    let kept = disk::read_json::<Kept>(&dir.join(KEPT)).ok()?;
+    Some(kept.is_some_and(|kept| kept.name == name))
 }
 
 #[cfg(test)]
@@ -123,21 +158,18 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"].map(|name| all.join(name));
         std::fs::create_dir(&a).unwrap();
         let mut place = found(&a).unwrap();
-        assert!(!place.is_moved);
         place.keep();
-        assert!(!found(&a).unwrap().is_moved);
+        assert!(found(&a).unwrap().is_kept);
         copy(&a, &b);
         assert_eq!(found(&b).unwrap_err(), a);
 
         // Whoever works with the one keeps the other from it, wherever both are.
         std::fs::rename(&a, &c).unwrap();
         let moved = found(&c).unwrap();
-        assert!(!moved.is_moved, "it is the same directory");
         assert!(!place.is_there() && moved.is_there());
         let held = moved.hold().unwrap();
         assert!(held.is_some());
         let copied = found(&b).unwrap();
-        assert!(copied.is_moved);
         assert!(copied.hold().unwrap().is_none());
         drop(held);
         assert!(copied.hold().unwrap().is_some());
@@ -146,12 +178,25 @@ mod tests {
         std::fs::create_dir(&a).unwrap();
         found(&a).unwrap().keep();
         assert!(found(&b).is_ok() && found(&c).is_ok());
-        // What cannot be read may be its own.
-        std::fs::create_dir(a.join("x")).unwrap();
+        // What cannot be read may have its name.
         std::fs::remove_file(a.join(KEPT)).unwrap();
         std::fs::create_dir(a.join(KEPT)).unwrap();
         assert_eq!(found(&b).unwrap_err(), a);
-        assert!(found(&c).is_ok());
+        // A backup in its place has.
+        std::fs::remove_dir_all(&a).unwrap();
+        copy(&c, &a);
+        assert!(found(&a).is_ok());
+        assert_eq!(found(&c).unwrap_err(), a);
+
+        // What runs says where it does.
+        let place = found(&a).unwrap();
+        let seat = |data: &Path| Seat {
+            dir: data.join("runs/n@/j@/0.1.1"),
+            seen: data.join("runs/n@/j@/0.1.1"),
+        };
+        let seats = [&a, &all, &c].map(|data| seat(data));
+        assert_eq!(place.beside(seats.into_iter()), Some(seat(&c).dir));
+        assert_eq!(place.beside([seat(&a)].into_iter()), None);
     }
 
     #[test]
@@ -162,13 +207,13 @@ mod tests {
         std::fs::create_dir(&a).unwrap();
         found(&a).unwrap().keep();
         std::os::unix::fs::symlink(&a, &link).unwrap();
-        assert!(!Place::find(&link).unwrap().unwrap().is_moved);
+        assert!(Place::find(&link).unwrap().is_ok());
         copy(&a, &backup);
         std::fs::remove_dir_all(&a).unwrap();
         std::fs::rename(&backup, &a).unwrap();
         let mut restored = found(&a).unwrap();
-        assert!(restored.is_moved);
+        assert!(!restored.is_kept);
         restored.keep();
-        assert!(!found(&a).unwrap().is_moved);
+        assert!(found(&a).unwrap().is_kept);
     }
 }

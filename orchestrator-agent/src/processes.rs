@@ -72,9 +72,13 @@ impl Process {
     /// Whether it finds there what this process finds there: who lives in a container has paths of his own. `None` where
     /// it finds nothing.
     pub(crate) fn sees(&self, path: &Path) -> Option<bool> {
+        Some(disk::identity(&self.path(path))? == disk::identity(path)?)
+    }
+
+    /// What it finds there, for this process.
+    pub(crate) fn path(&self, path: &Path) -> PathBuf {
         let inside = path.strip_prefix("/").unwrap_or(path);
-        let seen = PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside);
-        Some(disk::identity(&seen)? == disk::identity(path)?)
+        PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside)
     }
 
     /// The files that it has open.

@@ -3,7 +3,6 @@
 //! ```text
 //! runs/<namespace>@/<job>@/<slot>.<generation>.<attempt>/
 //!   run.json     what it is; written before anything is started, whole or not there
-//!   anothers     that it is another node's, of whom the data directory was copied
 //!   asked        that it was to be told to stop
 //!   heard        that this was said
 //!   told         that the server knows of this start
@@ -210,7 +209,6 @@ impl Run {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
-    Anothers,
     Asked,
     Heard,
     Told,
@@ -219,7 +217,6 @@ pub(crate) enum Mark {
 impl Mark {
     fn name(self) -> &'static str {
         match self {
-            Self::Anothers => "anothers",
             Self::Asked => "asked",
             Self::Heard => "heard",
             Self::Told => "told",

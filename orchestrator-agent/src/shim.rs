@@ -473,14 +473,24 @@ pub(crate) fn kill_strays(dir: &Path) -> usize {
     strays.filter(processes::Process::kill).count()
 }
 
-/// Where the run lives that was copied into this directory, if it lives in another one.
-pub(crate) fn elsewhere(dir: &Path) -> Option<PathBuf> {
-    let process = disk::read_json::<Process>(&dir.join(PROCESS)).ok()??;
-    let there = Lost::elsewhere(&process)?;
-    // If somebody holds this one's lock, it is here, however it is reached.
-    let _nobodys = disk::hold(&dir.join(LOCK)).ok()??;
-    let is_there = !there.is_deleted && !there.is_in_another_world();
-    is_there.then_some(there.dir)
+/// Where a run lives.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// As its shim knows it.
+    pub(crate) dir: PathBuf,
+    /// As it is seen from here.
+    pub(crate) seen: PathBuf,
+}
+
+/// All that live and are there, whichever program began them.
+pub(crate) fn living() -> impl Iterator<Item = Seat> {
+    let leaders = processes::Process::all().filter(|process| process.session == process.pid);
+    leaders.filter_map(|shim| {
+        let lock = shim.open().find(|path| path.ends_with(LOCK))?;
+        let dir = lock.parent()?.to_owned();
+        let seen = shim.path(&dir);
+        Some(Seat { dir, seen })
+    })
 }
 
 /// A shim that lives, and whose run was taken away.
@@ -534,11 +544,6 @@ impl Lost {
             is_deleted,
             dir,
         })
-    }
-
-    /// Whether it lives where paths mean something else.
-    pub(crate) fn is_in_another_world(&self) -> bool {
-        !self.is_deleted && self.shim.sees(&self.dir.join(LOCK)) != Some(true)
     }
 
     /// Sends the program a signal.

@@ -37,11 +37,12 @@ use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
 use crate::place::Place;
-use crate::plan::{self, End, Moment, Phase, Plan, Seen};
+use crate::plan::{self, Moment, Phase, Plan, Seen};
 use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::settings::{Settings, facts};
+use crate::shim::{self, ENDED};
+use crate::status;
 use crate::wire::is_name;
-use crate::{shim, status};
 
 /// How long to wait for a former agent to be gone.
 const HOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -85,7 +86,7 @@ pub enum AgentError {
     Address(#[from] AddressError),
     /// The data directory.
     #[error(
-        "{path} cannot be used as the data directory (see to its owner and permissions, or name another one)"
+        "{path} cannot be used as the data directory (see to its owner, its permissions, and room on its disk, or name another one)"
     )]
     Data {
         /// Where.
@@ -97,15 +98,25 @@ pub enum AgentError {
     /// The data directory.
     #[error("{0}: another agent works in this data directory")]
     Busy(String),
-    /// The data directory, while the one that it was copied from is there.
+    /// The data directory, while there is another one of which it is a copy, or that is a copy of it.
     #[error(
-        "{path}: this data directory is a copy, and what it was copied from is in {original}: begin there; or, if this one is to have its place, end first what runs there (begin there with --drain, and tell it to end), and take it away"
+        "{path}: there are copies of this data directory, and another one is {other}: begin there; or, if this one is to have its place, end first what runs there (begin there with --drain, and tell it to end), and take it away"
     )]
     Copy {
         /// Which.
         path: String,
-        /// Where that is, or a run of it.
-        original: String,
+        /// Where the other one is, or what runs in it.
+        other: String,
+    },
+    /// The data directory, of another node.
+    #[error(
+        "{path}: what is in this data directory is of node {node}: begin {node} with it, and another node with a directory of its own"
+    )]
+    Node {
+        /// Which.
+        path: String,
+        /// Whose it is.
+        node: String,
     },
     /// The data directory: with a copy of it, or with what it is a copy of.
     #[error("{0}: another agent works with a copy of this data directory: stop that one first")]
@@ -168,9 +179,9 @@ impl Agent {
         };
         let place = match Place::find(&dir).map_err(failed)? {
             Ok(place) => place,
-            Err(original) => {
-                let original = original.display().to_string();
-                return Err(AgentError::Copy { path, original });
+            Err(other) => {
+                let other = other.display().to_string();
+                return Err(AgentError::Copy { path, other });
             }
         };
         let alone = loop {
@@ -179,12 +190,16 @@ impl Agent {
                 Ok(None) if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Twice(path)),
                 Ok(None) => sleep(HOLD_AGAIN_AFTER).await,
                 Err(why) => {
-                    // A sandbox without such sockets: there are the directories that can be seen.
-                    tracing::debug!(%why, "whether a copy of the data directory is used is not known");
+                    // Or a sandbox without such sockets: there are the directories that can be seen.
+                    tracing::warn!(%why, "whether a copy of the data directory is used is not known");
                     break None;
                 }
             }
         };
+        if let Some(other) = place.beside(shim::living()) {
+            let other = other.display().to_string();
+            return Err(AgentError::Copy { path, other });
+        }
         Ok(Self {
             settings,
             dir,
@@ -266,8 +281,7 @@ impl Agent {
             sights,
             drain_told: Moment::ZERO,
         };
-        work.find(self.place.is_moved)?;
-        self.place.keep();
+        work.find()?;
         let _sweeps = work.sweep().await;
         work.understand();
         client.is_new = work.accepted.received.is_none() && work.lives.is_empty();
@@ -283,6 +297,7 @@ impl Agent {
             if !self.place.is_there() {
                 return Err(AgentError::Moved(self.dir.display().to_string()));
             }
+            self.place.keep();
             let wake = work.turn();
             if work.accepted.draining {
                 if work.is_idle() {
@@ -576,45 +591,29 @@ impl Work {
         sweeps
     }
 
-    /// Why nothing is to be done to a run, and where it is for this agent, if that is so.
-    fn leave_alone(&self, run: &Run, is_moved: bool) -> Option<(String, Phase)> {
-        let driver = run.workload.driver.as_str();
-        if !self.drivers.contains_key(driver) {
-            // A later version of this agent may have had the driver, and may have it again.
-            return Some((format!("this agent has no driver {driver}"), Phase::Running));
-        }
-        // A directory that is still where it was has only a node of another name.
-        let is_anothers = is_moved && run.node != self.node || run.has(Mark::Anothers);
-        is_anothers.then(|| {
-            if let Err(why) = run.mark(Mark::Anothers) {
-                tracing::warn!(run = %run.id, %why, "a run cannot be marked");
-            }
-            let (how, since, ran) = (End::Exited(-1), self.now(), Duration::ZERO);
-            let why = format!("of node {}, whose data directory this was", run.node);
-            (why, Phase::Ended { how, since, ran })
-        })
-    }
-
     /// What is there from before.
-    fn find(&mut self, is_moved: bool) -> Result<(), AgentError> {
+    fn find(&mut self) -> Result<(), AgentError> {
         let now = self.now();
         let starts = self.outbox.starts();
-        let path = self.runs_dir.display().to_string();
+        let path = || self.runs_dir.display().to_string();
         let found = runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
-            path: path.clone(),
+            path: path(),
             source,
         })?;
-        // What they know lives in another directory: there is an original of this one, wherever.
-        if let Some(original) = found.iter().find_map(|run| shim::elsewhere(&run.dir)) {
-            let original = original.display().to_string();
-            return Err(AgentError::Copy { path, original });
+        // Whoever has forgotten the name, or mistyped it, is to change nothing.
+        let mut live = found.iter().filter(|run| !run.dir.join(ENDED).exists());
+        if let Some(run) = live.find(|run| run.node != self.node) {
+            let (path, node) = (path(), run.node.to_string());
+            return Err(AgentError::Node { path, node });
         }
         for run in found.into_iter().map(Arc::new) {
             let mut live = Live::new(run.clone(), Phase::Planned, now);
-            if let Some((why, phase)) = self.leave_alone(&run, is_moved) {
+            let driver = run.workload.driver.as_str();
+            if !self.drivers.contains_key(driver) {
+                // A later version of this agent may have had it, and may have it again.
+                let why = format!("this agent has no driver {driver}");
                 tracing::warn!(run = %run.id, why, "a run is left alone");
-                // It stays among the others, so that its number is not given again.
-                (live.phase, live.left_alone) = (phase, Some(why));
+                (live.phase, live.left_alone) = (Phase::Running, Some(why));
                 self.lives.insert(run.id.clone(), live);
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +20,16 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::error::Error;
 use crate::native::Problem;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A server of this machine that has just been begun listens by then.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
+const BEGINS_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The server bounds everything but a long poll to 30 s, and says so itself; a long poll takes 30 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than any page.
@@ -305,7 +309,18 @@ impl Client {
 
     async fn connect(&self) -> Result<TcpStream, Error> {
         let Address { host, port, .. } = &self.address;
-        let tried = timeout(CONNECT_WITHIN, TcpStream::connect((host.as_str(), *port))).await;
+        let since = Instant::now();
+        let tried = loop {
+            let tried = timeout(CONNECT_WITHIN, TcpStream::connect((host.as_str(), *port))).await;
+            let is_refused =
+                matches!(&tried, Ok(Err(why)) if why.kind() == io::ErrorKind::ConnectionRefused);
+            // It may be that it was begun on the line before.
+            let may_begin = self.address.is_here() && !self.has_answered();
+            if !is_refused || !may_begin || since.elapsed() >= BEGINS_WITHIN {
+                break tried;
+            }
+            sleep(BEGINS_AGAIN_AFTER).await;
+        };
         let no_server = |why: String| Error::NoServer {
             address: self.address.text.clone(),
             why,
@@ -397,6 +412,12 @@ fn of_certificate(why: &rustls::CertificateError) -> String {
 }
 
 impl Address {
+    /// Whether it is this machine.
+    fn is_here(&self) -> bool {
+        let ip = self.host.parse::<IpAddr>();
+        self.host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// It, and whether it is TLS.
     fn read(text: &str) -> Result<(Self, bool), Error> {
         let none = || Error::Address(text.to_owned());

@@ -70,7 +70,7 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
     }
     let client = Client::new(&address, None, None)?;
     let shown = async {
-        tour::show(&client, dir.path(), nodes, out).await?;
+        tour::show(&client, dir.path(), nodes, once, out).await?;
         if !once {
             out.say("\nCtrl-C ends all of it.\n")?;
             pending::<()>().await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use orchestrator_agent::Leave;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, service};
 use crate::restarts::{apart, plain};
@@ -38,7 +38,7 @@ async fn with_a_copy_nobody_works_while_its_original_is_there() {
         for name in ["n1", "n2"] {
             let mut copy = Node::new(&server, name);
             copy.copy(&node);
-            is_refused(&mut copy, "this data directory is a copy").await;
+            is_refused(&mut copy, "there are copies of this data directory").await;
         }
     }
     // However often they tried, it goes on where it is.
@@ -50,28 +50,100 @@ async fn with_a_copy_nobody_works_while_its_original_is_there() {
 async fn with_an_original_that_was_moved_one_agent_works_and_with_its_copy_none() {
     let (server, mut node, pid) = at_work_apart().await;
     node.leave(Leave::Running).await;
-    let mut copies = ["n1", "n2"].map(|name| Node::new(&server, name));
-    for copy in &copies {
-        copy.copy(&node);
-    }
+    let mut copy = Node::new(&server, "n1");
+    copy.copy(&node);
     node.move_away();
     // What runs there says where the original is.
-    for copy in &mut copies {
-        is_refused(copy, "this data directory is a copy").await;
-    }
+    is_refused(&mut copy, "there are copies of this data directory").await;
     node.start_apart(&[]);
     assert_eq!(node.answers(1).await, pid);
-    for copy in &mut copies {
-        is_refused(
-            copy,
-            "another agent works with a copy of this data directory",
-        )
-        .await;
-    }
+    is_refused(
+        &mut copy,
+        "another agent works with a copy of this data directory",
+    )
+    .await;
     // In its new place it is an original as before.
-    copies[0].copy(&node);
-    is_refused(&mut copies[0], "this data directory is a copy").await;
+    copy.copy(&node);
+    is_refused(&mut copy, "there are copies of this data directory").await;
     assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn what_was_restored_and_what_it_was_restored_from_do_not_run_beside_each_other() {
+    let (server, mut node) = apart().await;
+    node.leave(Leave::Running).await;
+    let here = node.path("");
+    let kept = tempfile::tempdir().unwrap();
+    let [aside, backup] = ["aside", "backup"].map(|name| kept.path().join(name));
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status();
+        assert!(copied.unwrap().success());
+    };
+    copy(&here, &backup);
+    std::fs::rename(&here, &aside).unwrap();
+    copy(&backup, &here);
+    // It was not moved and is not where it was: it has a place all the same.
+    node.start_apart(&[]);
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    node.leave(Leave::Running).await;
+    // The first one again, where it was; what runs is in the other.
+    let restored = kept.path().join("restored");
+    std::fs::rename(&here, &restored).unwrap();
+    std::fs::rename(&aside, &here).unwrap();
+    node.start_apart(&[]);
+    assert!(!node.ended().await.success());
+    assert!(node.log().contains("and another one is"), "{}", node.log());
+    assert!(is_alive(pid));
+    std::fs::rename(&here, &aside).unwrap();
+    std::fs::rename(&restored, &here).unwrap();
+    node.start_apart(&[]);
+    assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn whoever_mistypes_the_name_of_a_node_changes_nothing_there() {
+    let (server, mut node, pid) = at_work_apart().await;
+    let mut gone = Vec::new();
+    for is_copied in [false, true] {
+        node.leave(Leave::Running).await;
+        if is_copied {
+            // Moved to another disk, and begun with the wrong name first.
+            let next = Node::new(&server, "n1");
+            next.copy(&node);
+            std::fs::remove_dir_all(node.path("")).unwrap();
+            // With it would end what runs.
+            gone.push(std::mem::replace(&mut node, next));
+        }
+        let name = std::mem::replace(&mut node.name, "typo".to_owned());
+        is_told_whose_it_is(&mut node).await;
+        node.name = name;
+        assert!(is_alive(pid));
+        node.start_apart(&[]);
+        if !is_copied {
+            assert_eq!(node.answers(1).await, pid);
+        }
+    }
+    // Its directory is gone, so it has ended before the next one began.
+    eventually("there is another one", async || {
+        let (_, next) = node.answer().await?;
+        (next != pid && !is_alive(pid)).then_some(())
+    })
+    .await;
+    assert_eq!(node.processes().len(), 1);
+}
+
+async fn is_told_whose_it_is(node: &mut Node) {
+    node.start_apart(&[]);
+    assert!(!node.ended().await.success());
+    let log = node.log();
+    assert!(
+        log.contains("what is in this data directory is of node n1"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -103,49 +175,6 @@ async fn a_copy_has_the_place_of_an_original_that_is_gone_and_nothing_runs_twice
     server.api.stopped("web").await;
     assert!(next.processes().is_empty());
     assert!(said("ready\nbye\nready\nbye\n"));
-}
-
-#[tokio::test]
-async fn what_a_node_of_another_name_has_left_is_left_alone() {
-    let (server, mut node) = apart().await;
-    let mut job = service(&[], immediate());
-    job["resources"] = json!({ "processes": 50 });
-    server.api.register(job).await;
-    let pid = node.answers(1).await;
-    node.leave(Leave::Running).await;
-    let theirs = Server::start().await;
-    let mut other = Node::new(&theirs, "n2");
-    other.copy(&node);
-    std::fs::remove_dir_all(node.path("")).unwrap();
-    for name in ["identity.json", "desired.json"] {
-        let _ = std::fs::remove_file(other.path(name));
-    }
-    let run = other.path("runs/default@/web@");
-    let run = std::fs::read_dir(&run).unwrap().flatten().next().unwrap();
-    for _ in 0..2 {
-        other.start_apart(&[]);
-        let is_left_alone = |status: &Value| {
-            let why = status["runs"][0]["left_alone"].as_str();
-            why == Some("of node n1, whose data directory this was")
-        };
-        other
-            .until("it says why it does nothing", is_left_alone)
-            .await;
-        other.leave(Leave::Running).await;
-    }
-    // It has its own beside that, and stops and forgets no other.
-    other.start_apart(&[]);
-    theirs.api.nodes(1).await;
-    theirs
-        .api
-        .register(service(&[("A", "b")], immediate()))
-        .await;
-    let own = other.answers(1).await;
-    assert_eq!(other.processes(), [own]);
-    other.leave(Leave::Drained).await;
-    assert!(is_alive(pid) && run.path().exists(), "{}", other.log());
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test]

@@ -48,7 +48,13 @@ struct Tour<'a> {
 }
 
 /// Shows all of it to its end.
-pub(super) async fn show(client: &Client, dir: &Path, nodes: u32, out: &Out) -> Result<(), Error> {
+pub(super) async fn show(
+    client: &Client,
+    dir: &Path,
+    nodes: u32,
+    once: bool,
+    out: &Out,
+) -> Result<(), Error> {
     let tour = Tour {
         client,
         dir,
@@ -61,7 +67,7 @@ pub(super) async fn show(client: &Client, dir: &Path, nodes: u32, out: &Out) -> 
     tour.goes_well(first).await?;
     tour.waits_for_somebody(second).await?;
     tour.is_taken_back(third).await?;
-    tour.end(first, fourth)
+    tour.end(first, fourth, once)
 }
 
 impl Tour<'_> {
@@ -122,17 +128,16 @@ impl Tour<'_> {
     }
 
     /// What somebody does who has seen it all.
-    fn end(&self, first: u64, next: u64) -> Result<(), Error> {
+    fn end(&self, first: u64, next: u64, once: bool) -> Result<(), Error> {
         let file = self.dir.join("next.json");
         let job = job(next, false, &canary())?;
         std::fs::write(&file, format!("{job:#}\n"))?;
-        self.act(
-            "What now?",
-            &format!(
-                "A canary of your own, and nobody promotes it but you. In another terminal:\n{}",
-                self.call().trim_end()
-            ),
-        )?;
+        let title = match once {
+            true => "Without --once it would go on now, and you could try:",
+            false => "What now?",
+        };
+        let about = "A canary of your own, and nobody promotes it but you. In another terminal:";
+        self.act(title, &format!("{about}\n{}", self.call().trim_end()))?;
         self.to_try(&format!("job run --detach {}", quoted(&file)))?;
         AFTERWARDS
             .into_iter()
