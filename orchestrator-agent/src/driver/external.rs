@@ -114,6 +114,19 @@ struct Code {
     code: i64,
 }
 
+/// What of a job no such driver takes, whatever programs it knows.
+pub(super) fn check(workload: &Workload) -> Result<(), String> {
+    program_name(workload).map(drop)
+}
+
+fn program_name(workload: &Workload) -> Result<&String, String> {
+    match workload.config.get("program") {
+        Some(Value::String(name)) => Ok(name),
+        Some(_) => Err("config: program: not a text".to_owned()),
+        None => Err("config: program: missing".to_owned()),
+    }
+}
+
 impl External {
     /// With these programs, by name.
     pub fn new(programs: &BTreeMap<String, PathBuf>) -> Self {
@@ -133,11 +146,7 @@ impl External {
     }
 
     fn program(&self, workload: &Workload) -> Result<&Path, String> {
-        let name = match workload.config.get("program") {
-            Some(Value::String(name)) => name,
-            Some(_) => return Err("config: program: not a text".to_owned()),
-            None => return Err("config: program: missing".to_owned()),
-        };
+        let name = program_name(workload)?;
         let known = self.programs.get(name).map(PathBuf::as_path);
         known.ok_or_else(|| {
             format!(

@@ -21,6 +21,18 @@ use crate::runs::{Run, RunId};
 use crate::shim::{ENDED, Ended};
 use crate::workload::Workload;
 
+/// What an agent would refuse of a job document, whatever node it is on: so that whoever writes one need not wait for a
+/// node to say it. Of a driver that is none of these, nothing.
+pub fn check(document: &serde_json::Value) -> Result<(), String> {
+    let of_driver = match document["driver"].as_str() {
+        Some("exec") => exec::check,
+        Some("docker") => docker::check,
+        Some("external") => external::check,
+        _ => return Ok(()),
+    };
+    of_driver(&Workload::read(document)?)
+}
+
 /// Takes a run's directory away, aside: it may be large.
 async fn remove(dir: &Path) -> io::Result<()> {
     let dir = dir.to_owned();

@@ -334,12 +334,21 @@ fn status_text(answer: &schema::GetDeploymentResponse, out: &Out) -> String {
 }
 
 pub(super) fn explain_text(answer: &schema::ExplanationResponse, out: &Out) -> String {
-    let links = &answer.explanation.links;
-    let mut lines: Vec<(String, &str)> = links
-        .iter()
-        .map(|link| (ago(&link.at), link.text.as_str()))
-        .collect();
-    lines.push(("now".to_owned(), &answer.explanation.now));
+    let schema::Explanation { links, now } = &answer.explanation;
+    let now = [("now".to_owned(), &**now)];
+    causes(links.iter().map(line).chain(now).collect(), out)
+}
+
+/// What led to something, without what that is.
+pub(super) fn links_text<'a>(links: impl Iterator<Item = &'a schema::Link>, out: &Out) -> String {
+    causes(links.map(line).collect(), out)
+}
+
+fn line(link: &schema::Link) -> (String, &str) {
+    (ago(&link.at), &link.text)
+}
+
+fn causes(lines: Vec<(String, &str)>, out: &Out) -> String {
     let longest = lines.iter().map(|(when, _)| when.len()).max().unwrap_or(0);
     lines
         .iter()

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX, SpecError};
+use orchestrator_core::spec::{JobSpec, SPEC_BYTES_MAX, SpecError, SpecErrors};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value, json};
@@ -60,9 +60,7 @@ impl JobFile {
             Some(text) => JobSpec::parse(text),
             None => JobSpec::from_value(&file.value),
         };
-        if let Err(errors) = checked {
-            file.find(errors.errors().iter().cloned(), "", &mut wrong);
-        }
+        file.find_in_job(checked, &file.value, "", &mut wrong);
         Ok((file, wrong))
     }
 
@@ -160,6 +158,25 @@ impl Written {
         wrong.extend(found.filter(|found| !told.contains(&found.at)));
     }
 
+    /// Adds what is wrong with the job document that stands here: to the core, or else to the agents that would run it.
+    pub(super) fn find_in_job(
+        &self,
+        checked: Result<JobSpec, SpecErrors>,
+        document: &Value,
+        here: &str,
+        wrong: &mut Vec<Wrong>,
+    ) {
+        match checked {
+            Err(errors) => self.find(errors.errors().iter().cloned(), here, wrong),
+            Ok(_) => {
+                if let Err(said) = orchestrator_agent::driver::check(document) {
+                    let field = named(document, here, &said);
+                    wrong.push(self.wrong(&field, said));
+                }
+            }
+        }
+    }
+
     /// What is wrong with this field of it.
     pub(super) fn wrong(&self, field: &str, what: String) -> Wrong {
         self.places.wrong(field, what)
@@ -187,6 +204,28 @@ impl Written {
     pub(super) fn error(&self, wrong: Vec<Wrong>) -> Error {
         self.source.error(wrong)
     }
+}
+
+/// The field that an agent's sentence is about. It says the way there first, `checks: number 2: path: …`, and may end at a
+/// name that is not among the fields.
+fn named(document: &Value, here: &str, said: &str) -> String {
+    let (mut at, mut value) = (here.to_owned(), document);
+    for word in said.split(": ") {
+        let (name, inner) = match (value, word.strip_prefix("number ")) {
+            (Value::Array(items), Some(number)) => {
+                let index = number.parse::<usize>().unwrap_or_default().wrapping_sub(1);
+                (format!("{at}[{index}]"), items.get(index))
+            }
+            _ => (part(&at, word), value.get(word)),
+        };
+        let Some(inner) = inner else {
+            let strange = word.strip_prefix("unknown field `");
+            let strange = strange.and_then(|rest| rest.split('`').next());
+            return strange.map_or_else(|| at.clone(), |name| part(&at, name));
+        };
+        (at, value) = (name, inner);
+    }
+    at
 }
 
 /// All of a file that is not too long.
@@ -289,7 +328,11 @@ impl Places {
         let mut known = field;
         let at = loop {
             if let Some(Place { key, value }) = self.0.get(known) {
-                let of_key = ["there is no such field", "each field only once"];
+                let of_key = [
+                    "there is no such field",
+                    "each field only once",
+                    "unknown field",
+                ];
                 let is_key = known != field || of_key.iter().any(|said| what.contains(said));
                 break Some(if is_key { key } else { value }.clone());
             }

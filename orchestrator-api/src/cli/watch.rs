@@ -9,10 +9,13 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::client::Client;
+use super::deployments::links_text;
 use super::error::Error;
 use super::live;
 use super::show::{Out, now, read};
-use crate::native::schema::{Deployment, GetDeploymentResponse, State, TargetPage};
+use crate::native::schema::{
+    Deployment, ExplanationResponse, GetDeploymentResponse, Link, State, TargetPage,
+};
 use crate::typed;
 
 /// What becomes of what a command started.
@@ -136,6 +139,9 @@ impl Watching<'_> {
             if waits && self.until == Until::Promotion {
                 return Ok(COMPLETED);
             }
+            if shown.status.state == State::Failed && !self.out.json {
+                self.explain(&shown).await?;
+            }
             let ended = match (shown.status.state, shown.rolled_back_by) {
                 (State::Pending | State::InProgress | State::Paused, _) => continue,
                 // What was done stays done, whatever came later.
@@ -153,6 +159,20 @@ impl Watching<'_> {
             };
             return Ok(ended);
         }
+    }
+
+    /// Says what led to its failure: which node, and why. It goes without where that cannot be had any more.
+    async fn explain(&mut self, failed: &Deployment) -> Result<(), Error> {
+        let path = format!("/v1/deployments/{}/explain", failed.id);
+        let Ok(answer) = self.client.get(&path).await else {
+            return Ok(());
+        };
+        let ExplanationResponse { explanation } = read(answer)?;
+        // That it failed has just been said, and what came of it is watched.
+        let is_before = |link: &&Link| link.text != failed.status.message;
+        let text = links_text(explanation.links.iter().take_while(is_before), self.out);
+        self.screen.keep();
+        self.out.say(&format!("Why:\n{text}"))
     }
 
     /// Shows the deployment as soon as it is another than was shown last.

@@ -50,6 +50,14 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
         "job_id = 2026-11-21\ndriver = \"exec\"\n\n[config]\nsince = [2026-11-21]\n",
     );
     session.types("job plan dated.toml").await;
+    // What the agents would refuse, whatever the server makes of it.
+    person.writes("agents.toml", &WEB.replace("command", "comand"));
+    session.types("job plan agents.toml").await;
+    let checks = "[[ports]]\nname = \"http\"\n\n[[checks]]\ntype = \"tcp\"\n\n[[checks]]\ntype = \"http\"\npath = \"health\"\n";
+    person.writes("checks.toml", &format!("{WEB}\n{checks}"));
+    session.types("job run checks.toml").await;
+    person.writes("image.json", "{ \"job_id\": \"web\", \"driver\": \"docker\",\n  \"config\": { \"pull\": \"always\" } }\n");
+    session.types("job run image.json").await;
     session.types("job plan none.toml").await;
     person.writes("long.toml", &"#\n".repeat(1 << 20));
     session.types("job plan long.toml").await;

@@ -293,8 +293,8 @@ async fn what_the_server_finds_in_a_group_is_shown_at_its_lines() {
     let expected = "\
 error: jobs/db.toml is wrong in one place
 
-jobs/db.toml:10:16: rollout.max_parallel: too many for us
- 10 | max_parallel = 2
+jobs/db.toml:12:16: rollout.max_parallel: too many for us
+ 12 | max_parallel = 2
     |                ^
 
 release.toml is wrong in 2 places

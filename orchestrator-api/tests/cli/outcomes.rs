@@ -12,7 +12,15 @@ use crate::run::{Person, Session};
 use crate::stories::{WEB, canary, person};
 
 pub(crate) fn with_fate(fate: &str) -> String {
-    WEB.replace("[config]\n", &format!("[config]\nfate = \"{fate}\"\n"))
+    fated(WEB, fate)
+}
+
+/// The same file, and what the nodes are to make of it.
+fn fated(file: &str, fate: &str) -> String {
+    file.replace(
+        "[config]\n",
+        &format!("[env]\nFATE = \"{fate}\"\n\n[config]\n"),
+    )
 }
 
 /// Starts a command and waits until it has said its first line; its output goes on to be read.
@@ -42,11 +50,13 @@ async fn the_exit_code_says_how_it_ended() {
     let mut session = Session::of(&person, "The five ends of a deployment.");
     let ran = session.watches("job run web.toml").await;
     assert_eq!(ran.code, 0);
-    person.writes("web.toml", &with_fate("bad"));
+    // Of two in a wave either would be the first to fail.
+    let bad = with_fate("bad").replace("max_parallel = 2", "max_parallel = 1");
+    person.writes("web.toml", &bad);
     let ran = session.watches("job run web.toml").await;
     assert_eq!(ran.code, 3);
     session.types("job run web.toml").await;
-    let alone = with_fate("bad").replace("\"web\"", "\"alone\"");
+    let alone = bad.replace("\"web\"", "\"alone\"");
     person.writes("alone.toml", &alone);
     let ran = session.watches("job run alone.toml").await;
     assert_eq!(ran.code, 2);
@@ -80,7 +90,7 @@ async fn a_script_waits_for_its_turn_to_promote() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(person.types("deployment watch web").await.code, 0);
     // What never gets that far has ended as it has ended.
-    let bad = canary().replace("[config]\n", "[config]\nfate = \"bad\"\n");
+    let bad = fated(&canary(), "bad");
     person.writes("web.toml", &bad);
     let run = person
         .types("job run web.toml --detach --output json")

@@ -114,7 +114,13 @@ impl<'a> Session<'a> {
     pub(crate) async fn watches(&mut self, line: &str) -> Ran {
         let ran = self.person.types(line).await;
         let stdout = match ran.lines().as_slice() {
-            [first, .., last] => format!("{first}\n...\n{last}\n"),
+            [first, rest @ .., last] => {
+                // Why it failed is said at once.
+                let why = rest.iter().position(|line| *line == "Why:");
+                let why = why.map_or(&[][..], |at| &rest[at.saturating_sub(1)..]);
+                let said = why.iter().chain([last]).copied().collect::<Vec<_>>();
+                format!("{first}\n...\n{}\n", said.join("\n"))
+            }
             _ => ran.stdout.clone(),
         };
         self.note(line, &stdout, &ran);

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::harness::{Server, as_told};
+use crate::outcomes::with_fate;
 use crate::run::{Person, output};
-use crate::stories::{WEB, canary, person};
+use crate::stories::{canary, person};
 
 /// The command in a terminal of this size.
 fn in_terminal(person: &Person, line: &str, no_color: bool) -> Command {
@@ -142,7 +143,7 @@ async fn what_is_under_way_is_seen_in_its_wave() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
     let person = person(&server);
-    let silent = WEB.replace("[config]", "[config]\nfate = \"silent\"");
+    let silent = with_fate("silent");
     person.writes("web.toml", &silent);
     let mut command = in_terminal(&person, "job run web.toml", true);
     command.stdout(Stdio::piped());

@@ -366,9 +366,10 @@ pub(crate) fn well(_: &Value) -> Fate {
     Fate::Well
 }
 
-/// By what the job's `config` says.
+/// By what the job's `config` says, or its environment: a job file has no room for it in its `config`.
 pub(crate) fn as_told(spec: &Value) -> Fate {
-    match spec["config"]["fate"].as_str() {
+    let config = spec["config"]["fate"].as_str();
+    match config.or_else(|| spec["env"]["FATE"].as_str()) {
         Some("bad") => Fate::Bad,
         Some("silent") => Fate::Silent,
         _ => Fate::Well,

@@ -90,6 +90,11 @@ pub struct Docker {
     pulls: Semaphore,
 }
 
+/// What of a job no such driver takes.
+pub(super) fn check(workload: &Workload) -> Result<(), String> {
+    Config::read(workload).map(drop)
+}
+
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Output")
@@ -607,7 +612,7 @@ impl Docker {
 
 impl Driver for Docker {
     fn check(&self, workload: &Workload) -> Result<(), String> {
-        Config::read(workload).map(drop)
+        check(workload)
     }
 
     fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {

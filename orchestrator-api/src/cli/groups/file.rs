@@ -134,11 +134,10 @@ impl Reading {
                 None
             }
             (None, Some(spec)) => {
-                if let Err(errors) = JobSpec::from_value(&spec) {
-                    let here = format!("{place}.spec");
-                    let errors = errors.errors().iter().cloned();
-                    self.file.find(errors, &here, &mut self.wrong);
-                }
+                let checked = JobSpec::from_value(&spec);
+                let here = format!("{place}.spec");
+                self.file
+                    .find_in_job(checked, &spec, &here, &mut self.wrong);
                 Some((spec, None))
             }
             (Some(named), None) => self.named(&format!("{place}.file"), &named),
