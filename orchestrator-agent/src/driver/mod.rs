@@ -21,8 +21,8 @@ use crate::runs::{Run, RunId};
 use crate::shim::{ENDED, Ended};
 use crate::workload::Workload;
 
-/// What an agent would refuse of a job document, whatever node it is on: so that whoever writes one need not wait for a
-/// node to say it. Of a driver that is none of these, nothing.
+/// What agents would refuse of a job document, whatever their nodes, or what none could ever achieve: so that whoever writes
+/// one need not wait for a node to say it. Of a driver that is none of these, nothing.
 pub fn check(document: &serde_json::Value) -> Result<(), String> {
     let of_driver = match document["driver"].as_str() {
         Some("exec") => exec::check,
@@ -30,7 +30,9 @@ pub fn check(document: &serde_json::Value) -> Result<(), String> {
         Some("external") => external::check,
         _ => return Ok(()),
     };
-    of_driver(&Workload::read(document)?)
+    let workload = Workload::read(document)?;
+    of_driver(&workload)?;
+    workload.check_deadline(document)
 }
 
 /// Takes a run's directory away, aside: it may be large.

@@ -17,7 +17,9 @@ use crate::health::prometheus::Selector;
 /// The most ports, and the most checks.
 const LIST_MAX: usize = 32;
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Of a rollout whose document does not say them.
 const INTERVAL: Duration = Duration::from_secs(10);
+const MIN_HEALTHY_TIME: Duration = Duration::from_secs(30);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Workload {
@@ -91,6 +93,30 @@ impl Workload {
 }
 
 impl Workload {
+    /// What of a document is wrong on every node, though each could run it: a deadline that none would meet.
+    pub(crate) fn check_deadline(&self, document: &Value) -> Result<(), String> {
+        let gate = &document["rollout"]["health_check"];
+        let is_gated = !self.batch && document["rollout"]["strategy"] != "immediate";
+        let given = |name| gate.get(name).and_then(|value| span(value).ok());
+        let Some(deadline) = given("deadline").filter(|_| is_gated) else {
+            return Ok(());
+        };
+        // It is seen healthy at the end of an interval, and counts from there.
+        let healthy = given("min_healthy_time").unwrap_or(MIN_HEALTHY_TIME);
+        let intervals = healthy.as_nanos().div_ceil(self.interval.as_nanos()) + 1;
+        let first = self.interval.as_nanos().saturating_mul(intervals);
+        if first < deadline.as_nanos() {
+            return Ok(());
+        }
+        Err(format!(
+            "rollout: health_check: deadline: {} is too short: agents report each interval of {}, and so no node shows \
+             within it that it was healthy for {}; take a later deadline or a shorter interval",
+            humantime::format_duration(deadline),
+            humantime::format_duration(self.interval),
+            humantime::format_duration(healthy),
+        ))
+    }
+
     /// What it takes to stop it, and no more.
     pub(crate) fn in_part(document: &Value) -> Self {
         let config = document["config"].as_object().cloned();
@@ -435,6 +461,48 @@ mod tests {
             let why = Workload::read(&document).unwrap_err();
             assert!(why.contains(sentence), "{why}");
         }
+    }
+
+    #[test]
+    fn a_deadline_has_room_for_the_reports_that_meet_it() {
+        let refused = |gate: Value, more: Value| {
+            let mut document = json!({
+                "driver": "exec", "config": {},
+                "rollout": { "strategy": "rolling", "health_check": gate },
+            });
+            let all = document.as_object_mut().unwrap();
+            all.extend(more.as_object().unwrap().clone());
+            let workload = Workload::read(&document).unwrap();
+            workload.check_deadline(&document).err()
+        };
+        let gate = |deadline: &str, healthy: &str, interval: &str| json!({ "deadline": deadline, "min_healthy_time": healthy, "interval": interval });
+        // Seen healthy at the end of the first interval, and again when that long has passed.
+        let cases = [
+            ("10s", "0s", true),
+            ("11s", "0s", false),
+            ("20s", "1s", true),
+            ("21s", "1s", false),
+            ("21s", "10s", false),
+            ("30s", "11s", true),
+            ("31s", "11s", false),
+        ];
+        for (deadline, healthy, is_refused) in cases {
+            let why = refused(gate(deadline, healthy, "10s"), json!({}));
+            assert_eq!(why.is_some(), is_refused, "{deadline} {healthy}: {why:?}");
+        }
+        let why = refused(gate("20s", "1s", "10s"), json!({})).unwrap();
+        assert!(
+            why.starts_with("rollout: health_check: deadline: 20s is"),
+            "{why}"
+        );
+        assert!(refused(json!({ "deadline": "40s" }), json!({})).is_some());
+        assert!(refused(json!({ "deadline": "41s" }), json!({})).is_none());
+        assert!(refused(gate("20s", "1s", "2s"), json!({})).is_none());
+        let ends = json!({ "job_type": "batch" });
+        assert!(refused(gate("20s", "1s", "10s"), ends).is_none());
+        let at_once =
+            json!({ "rollout": { "strategy": "immediate", "health_check": { "deadline": "1s" } } });
+        assert!(refused(json!({}), at_once).is_none());
     }
 
     #[test]

@@ -56,6 +56,11 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     let checks = "[[ports]]\nname = \"http\"\n\n[[checks]]\ntype = \"tcp\"\n\n[[checks]]\ntype = \"http\"\npath = \"health\"\n";
     person.writes("checks.toml", &format!("{WEB}\n{checks}"));
     session.types("job run checks.toml").await;
+    person.writes(
+        "soon.toml",
+        &WEB.replace("\"1h\"", "\"20s\"").replace("\"0s\"", "\"1s\""),
+    );
+    session.types("job run soon.toml").await;
     person.writes("image.json", "{ \"job_id\": \"web\", \"driver\": \"docker\",\n  \"config\": { \"pull\": \"always\" } }\n");
     session.types("job run image.json").await;
     session.types("job plan none.toml").await;
