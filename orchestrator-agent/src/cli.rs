@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{Agent, Leave, Settings, shim, status, systemd};
+use crate::{Agent, Leave, Settings, Token, shim, status, systemd};
 
 const USAGE: &str = "\
 Runs on a node what the server wants there, and tells how it goes.
@@ -172,6 +172,12 @@ fn mebibytes(option: &str, text: &str) -> Result<u64, String> {
     Ok(number(option, text)?.saturating_mul(1 << 20))
 }
 
+/// Who has emptied the file, once its token was used, gives none.
+fn given(token: &str) -> Option<Token> {
+    let token = token.trim();
+    (!token.is_empty()).then(|| token.into())
+}
+
 /// `None` where help is asked for.
 fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Leave)>, String> {
     let host = rustix::system::uname()
@@ -181,7 +187,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
     let mut settings = Settings::new("", &host, "/var/lib/orchestrator-agent");
     let mut leave = Leave::Running;
     let token = std::env::var("ORCHESTRATOR_TOKEN").ok();
-    settings.token = token.as_deref().map(Into::into);
+    settings.token = token.as_deref().and_then(given);
     while let Some(arg) = args.next() {
         let arg = arg
             .into_string()
@@ -199,7 +205,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
                 let unread =
                     |why| format!("--token-file: {} cannot be read: {why}", path.display());
                 let token = read.map_err(unread)?;
-                settings.token = Some(token.trim().into());
+                settings.token = given(&token);
             }
             "--label" => {
                 let label = text(value()?)?;

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::processes;
+
 /// The longest file that is read.
 pub(crate) const BYTES_MAX: u64 = 64 << 20;
 /// The deepest directory that is taken away: each level costs an open file.
@@ -29,19 +31,27 @@ pub(crate) fn note(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new();
-    let file = file.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = file.open(&new)?;
-    file.write_all(bytes)?;
-    if lasting {
-        file.sync_all()?;
-    }
-    fs::rename(&new, path)?;
-    if lasting {
-        let dir = path.parent().expect("a file is in a directory");
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
+    let written = || {
+        let mut file = OpenOptions::new();
+        let file = file.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = file.open(&new)?;
+        file.write_all(bytes)?;
+        if lasting {
+            file.sync_all()?;
+        }
+        fs::rename(&new, path)?;
+        if lasting {
+            let dir = path.parent().expect("a file is in a directory");
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    written().map_err(|why| of(path, &why))
+}
+
+/// The same, and of which file it is said.
+fn of(path: &Path, why: &io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
 pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
@@ -76,30 +86,61 @@ pub(crate) fn replace_json_in_room<T: Serialize>(path: &Path, value: &T) -> io::
 
 /// `None` where there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(why),
-    };
-    Ok(Some(serde_json::from_slice(&bytes)?))
+    let opened = open(path, OFlags::empty());
+    let read = |file: Option<File>| file.map(parse).transpose();
+    opened.and_then(read).map_err(|why| of(path, &why))
 }
 
-/// The same of what can be had again: what cannot be understood, after a power cut or a full disk, is put aside and
-/// counts as not there.
+/// The same in a place that anybody may have made; `None` also where the file is not one that root or this process's user
+/// has put there.
+pub(crate) fn read_own_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let opened = match open(path, OFlags::NOFOLLOW) {
+        Err(why) if why.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),
+        opened => opened,
+    };
+    let read = |file: Option<File>| {
+        let Some(file) = file else {
+            return Ok(None);
+        };
+        let is_own = processes::is_own_user(file.metadata()?.uid());
+        is_own.then(|| parse(file)).transpose()
+    };
+    opened.and_then(read).map_err(|why| of(path, &why))
+}
+
+/// Never waits: somebody may have put a pipe there.
+fn open(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+    let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    match opened {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn parse<T: DeserializeOwned>(file: File) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    file.take(BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Whether a file was there and could be read, and is none that was written whole: after a power cut or a full disk.
+pub(crate) fn is_damaged(why: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    matches!(why.kind(), InvalidData | UnexpectedEof)
+}
+
+/// The same as [`read_json`] of what can be had again: what is damaged is put aside and counts as not there.
 pub(crate) fn read_or_put_aside<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let read = read_json(path);
     let Err(why) = &read else {
         return read;
     };
-    if !matches!(
-        why.kind(),
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-    ) {
+    if !is_damaged(why) {
         return read;
     }
     let aside = path.with_extension("damaged");
-    tracing::error!(path = %path.display(), aside = %aside.display(), %why, "a damaged file is put aside");
+    tracing::error!(aside = %aside.display(), %why, "a damaged file is put aside");
     fs::rename(path, aside)?;
     Ok(None)
 }
@@ -172,6 +213,7 @@ pub(crate) fn directory(path: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o711)
         .create(path)
+        .map_err(|why| of(path, &why))
 }
 
 /// Which file this is, however it is reached; `None` where there is none.
@@ -184,7 +226,8 @@ pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
 pub(crate) fn hold(path: &Path) -> io::Result<Option<File>> {
     let mut file = OpenOptions::new();
     let file = file.read(true).write(true).create(true).truncate(false);
-    let file = file.mode(0o600).open(path)?;
+    let file = file.mode(0o600).open(path);
+    let file = file.map_err(|why| of(path, &why))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

@@ -69,6 +69,27 @@ pub enum AddressError {
     Tls(#[source] rustls::Error),
 }
 
+/// Whether two addresses are of one server, however they are written.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    let parts = |url: &str| {
+        let uri: Uri = url.parse().ok()?;
+        let scheme = uri.scheme_str()?.to_owned();
+        let port = uri.port_u16().or(match scheme.as_str() {
+            "https" => Some(443),
+            "http" => Some(80),
+            _ => None,
+        })?;
+        let host = uri.host()?.to_ascii_lowercase();
+        Some((
+            scheme,
+            host,
+            port,
+            uri.path().trim_end_matches('/').to_owned(),
+        ))
+    };
+    one == other || parts(one).is_some_and(|one| parts(other) == Some(one))
+}
+
 impl Address {
     /// Reads an address. Over TLS it trusts the authorities in the file, or those of the system.
     pub(crate) fn new(url: &str, authorities: Option<&Path>) -> Result<Self, AddressError> {
@@ -353,6 +374,29 @@ mod tests {
     use std::pin::Pin;
 
     use super::*;
+
+    #[test]
+    fn a_server_is_the_same_however_it_is_written() {
+        let same = [
+            ("https://h:4650", "https://h:4650/"),
+            ("https://H", "https://h:443"),
+            ("http://127.0.0.1:80/a/", "http://127.0.0.1/a"),
+            ("what", "what"),
+        ];
+        for (one, other) in same {
+            assert!(is_same(one, other), "{one} {other}");
+        }
+        let others = [
+            ("https://h:1", "https://h:2"),
+            ("https://h", "http://h:443"),
+            ("https://h/a", "https://h/b"),
+            ("https://h", "https://g"),
+            ("what", "that"),
+        ];
+        for (one, other) in others {
+            assert!(!is_same(one, other), "{one} {other}");
+        }
+    }
 
     #[tokio::test]
     async fn an_address_that_does_not_answer_keeps_no_other_from_it() {

@@ -1,8 +1,9 @@
 //! Where a data directory is: whoever copies one has two, and only one of them may ever work.
 //!
 //! A directory has a name of its own, which goes along into every copy, and it is written in it where it was last, and
-//! which directory of the file system that was. Of two that have one name none begins beside the other: neither where one was
-//! seen last there is another one now, nor where something runs in another one, nor while an agent works with another one.
+//! which directory of the file system that was. Of two that have one name none begins beside the other: neither where
+//! something runs in another one, nor while an agent works with another one, nor, where nothing runs in itself, if there is
+//! another one where it was last.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -42,9 +43,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Where this directory is; or where there is another one of its name.
-    pub(crate) fn find(dir: &Path) -> io::Result<Result<Self, PathBuf>> {
+    /// Where this directory is; or where there is another one of its name. Of all that live on this machine.
+    pub(crate) fn find(
+        dir: &Path,
+        mut all: impl Iterator<Item = Seat>,
+    ) -> io::Result<Result<Self, PathBuf>> {
         let identity = disk::identity(dir).ok_or(io::ErrorKind::NotFound)?;
+        let mut is_in_use =
+            || all.any(|seat| seat.data().and_then(disk::identity) == Some(identity));
         let before = disk::read_or_put_aside::<Kept>(&dir.join(KEPT))?;
         let name = match &before {
             Some(before) => before.name.clone(),
@@ -53,6 +59,7 @@ impl Place {
         if let Some(before) = &before
             && disk::identity(&before.dir).is_some_and(|there| there != identity)
             && is_named(&before.dir, &name).unwrap_or(true)
+            && !is_in_use()
         {
             return Ok(Err(before.dir.clone()));
         }
@@ -87,15 +94,16 @@ impl Place {
         }
     }
 
-    /// Of what runs on this machine, the first that does so in another directory of this name: where that is for itself.
+    /// Of what lives on this machine, the first that does so in another directory of this name: which one that is.
     pub(crate) fn beside(&self, mut all: impl Iterator<Item = Seat>) -> Option<PathBuf> {
-        let is_beside = |seat: &Seat| {
-            let data = seat.seen.ancestors().nth(DEPTH)?;
+        all.find_map(|seat| {
+            let data = seat.data()?;
             let is_other = disk::identity(data)? != self.kept.identity;
-            (is_other && is_named(data, &self.kept.name)?).then_some(())
-        };
-        all.find(|seat| is_beside(seat).is_some())
-            .map(|seat| seat.dir)
+            let is_beside = is_other && is_named(data, &self.kept.name)?;
+            is_beside
+                .then(|| seat.dir.ancestors().nth(DEPTH))?
+                .map(Path::to_owned)
+        })
     }
 
     /// Whether it is there still.
@@ -130,9 +138,16 @@ impl Place {
     }
 }
 
-/// Whether a data directory has this name; `None` where it cannot be read.
+impl Seat {
+    /// The data directory that it is in, as it is seen from here.
+    fn data(&self) -> Option<&Path> {
+        self.seen.ancestors().nth(DEPTH)
+    }
+}
+
+/// Whether a data directory has this name; `None` where it cannot be read. What another user calls so has not.
 fn is_named(dir: &Path, name: &str) -> Option<bool> {
-    let kept = disk::read_json::<Kept>(&dir.join(KEPT)).ok()?;
+    let kept = disk::read_own_json::<Kept>(&dir.join(KEPT)).ok()?;
     Some(kept.is_some_and(|kept| kept.name == name))
 }
 
@@ -143,7 +158,7 @@ mod tests {
     use super::*;
 
     fn found(dir: &Path) -> Result<Place, PathBuf> {
-        Place::find(&dir.canonicalize().unwrap()).unwrap()
+        Place::find(&dir.canonicalize().unwrap(), std::iter::empty()).unwrap()
     }
 
     fn copy(from: &Path, to: &Path) {
@@ -195,8 +210,46 @@ mod tests {
             seen: data.join("runs/n@/j@/0.1.1"),
         };
         let seats = [&a, &all, &c].map(|data| seat(data));
-        assert_eq!(place.beside(seats.into_iter()), Some(seat(&c).dir));
+        assert_eq!(place.beside(seats.into_iter()), Some(c.clone()));
         assert_eq!(place.beside([seat(&a)].into_iter()), None);
+        // The one in which something runs is that which is meant, whatever stands where it was.
+        let seats = || [seat(&all), seat(&c)].into_iter();
+        assert!(Place::find(&c, seats()).unwrap().is_ok());
+    }
+
+    #[test]
+    fn what_others_put_somewhere_is_neither_believed_nor_waited_for() {
+        let all = tempfile::tempdir().unwrap();
+        let all = all.path().canonicalize().unwrap();
+        let [a, b] = ["a", "b"].map(|name| all.join(name));
+        for dir in [&a, &b] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let mut place = found(&a).unwrap();
+        place.keep();
+        let kept = a.join(KEPT);
+        let other = b.join(KEPT);
+        let seat = || Seat {
+            dir: b.join("runs/n@/j@/0.1.1"),
+            seen: b.join("runs/n@/j@/0.1.1"),
+        };
+        let beside = || place.beside([seat()].into_iter());
+
+        let mkfifo = Command::new("mkfifo").arg(&other).status();
+        assert!(mkfifo.unwrap().success());
+        assert_eq!(beside(), None);
+        std::fs::remove_file(&other).unwrap();
+        std::os::unix::fs::symlink(&kept, &other).unwrap();
+        assert_eq!(beside(), None);
+        std::fs::remove_file(&other).unwrap();
+        std::fs::copy(&kept, &other).unwrap();
+        assert_eq!(beside(), Some(b.clone()));
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can give a file to somebody else");
+            return;
+        }
+        std::os::unix::fs::chown(&other, Some(65534), None).unwrap();
+        assert_eq!(beside(), None);
     }
 
     #[test]
@@ -207,7 +260,7 @@ mod tests {
         std::fs::create_dir(&a).unwrap();
         found(&a).unwrap().keep();
         std::os::unix::fs::symlink(&a, &link).unwrap();
-        assert!(Place::find(&link).unwrap().is_ok());
+        assert!(found(&link).is_ok());
         copy(&a, &backup);
         std::fs::remove_dir_all(&a).unwrap();
         std::fs::rename(&backup, &a).unwrap();

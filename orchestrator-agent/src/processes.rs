@@ -69,6 +69,21 @@ impl Process {
         words.map(|word| OsStr::from_bytes(word).into()).collect()
     }
 
+    /// Whether it is root's or this process's user's, whatever it has become: what others say of themselves is not to be
+    /// believed.
+    pub(crate) fn is_own(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let is_own = |user: &str| user.parse().is_ok_and(is_own_user);
+        users.is_some_and(|users| users.split_ascii_whitespace().all(is_own))
+    }
+
+    /// Whether it works below this directory.
+    pub(crate) fn is_in(&self, dir: &Path) -> bool {
+        let works = fs::read_link(format!("/proc/{}/cwd", self.pid));
+        works.is_ok_and(|works| works.starts_with(dir))
+    }
+
     /// Whether it finds there what this process finds there: who lives in a container has paths of his own. `None` where
     /// it finds nothing.
     pub(crate) fn sees(&self, path: &Path) -> Option<bool> {
@@ -119,6 +134,11 @@ impl Process {
     pub(crate) fn kill(&self) -> bool {
         Pid::from_raw(self.pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
+}
+
+/// Whether this is root, or the user as whom this process works.
+pub(crate) fn is_own_user(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
 /// When the process of this id was started, if it lives.

@@ -4,7 +4,7 @@
 //! runs/<namespace>@/<job>@/<slot>.<generation>.<attempt>/
 //!   run.json     what it is; written before anything is started, whole or not there
 //!   asked        that it was to be told to stop
-//!   heard        that this was said
+//!   heard        when that was said
 //!   told         that the server knows of this start
 //!   remarks      what an operator should know of it, one sentence a line
 //!   work/        where it runs, if it does not say otherwise
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
+use crate::plan::Moment;
 use crate::shim::RUN;
 use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
@@ -30,6 +31,7 @@ const KEPT: &str = "run.json";
 /// Who holds this in a data directory works there.
 pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
+const HEARD: &str = "heard";
 
 /// Which execution.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -202,6 +204,20 @@ impl Run {
         disk::note(&self.dir.join(mark.name()), b"")
     }
 
+    /// Notes when it has heard that it is to stop.
+    pub(crate) fn note_heard(&self, at: Moment) -> io::Result<()> {
+        let millis = at.as_millis().to_string();
+        disk::note(&self.dir.join(HEARD), millis.as_bytes())
+    }
+
+    /// When it has heard that it is to stop, of an agent that was there before, since this machine booted or earlier.
+    pub(crate) fn heard(&self, now: Moment) -> Option<Moment> {
+        let noted = std::fs::read_to_string(self.dir.join(HEARD)).ok()?;
+        // What an earlier boot has noted may be anything, but was not later than it says now.
+        let at = noted.trim().parse().map(Moment::from_millis);
+        Some(at.unwrap_or(now).min(now))
+    }
+
     pub(crate) fn has(&self, mark: Mark) -> bool {
         self.dir.join(mark.name()).exists()
     }
@@ -210,7 +226,6 @@ impl Run {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
     Asked,
-    Heard,
     Told,
 }
 
@@ -218,7 +233,6 @@ impl Mark {
     fn name(self) -> &'static str {
         match self {
             Self::Asked => "asked",
-            Self::Heard => "heard",
             Self::Told => "told",
         }
     }
@@ -266,26 +280,73 @@ pub(crate) fn name(dir: &Path, id: &RunId) -> String {
     )
 }
 
-/// All runs that were kept. What was not written whole never began, and is taken away.
-pub(crate) fn find(runs: &Path) -> io::Result<Vec<Run>> {
+/// What there is from before.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The runs that were kept.
+    pub(crate) runs: Vec<Run>,
+    /// Directories of what is none: it was not written whole and never began, or its file is damaged.
+    pub(crate) broken: Vec<PathBuf>,
+}
+
+/// All runs that were kept. Directories that are not called as a run is are somebody else's.
+pub(crate) fn find(runs: &Path) -> io::Result<Found> {
+    if runs.is_symlink() {
+        let why = "a link to somewhere else, where nobody would know that what runs is of this directory: move the whole data directory there, or mount that here";
+        let why = format!("{}: {why}", runs.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     disk::directory(runs)?;
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for namespace in directories(runs)? {
         for job in directories(&namespace)? {
             for dir in directories(&job)? {
+                let Some(id) = id_of(runs, &dir) else {
+                    tracing::warn!(dir = %dir.display(), "this is not called as a run is: it is left alone");
+                    continue;
+                };
                 match disk::read_json::<Kept>(&dir.join(KEPT)) {
-                    Ok(Some(kept)) => found.push(restore(kept, dir)),
-                    Ok(None) => {
-                        if let Err(why) = disk::remove_directory(&dir) {
-                            tracing::error!(%why, "what is left of a run cannot be taken away");
-                        }
+                    Ok(Some(kept)) if kept.id == id => found.runs.push(restore(kept, dir)),
+                    Ok(Some(other)) => {
+                        let dir_shown = dir.display();
+                        tracing::error!(dir = %dir_shown, run = %other.id, "a copy of another run is in the place of one");
+                        found.broken.push(dir);
                     }
-                    Err(why) => tracing::error!(dir = %dir.display(), %why, "a run cannot be read"),
+                    Ok(None) => found.broken.push(dir),
+                    Err(why) if disk::is_damaged(&why) => {
+                        tracing::error!(%why, "nobody knows what this run is: what runs there is ended");
+                        found.broken.push(dir);
+                    }
+                    Err(why) => return Err(why),
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// Which run has this directory.
+fn id_of(runs: &Path, dir: &Path) -> Option<RunId> {
+    let name = |path: Option<&Path>| path?.file_name()?.to_str().map(str::to_owned);
+    let mut above = dir.ancestors();
+    let numbers = name(above.next())?;
+    let job = name(above.next())?;
+    let namespace = name(above.next())?;
+    let job = format!(
+        "{}/{}",
+        namespace.strip_suffix('@')?,
+        job.strip_suffix('@')?
+    );
+    let mut numbers = numbers.split('.');
+    let id = RunId {
+        key: Key {
+            job: Job::try_from(job).ok()?,
+            slot: numbers.next()?.parse().ok()?,
+        },
+        generation: numbers.next()?.parse().ok()?,
+        attempt: numbers.next()?.parse().ok()?,
+    };
+    (directory(runs, &id) == dir).then_some(id)
 }
 
 fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {

@@ -441,17 +441,16 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
     drained
 }
 
-/// Kills what a shim that was killed has left: its whole session, whatever that has made of its environment; answers
-/// how many.
-pub(crate) fn kill_session(left: &Process) -> usize {
-    // While one of it lives nobody else's session has this number.
-    if !left.is_alive() {
-        return 0;
-    }
+/// Kills what a shim that was killed has left of the run in this directory: its whole session, whatever that has made of
+/// its environment; answers how many.
+pub(crate) fn kill_session(left: &Process, dir: &Path) -> usize {
+    // While one of it lives nobody else's session has this number. Where that is not known, it may be another one by now.
+    let is_its_own = left.is_alive();
     let mut killed = 0;
     for _ in 0..KILLS_MAX {
-        let of_session =
-            |process: &processes::Process| process.session == left.shim && !process.is_zombie;
+        let of_session = |process: &processes::Process| {
+            process.session == left.shim && !process.is_zombie && (is_its_own || process.is_in(dir))
+        };
         let members: Vec<_> = processes::Process::all().filter(of_session).collect();
         if members.is_empty() {
             break;
@@ -484,8 +483,7 @@ pub(crate) struct Seat {
 
 /// All that live and are there, whichever program began them.
 pub(crate) fn living() -> impl Iterator<Item = Seat> {
-    let leaders = processes::Process::all().filter(|process| process.session == process.pid);
-    leaders.filter_map(|shim| {
+    leaders().filter_map(|shim| {
         let lock = shim.open().find(|path| path.ends_with(LOCK))?;
         let dir = lock.parent()?.to_owned();
         let seen = shim.path(&dir);
@@ -493,7 +491,13 @@ pub(crate) fn living() -> impl Iterator<Item = Seat> {
     })
 }
 
-/// A shim that lives, and whose run was taken away.
+/// Whatever may be a shim. Nobody else's programs are taken for one.
+fn leaders() -> impl Iterator<Item = processes::Process> {
+    let leaders = processes::Process::all().filter(|process| process.session == process.pid);
+    leaders.filter(processes::Process::is_own)
+}
+
+/// A shim that lives, and whose run was taken away, or what tells of it.
 #[derive(Debug)]
 pub(crate) struct Lost {
     shim: processes::Process,
@@ -529,6 +533,21 @@ impl Lost {
         shims.filter_map(lost).collect()
     }
 
+    /// That of the run in this directory, which is there, where nothing else tells of it.
+    pub(crate) fn at(dir: &Path) -> Option<Self> {
+        let lock = disk::identity(&dir.join(LOCK))?;
+        let holds = |shim: &processes::Process| {
+            let mut open = shim.open().filter(|path| path.ends_with(LOCK));
+            open.any(|path| disk::identity(&shim.path(&path)) == Some(lock))
+        };
+        let shim = leaders().find(holds)?;
+        Some(Self {
+            shim,
+            is_deleted: false,
+            dir: dir.to_owned(),
+        })
+    }
+
     /// That of a run that lives, asked where nobody holds its lock: so the directory that was asked is a copy, and the lock
     /// that its shim holds is that of another one.
     pub(crate) fn elsewhere(process: &Process) -> Option<Self> {
@@ -546,15 +565,14 @@ impl Lost {
         })
     }
 
-    /// Sends the program a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends the program a signal; whether there was one.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
         let shim = self.shim.pid;
-        for child in self.living().filter(|process| process.parent == shim) {
-            if let Some(pid) = Pid::from_raw(child.pid) {
-                // It may lead no group, or be gone.
-                let _ = rustix::process::kill_process_group(pid, signal);
-            }
-        }
+        let children = self.living().filter(|process| process.parent == shim);
+        // It may lead no group, or be gone.
+        let tell = |pid| rustix::process::kill_process_group(pid, signal).is_ok();
+        let told = children.filter(|child| Pid::from_raw(child.pid).is_some_and(tell));
+        told.count() > 0
     }
 
     /// Kills all that it has started; then it ends by itself. With `whole`, kills it, too.

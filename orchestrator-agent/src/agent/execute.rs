@@ -265,7 +265,7 @@ impl Work {
             Stop::Gracefully => {
                 live.asked = Some(now);
                 // Who hears it twice may take it for more.
-                if heard && let Err(why) = live.run.mark(Mark::Heard) {
+                if heard && let Err(why) = live.run.note_heard(now) {
                     tracing::warn!(%why, "a run cannot be marked");
                 }
             }

@@ -38,7 +38,7 @@ use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
 use crate::place::Place;
 use crate::plan::{self, Moment, Phase, Plan, Seen};
-use crate::runs::{self, Key, Mark, Run, RunId};
+use crate::runs::{self, Found, Key, Mark, Run, RunId};
 use crate::settings::{Settings, facts};
 use crate::shim::{self, ENDED};
 use crate::status;
@@ -105,7 +105,7 @@ pub enum AgentError {
     Copy {
         /// Which.
         path: String,
-        /// Where the other one is, or what runs in it.
+        /// Where the other one is.
         other: String,
     },
     /// The data directory, of another node.
@@ -177,7 +177,7 @@ impl Agent {
                 None => sleep(HOLD_AGAIN_AFTER).await,
             }
         };
-        let place = match Place::find(&dir).map_err(failed)? {
+        let place = match Place::find(&dir, shim::living()).map_err(failed)? {
             Ok(place) => place,
             Err(other) => {
                 let other = other.display().to_string();
@@ -267,6 +267,7 @@ impl Agent {
                 .map_err(failed)?,
             numbers: Numbers::open(&self.dir).map_err(failed)?,
             began: Instant::now(),
+            uptime: uptime(),
             lives: BTreeMap::new(),
             told: BTreeMap::new(),
             supplies: Supplies::open(
@@ -305,7 +306,7 @@ impl Agent {
                 }
                 work.tell_of_drain();
             }
-            let wake = wake.map(|wake| work.began + wake);
+            let wake = wake.map(|wake| work.instant(wake));
             if wake.is_some_and(|wake| wake <= Instant::now()) {
                 yield_now().await;
             }
@@ -357,6 +358,12 @@ impl Agent {
     }
 }
 
+/// How long this machine is up: what one agent notes, the next one understands.
+fn uptime() -> Moment {
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Moment::try_from(up).unwrap_or_default()
+}
+
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
@@ -369,6 +376,8 @@ struct Work {
     accepted: Accepted,
     numbers: Numbers,
     began: Instant,
+    /// How long the machine had been up then.
+    uptime: Moment,
     lives: BTreeMap<RunId, Live>,
     told: BTreeMap<Key, Told>,
     supplies: Supplies,
@@ -473,7 +482,12 @@ impl Live {
 
 impl Work {
     fn now(&self) -> Moment {
-        self.began.elapsed()
+        self.uptime + self.began.elapsed()
+    }
+
+    /// When that is on the clock that is waited by.
+    fn instant(&self, moment: Moment) -> Instant {
+        self.began + moment.saturating_sub(self.uptime)
     }
 
     /// Plans and executes until there is nothing to do at once, or it was a lot, then says what there is to say. Answers
@@ -596,17 +610,24 @@ impl Work {
         let now = self.now();
         let starts = self.outbox.starts();
         let path = || self.runs_dir.display().to_string();
-        let found = runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
-            path: path(),
-            source,
-        })?;
+        let Found { runs, broken } =
+            runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
+                path: path(),
+                source,
+            })?;
         // Whoever has forgotten the name, or mistyped it, is to change nothing.
-        let mut live = found.iter().filter(|run| !run.dir.join(ENDED).exists());
+        let mut live = runs.iter().filter(|run| !run.dir.join(ENDED).exists());
         if let Some(run) = live.find(|run| run.node != self.node) {
             let (path, node) = (path(), run.node.to_string());
             return Err(AgentError::Node { path, node });
         }
-        for run in found.into_iter().map(Arc::new) {
+        // What lives all the same of what is taken away is found and ended by the driver.
+        for dir in broken {
+            if let Err(why) = disk::remove_directory(&dir) {
+                tracing::error!(%why, "what is left of a run cannot be taken away");
+            }
+        }
+        for run in runs.into_iter().map(Arc::new) {
             let mut live = Live::new(run.clone(), Phase::Planned, now);
             let driver = run.workload.driver.as_str();
             if !self.drivers.contains_key(driver) {
@@ -620,7 +641,7 @@ impl Work {
             live.is_fresh = false;
             live.is_told = run.has(Mark::Told) || starts.contains(&run.id);
             // What it has not heard is said again.
-            live.asked = run.has(Mark::Heard).then_some(now);
+            live.asked = run.heard(now);
             self.lives.insert(run.id.clone(), live);
             self.logs.add(&run);
             self.look(&run.id);

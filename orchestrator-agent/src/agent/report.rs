@@ -205,7 +205,7 @@ impl Work {
                 "ready": live.phase == Phase::Running && live.seen(now).ready,
                 "checks": live.tally.checks().collect::<Vec<_>>(),
                 "ports": live.run.ports, "directory": live.run.dir, "remarks": live.run.remarks(),
-                "left_alone": live.left_alone,
+                "left_alone": live.left_alone, "unseen": live.unseen,
             })
         });
         let received = self.accepted.received.as_ref();

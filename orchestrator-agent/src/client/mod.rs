@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep};
 use self::talk::Talk;
 use crate::disk;
 use crate::logs::Logs;
-use crate::net::{Address, Connection};
+use crate::net::{Address, Connection, is_same};
 use crate::outbox::Outbox;
 use crate::runs::RunId;
 use crate::settings::Token;
@@ -237,7 +237,7 @@ impl Client {
         match disk::read_json::<Identity>(&self.identity) {
             Ok(kept) => {
                 let kept = kept?;
-                let is_this = kept.server == self.url && *kept.node == *self.node;
+                let is_this = is_same(&kept.server, &self.url) && *kept.node == *self.node;
                 if !is_this {
                     tracing::warn!(
                         server = kept.server,
@@ -262,7 +262,7 @@ impl Client {
             leaving,
         };
         let given = self.token.as_ref().map(|token| &token.0);
-        if own.is_none() {
+        if own.is_none() && given.is_some() {
             // A join token is good once: it is not to be used up for an identity that cannot be kept.
             let probe = self.identity.with_extension("probe");
             let tried = disk::replace(&probe, &[b' '; IDENTITY_BYTES]);

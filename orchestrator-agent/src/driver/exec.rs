@@ -314,7 +314,7 @@ impl Exec {
             grace: run.workload.stop_grace,
         };
         if !is_gone(dir) {
-            if let Some(look) = look(dir)? {
+            if let Some(look) = self.look_at(run)? {
                 return Ok(look);
             }
             let elsewhere = || {
@@ -337,6 +337,56 @@ impl Exec {
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
         self.end_lost(dir, &[], stop).await?;
         Ok(Ended::unseen().into())
+    }
+
+    /// Where it is; `None` where its shim lives, but for another directory.
+    fn look_at(&self, run: &Run) -> io::Result<Option<Look>> {
+        let dir = run.dir.as_path();
+        let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
+        if let Some(ended) = ended()? {
+            return Ok(Some(ended.into()));
+        }
+        let Some(_alone) = hold(dir)? else {
+            return Ok(Some(Look::Running));
+        };
+        // Only now nobody writes any more.
+        if let Some(ended) = ended()? {
+            return Ok(Some(ended.into()));
+        }
+        if !dir.join(shim::BEGUN).exists() {
+            return Ok(Some(Look::Absent));
+        }
+        let left = process(dir)?;
+        if left.as_ref().and_then(Lost::elsewhere).is_some() {
+            return Ok(None);
+        }
+        // Whatever the shim started has nobody to write its end down, so it ends here.
+        let killed = left.map_or(0, |left| shim::kill_session(&left, dir));
+        let killed = killed + kill_strays(dir);
+        self.groups_of(run)?.iter().for_each(Group::kill);
+        tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
+        Ok(Some(super::note_end(dir, Ended::unseen())))
+    }
+
+    /// What holds a run to its limits.
+    fn groups_of(&self, run: &Run) -> io::Result<Vec<Group>> {
+        let groups = launch(&run.dir)?.map(|launch| launch.groups);
+        // They may not have been written down, or not so that it lasted.
+        let is_known = |groups: &Vec<Group>| !groups.is_empty();
+        let found = || self.groups.of(&run.name);
+        Ok(groups.filter(is_known).unwrap_or_else(found))
+    }
+
+    /// What a run was started with; where that is lost, what it would be today.
+    fn launched(&self, run: &Run) -> io::Result<Launch> {
+        if let Some(launch) = launch(&run.dir)? {
+            return Ok(launch);
+        }
+        let again = Config::read(&run.workload)
+            .and_then(|config| config.launch(run, self.groups.of(&run.name)))
+            .map_err(io::Error::other)?;
+        disk::note_json(&run.dir.join(shim::LAUNCH), &again)?;
+        Ok(again)
     }
 
     /// Shims that live, of runs that were here or below and are lost.
@@ -412,7 +462,7 @@ impl Driver for Exec {
                 && !run.dir.join(shim::ENDED).exists()
             {
                 super::note_end(&run.dir, Ended::cannot_start(why.clone()));
-                for group in groups(&run.dir).unwrap_or_default() {
+                for group in self.groups_of(run).unwrap_or_default() {
                     // Where that fails, it is removed when the run is forgotten.
                     let _ = group.remove();
                 }
@@ -441,12 +491,17 @@ impl Driver for Exec {
                     let grace = Duration::ZERO;
                     return self.end_lost(&run.dir, &[], Ending { signal, grace }).await;
                 }
-                shims.iter().for_each(|shim| shim.signal(signal));
+                for shim in shims {
+                    shim.signal(signal);
+                }
                 return Ok(());
             }
             let process = process(&run.dir)?;
             if process.is_none() && hold(&run.dir)?.is_none() {
-                return Err(io::Error::other("it is just being started"));
+                // It is just being started, or somebody has taken away what tells which process it is.
+                let told = Lost::at(&run.dir).is_some_and(|shim| shim.signal(signal));
+                let starting = || io::Error::other("it is just being started");
+                return told.then_some(()).ok_or_else(starting);
             }
             let Some(process) = process.filter(Process::is_alive) else {
                 return Ok(());
@@ -472,8 +527,7 @@ impl Driver for Exec {
 
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
         Box::pin(async move {
-            let launch = disk::read_json::<Launch>(&run.dir.join(shim::LAUNCH))?;
-            let launch = launch.ok_or(io::ErrorKind::NotFound)?;
+            let launch = self.launched(run)?;
             // What the last one has done, where nobody waited for its end.
             note_spared(&run.dir, &launch);
             let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
@@ -532,12 +586,7 @@ impl Driver for Exec {
                 // A copy: nothing but this directory is its own.
                 return super::remove(&run.dir).await;
             }
-            let mut groups = groups(&run.dir)?;
-            if groups.is_empty() {
-                // Of an agent that was killed before it could write them down.
-                groups = self.groups.of(&run.name);
-            }
-            for group in groups {
+            for group in self.groups_of(run)? {
                 remove(&group).await?;
             }
             // Of a check that was begun as it ended.
@@ -586,12 +635,11 @@ fn hold(dir: &Path) -> io::Result<Option<File>> {
 }
 
 fn process(dir: &Path) -> io::Result<Option<Process>> {
-    disk::read_json(&dir.join(shim::PROCESS))
+    disk::read_or_put_aside(&dir.join(shim::PROCESS))
 }
 
-fn groups(dir: &Path) -> io::Result<Vec<Group>> {
-    let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH))?;
-    Ok(launch.map(|launch| launch.groups).unwrap_or_default())
+fn launch(dir: &Path) -> io::Result<Option<Launch>> {
+    disk::read_or_put_aside(&dir.join(shim::LAUNCH))
 }
 
 /// A check that needs too much memory is killed where the program's own is counted: that is noted, or it would be said of the
@@ -634,39 +682,10 @@ fn is_gone(dir: &Path) -> bool {
 /// Kills what carries the mark of the run in this directory, also the one that it had before it was moved. Where there is
 /// something again, that mark is another run's.
 fn kill_strays(dir: &Path) -> usize {
-    let launch = disk::read_json::<Launch>(&dir.join(shim::LAUNCH));
-    let launch = launch.ok().flatten();
+    let launch = launch(dir).ok().flatten();
     let before = launch.as_ref().and_then(Launch::marked);
     let before = before.filter(|before| matches!(before.try_exists(), Ok(false)));
     shim::kill_strays(dir) + before.map_or(0, shim::kill_strays)
-}
-
-/// Where it is; `None` where its shim lives, but for another directory.
-fn look(dir: &Path) -> io::Result<Option<Look>> {
-    let ended = || disk::read_or_put_aside::<Ended>(&dir.join(shim::ENDED));
-    if let Some(ended) = ended()? {
-        return Ok(Some(ended.into()));
-    }
-    let Some(_alone) = hold(dir)? else {
-        return Ok(Some(Look::Running));
-    };
-    // Only now nobody writes any more.
-    if let Some(ended) = ended()? {
-        return Ok(Some(ended.into()));
-    }
-    if !dir.join(shim::BEGUN).exists() {
-        return Ok(Some(Look::Absent));
-    }
-    let left = process(dir)?;
-    if left.as_ref().and_then(Lost::elsewhere).is_some() {
-        return Ok(None);
-    }
-    // Whatever the shim started has nobody to write its end down, so it ends here.
-    let killed = left.map_or(0, |left| shim::kill_session(&left));
-    let killed = killed + kill_strays(dir);
-    groups(dir)?.iter().for_each(Group::kill);
-    tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
-    Ok(Some(super::note_end(dir, Ended::unseen())))
 }
 
 #[cfg(test)]

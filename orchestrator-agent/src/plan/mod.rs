@@ -23,7 +23,7 @@ pub use self::standing::{Standing, newest, standing};
 use crate::runs::{Key, RunId};
 use crate::workload::{Policy, Workload};
 
-/// Time as a plan sees it: since the agent began. It only grows, whatever clocks do.
+/// Time as a plan sees it: since the machine began, for all its agents. It only grows, whatever clocks do.
 pub type Moment = Duration;
 
 /// So many runs that ended are kept of each execution.

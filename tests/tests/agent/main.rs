@@ -3,6 +3,7 @@
 mod api;
 mod artifacts;
 mod commands;
+mod damage;
 mod disks;
 mod docker;
 mod examples;

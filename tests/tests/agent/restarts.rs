@@ -422,7 +422,7 @@ async fn a_killed_shim_takes_its_workload_along_and_the_next_run_begins() {
 }
 
 /// Processes that sleep for so long.
-fn sleepers(seconds: &str) -> Vec<i32> {
+pub(crate) fn sleepers(seconds: &str) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let sleeps = |pid: &i32| {
@@ -462,7 +462,7 @@ async fn a_killed_shim_takes_along_what_has_forgotten_whose_it_is() {
 }
 
 /// What the kernel says of a process: its state, its parent, its group, its session.
-fn stat(pid: i32) -> Option<(String, i32, i32, i32)> {
+pub(crate) fn stat(pid: i32) -> Option<(String, i32, i32, i32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.to_owned();

@@ -1,0 +1,282 @@
+//! Data directories in which something is damaged, or is not what it was.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use orchestrator_agent::Leave;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::harness::{Node, Server, eventually, immediate, service};
+use crate::restarts::{apart, at_work, plain, sleepers, stat};
+
+/// Where the run is that lives on the node.
+async fn run(node: &Node) -> PathBuf {
+    let status = node.status().await.unwrap();
+    let mut runs = status["runs"].as_array().unwrap().iter();
+    let run = runs.find(|run| run["phase"] == "running").unwrap();
+    PathBuf::from(run["directory"].as_str().unwrap())
+}
+
+/// The shim of this process.
+fn shim_of(pid: i32) -> i32 {
+    stat(pid).unwrap().1
+}
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_run_whose_files_are_damaged_has_ended_and_the_next_one_begins() {
+    let (server, mut node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    for file in ["process.json", "launch.json"] {
+        let pid = node.answers(1).await;
+        let run = run(&node).await;
+        node.kill().await;
+        // As when the machine loses its power.
+        for pid in [shim_of(pid), pid] {
+            kill(pid);
+        }
+        std::fs::write(run.join(file), "").unwrap();
+        node.start_apart(&[]);
+        let next = eventually("another one answers", async || {
+            node.answer().await.filter(|(_, other)| *other != pid)
+        });
+        let (_, next) = next.await;
+        assert_eq!(node.processes(), [next], "{file}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_by_its_files_is_stopped_all_the_same() {
+    let (server, node, _) = at_work().await;
+    for (version, is_there) in [(1, true), (2, false)] {
+        let pid = node.answers(version).await;
+        let file = run(&node).await.join("process.json");
+        match is_there {
+            true => std::fs::write(&file, "").unwrap(),
+            false => std::fs::remove_file(&file).unwrap(),
+        }
+        server.api.stopped("web").await;
+        assert!(stat(pid).is_none() && node.processes().is_empty());
+        let word = format!("after {version}");
+        server
+            .api
+            .register(service(&[("WORD", &word)], immediate()))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn checks_go_on_without_the_file_that_says_how_a_run_was_started() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let mut job = service(&[("WORD", "well")], immediate());
+    job["checks"] = json!([{ "type": "command", "command": ["sh", "-c", "test \"$WORD\" = well"], "interval": "200ms" }]);
+    server.api.register(job).await;
+    let pid = node.answers(1).await;
+    let launch = run(&node).await.join("launch.json");
+    std::fs::write(&launch, "").unwrap();
+    eventually("it is written anew", async || {
+        let bytes = std::fs::read(&launch).ok()?;
+        (!bytes.is_empty()).then_some(())
+    })
+    .await;
+    let passes = |status: &serde_json::Value| status["runs"][0]["checks"][0]["passing"] == true;
+    node.until("its check passes", passes).await;
+    assert_eq!(node.answers(1).await, pid);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_knows_any_more_ends_before_the_next_version_begins() {
+    let (server, mut node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let run = run(&node).await;
+    node.kill().await;
+    std::fs::write(run.join("run.json"), "").unwrap();
+    server
+        .api
+        .register(service(&[("WORD", "next")], immediate()))
+        .await;
+    node.start_apart(&[]);
+    let next = node.answers(2).await;
+    assert_eq!(node.processes(), [next]);
+    assert!(stat(pid).is_none());
+    server.api.stopped("web").await;
+    assert!(node.processes().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_called_otherwise_than_a_run_is_none_and_stays() {
+    let (server, mut node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let run = run(&node).await;
+    node.kill().await;
+    let name = run.file_name().unwrap().to_str().unwrap();
+    let [backup, notes] =
+        [format!("{name}.bak"), "notes".to_owned()].map(|it| run.with_file_name(it));
+    let copied = Command::new("cp").arg("-a").args([&run, &backup]).status();
+    assert!(copied.unwrap().success());
+    std::fs::create_dir(&notes).unwrap();
+    // A copy that is called as another run is none either.
+    let mut numbers: Vec<&str> = name.split('.').collect();
+    numbers[0] = "7";
+    let other = run.with_file_name(numbers.join("."));
+    let copied = Command::new("cp").arg("-a").args([&run, &other]).status();
+    assert!(copied.unwrap().success());
+    node.start_apart(&[]);
+    assert_eq!(node.answers(1).await, pid);
+    assert_eq!(node.processes(), [pid]);
+    assert!(backup.exists() && notes.exists() && !other.exists());
+    node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
+async fn runs_are_in_the_data_directory_and_nowhere_else() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), node.path("runs")).unwrap();
+    node.start_apart(&[]);
+    assert!(!node.ended().await.success());
+    assert!(
+        node.log().contains("runs: a link to somewhere else"),
+        "{}",
+        node.log()
+    );
+}
+
+#[tokio::test]
+async fn the_file_that_cannot_be_used_is_named() {
+    let server = Server::start().await;
+    for name in ["place.json", "numbers.json", "desired.json", "lock"] {
+        let mut node = Node::new(&server, "n1");
+        std::fs::create_dir(node.path(name)).unwrap();
+        node.start_apart(&[]);
+        assert!(!node.ended().await.success());
+        let named = format!("/{name}: ");
+        let log = node.log();
+        assert!(
+            log.lines().last().unwrap().contains(&named),
+            "{name}: {log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_grace_goes_on_however_often_the_agent_begins_anew() {
+    let (server, mut node) = apart().await;
+    let seconds = (5_000_000 + std::process::id()).to_string();
+    let script = format!("trap '' TERM; sleep {seconds}");
+    let mut job = plain(json!(["sh", "-c", script]));
+    job["config"]["stop_grace"] = json!("4s");
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let run = run(&node).await;
+    server
+        .api
+        .post("/v1/jobs/default/web/stop", json!({}))
+        .await;
+    eventually("it has heard it", async || {
+        run.join("heard").exists().then_some(())
+    })
+    .await;
+    // No agent is there for as long as the time of grace takes.
+    for _ in 0..30 {
+        if sleepers(&seconds).is_empty() {
+            break;
+        }
+        node.kill().await;
+        node.start_apart(&[]);
+        node.until("it works", |_| true).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(sleepers(&seconds).is_empty());
+}
+
+#[tokio::test]
+async fn a_shim_and_its_program_that_are_killed_leave_nobody_behind() {
+    let (server, mut node) = apart().await;
+    let seconds = (6_000_000 + std::process::id()).to_string();
+    let script = format!("env -i sleep {seconds} & wait");
+    let id = server
+        .api
+        .register(plain(json!(["sh", "-c", script])))
+        .await;
+    server.api.until_state(&id, "completed").await;
+    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let program = stat(asleep).unwrap().1;
+    let shim = shim_of(program);
+    node.kill().await;
+    for pid in [shim, program] {
+        kill(pid);
+    }
+    assert_eq!(sleepers(&seconds), [asleep]);
+    node.start_apart(&[]);
+    eventually("another one sleeps, and no other", async || {
+        let all = sleepers(&seconds);
+        (all.len() == 1 && all != [asleep]).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(sleepers(&seconds).is_empty());
+}
+
+/// Nobody else on the machine keeps an agent from its work, whatever they call their files.
+#[tokio::test]
+async fn what_others_have_made_look_like_a_copy_is_none() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can be somebody else");
+        return;
+    }
+    let (_server, mut node) = apart().await;
+    node.leave(Leave::Running).await;
+    let others = tempfile::tempdir().unwrap();
+    let below = others.path().join("runs/n@/j@/0.1.1");
+    std::fs::create_dir_all(&below).unwrap();
+    let place = others.path().join("place.json");
+    let lock = below.join("lock");
+    std::fs::write(&lock, "").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(others.path(), open).unwrap();
+    let holds = format!("exec 9<{}; echo; exec sleep 1000", lock.display());
+    let mut stranger = Command::new("setsid")
+        .args(["sh", "-c", &holds])
+        .uid(65534)
+        .gid(65534)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0];
+    std::io::Read::read_exact(&mut stranger.stdout.take().unwrap(), &mut said).unwrap();
+    for is_pipe in [false, true] {
+        match is_pipe {
+            // It says whose it is, and is not believed.
+            false => drop(std::fs::copy(node.path("place.json"), &place).unwrap()),
+            // Whoever opens it waits.
+            true => {
+                std::fs::remove_file(&place).unwrap();
+                assert!(
+                    Command::new("mkfifo")
+                        .arg(&place)
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+            }
+        }
+        node.start_apart(&[]);
+        node.until("it works", |_| true).await;
+        node.leave(Leave::Running).await;
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
