@@ -12,9 +12,10 @@ use crate::{Agent, Leave, Settings, Token, shim, status, systemd};
 const USAGE: &str = "\
 Runs on a node what the server wants there, and tells how it goes.
 
-usage: orchestrator-agent --server URL --node NAME [options]
+Usage: orchestrator-agent --server URL --node NAME [options]
        orchestrator-agent status [--data-dir DIR]
 
+Options:
   --server URL       https://…, or http://… on this machine
   --node NAME        the name of this node; its host name if nothing is said
   --data-dir DIR     what is kept, and where workloads run (/var/lib/orchestrator-agent)
@@ -31,10 +32,19 @@ usage: orchestrator-agent --server URL --node NAME [options]
   --artifacts-mib N  and no more than so much of them (8192)
   --drain            when told to end, tell the server that this node leaves, and stop the workloads first
   --accept-older     take the server's state though it is older than before: it was restored
+  --version          which version this is
 
 SIGTERM and SIGINT end the agent. Workloads go on without it, and the next one finds them. With --drain it ends when they
 have; a second signal ends it at once.
+
+Examples:
+  orchestrator-agent --server http://127.0.0.1:4650 --node n1 --data-dir node-data
+  orchestrator-agent --server https://orchestrator.example:4650 --ca-cert cert.pem --node n17 --token-file n17.token
+  orchestrator-agent status --data-dir node-data
 ";
+
+/// The exit code of a command line that cannot be read.
+const MISUSED: u8 = 64;
 
 /// All of the program, with the process's arguments.
 pub fn main() -> ExitCode {
@@ -48,6 +58,17 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
     if command.as_ref().is_some_and(|command| command == "shim") {
         return shim::main(args);
     }
+    match args.peek().and_then(|arg| arg.to_str()) {
+        Some("--version" | "-V") => {
+            println!("{program} {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some("help") => {
+            print!("{}", usage(program));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
     let (settings, leave) = match read(args) {
         Ok(Some(read)) => read,
         Ok(None) => {
@@ -55,8 +76,8 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(why) => {
-            eprintln!("{program}: {why}; see `{program} --help`");
-            return ExitCode::from(2);
+            eprintln!("error: {why}; see `{program} --help`");
+            return ExitCode::from(MISUSED);
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,13 +101,14 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
                 text += &format!(": {why}");
                 source = why.source();
             }
-            eprintln!("{program}: {text}");
+            eprintln!("error: {text}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn usage(program: &str) -> String {
+/// What can be said to it, for a program that calls it so.
+pub fn usage(program: &str) -> String {
     USAGE
         .replace("orchestrator-agent -", &format!("{program} -"))
         .replace("orchestrator-agent status", &format!("{program} status"))

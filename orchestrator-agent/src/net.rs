@@ -201,15 +201,30 @@ impl Address {
     }
 }
 
-/// Whoever answers plainly where TLS is spoken to him says nothing that can be understood.
+/// What to do about a server with which there is no TLS.
 fn in_words(why: io::Error) -> io::Error {
+    use rustls::CertificateError::UnknownIssuer;
+    use rustls::{Error, InvalidMessage};
     let failed = why.get_ref().and_then(|why| why.downcast_ref());
-    match failed {
-        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
-            let what = "it does not speak TLS; is it http:// rather than https://?";
-            io::Error::new(why.kind(), what)
+    let what = match failed {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "it does not speak TLS; is it http:// rather than https://?"
         }
-        _ => why,
+        Some(Error::InvalidCertificate(UnknownIssuer)) => {
+            "nobody known has signed its certificate; name the authority that did with --ca-cert"
+        }
+        _ => return why,
+    };
+    io::Error::new(why.kind(), what)
+}
+
+/// What to do about a server that answers in no HTTP.
+fn not_http(why: hyper::Error) -> io::Error {
+    match why.is_parse() {
+        true => io::Error::other(format!(
+            "its answer is no HTTP ({why}); is it https:// rather than http://?"
+        )),
+        false => io::Error::other(why),
     }
 }
 
@@ -320,7 +335,7 @@ impl Connection {
             self.sender.send_request(request).await
         })
         .await?
-        .map_err(io::Error::other)
+        .map_err(not_http)
     }
 
     /// The whole answer.

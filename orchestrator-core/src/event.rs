@@ -680,7 +680,7 @@ impl std::fmt::Display for Reason {
 impl std::fmt::Display for Bad {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Check => f.write_str("a failed health check"),
+            Self::Check => f.write_str("a failed health check, or a program that was down"),
             Self::ErrorRate { requests, errors } => {
                 let percent = 100.0 * f64::from(*errors) / f64::from((*requests).max(1));
                 write!(f, "{errors} errors in {requests} requests ({percent:.1} %)")

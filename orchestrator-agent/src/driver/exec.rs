@@ -28,6 +28,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
@@ -82,6 +83,9 @@ struct Config {
     stop_signal: Option<String>,
     log_bytes: Option<u64>,
     log_files: Option<u32>,
+    /// Every driver has it, and it has been read before: it is only to be among those that are named.
+    #[serde(rename = "stop_grace")]
+    _stop_grace: Option<IgnoredAny>,
 }
 
 /// How programs are ended whose shim is another directory's, or nobody's.

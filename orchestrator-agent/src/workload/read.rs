@@ -14,7 +14,7 @@ use crate::artifact::Artifact;
 use crate::health::lines::Patterns;
 use crate::health::prometheus::Selector;
 
-/// The most ports, and the most checks.
+/// The most ports, checks or volumes.
 const LIST_MAX: usize = 32;
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Of a rollout whose document does not say them.
@@ -33,9 +33,9 @@ impl Workload {
             None => STOP_GRACE,
         };
         let artifact: Option<Artifact> = part(document, "artifact")?;
-        let ports: Vec<Port> = part(document, "ports")?.unwrap_or_default();
+        let ports: Vec<Port> = list(document, "ports")?;
         check_ports(&ports)?;
-        let volumes: Vec<Volume> = part(document, "volumes")?.unwrap_or_default();
+        let volumes: Vec<Volume> = list(document, "volumes")?;
         check_volumes(&volumes)?;
         let resources: Resources = part(document, "resources")?.unwrap_or_default();
         if resources
@@ -44,10 +44,7 @@ impl Workload {
         {
             return Err("resources: cpus: 0.001 to 4096".to_owned());
         }
-        let checks: Vec<CheckDocument> = part(document, "checks")?.unwrap_or_default();
-        if checks.len() > LIST_MAX {
-            return Err(format!("checks: more than {LIST_MAX}"));
-        }
+        let checks: Vec<CheckDocument> = list(document, "checks")?;
         let checks = checks.into_iter().enumerate().map(|(at, check)| {
             let read = check.read(&ports);
             read.map_err(|why| format!("checks: number {}: {why}", at + 1))
@@ -140,9 +137,6 @@ impl Workload {
 }
 
 fn check_ports(ports: &[Port]) -> Result<(), String> {
-    if ports.len() > LIST_MAX {
-        return Err(format!("ports: more than {LIST_MAX}"));
-    }
     for (at, port) in ports.iter().enumerate() {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
         if port.name.is_empty() || port.name.len() > 40 || !port.name.bytes().all(allowed) {
@@ -182,9 +176,6 @@ fn check_error_rate(error_rate: &ErrorRate, ports: &[Port]) -> Result<(), String
 }
 
 fn check_volumes(volumes: &[Volume]) -> Result<(), String> {
-    if volumes.len() > LIST_MAX {
-        return Err(format!("volumes: more than {LIST_MAX}"));
-    }
     for Volume { source, target, .. } in volumes {
         // The engine takes both in one text.
         if source.is_empty() || [source, target].iter().any(|path| path.contains(':')) {
@@ -361,6 +352,19 @@ fn part<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Option<T>, 
             .map(Some)
             .map_err(|why| format!("{name}: {why}")),
     }
+}
+
+/// Each of several; of one that is wrong its number is said.
+fn list<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Vec<T>, String> {
+    let items: Vec<Value> = part(document, name)?.unwrap_or_default();
+    if items.len() > LIST_MAX {
+        return Err(format!("{name}: more than {LIST_MAX}"));
+    }
+    let items = items.iter().enumerate().map(|(at, item)| {
+        let read = T::deserialize(item);
+        read.map_err(|why| format!("{name}: number {}: {why}", at + 1))
+    });
+    items.collect()
 }
 
 fn need<T: DeserializeOwned>(document: &Value, name: &str) -> Result<T, String> {

@@ -4,6 +4,7 @@
 mod tour;
 
 use std::future::pending;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use orchestrator_agent::{Agent, Leave, Settings};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
@@ -20,6 +22,9 @@ use super::error::Error;
 use super::show::Out;
 use super::watch::INTERRUPTED;
 use crate::server::{Error as ServerError, Options as ServerOptions, Server, Signals, Told};
+
+/// The exit code where the terminal was closed.
+const HUNG_UP: u8 = 129;
 
 /// What to begin, and where.
 #[derive(clap::Args)]
@@ -52,8 +57,9 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
         );
         return Err(Error::Usage(why));
     }
-    // From here on a signal ends all of it in order, at whatever moment it comes.
+    // From here on a signal ends all of it in order, at whatever moment it comes; so does a terminal that is closed.
     let mut signals = Signals::new()?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let dir = Dir::new(data_dir)?;
     let at = dir.path().join("server");
     let server = Server::start(&ServerOptions::new(listen, at, "off")).await?;
@@ -82,16 +88,17 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
             Told::Terminate => 0,
             Told::Interrupt => INTERRUPTED,
         }),
+        Some(()) = hang_up.recv() => Ok(HUNG_UP),
         shown = shown => shown,
     };
-    eprintln!("\nStopping what runs, the agents and the server.");
+    tell("\nStopping what runs, the agents and the server.");
     leave.send_replace(true);
     let stopped = async {
         while let Some(agent) = agents.join_next().await {
             match agent {
                 Ok(Ok(())) => {}
-                Ok(Err(why)) => eprintln!("an agent: {}", crate::engine::chain(&why)),
-                Err(why) => eprintln!("an agent: {why}"),
+                Ok(Err(why)) => tell(&format!("an agent: {}", crate::engine::chain(&why))),
+                Err(why) => tell(&format!("an agent: {why}")),
             }
         }
         server.stop().await;
@@ -99,10 +106,15 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
     tokio::select! {
         () = stopped => ended,
         () = signals.again() => {
-            eprintln!("Some of it may still run.");
+            tell("Some of it may still run.");
             Err(ServerError::AtOnce.into())
         }
     }
+}
+
+/// Says it to whoever is still there.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What a node keeps.

@@ -33,7 +33,7 @@ pub(super) enum Command {
         #[command(flatten)]
         follow: Follow,
     },
-    /// Runs a job nowhere any more, node by node
+    /// Runs a job nowhere any more, on all nodes at once
     #[command(after_help = "Examples:\n  orchestrator job stop web")]
     Stop {
         #[command(flatten)]

@@ -38,7 +38,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::Styles;
-use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{
+    ArgMatches, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 
 use self::client::Client;
 use self::error::{Error, NOBODY_READS, USAGE, usage_to_json};
@@ -213,12 +217,15 @@ enum Command {
     },
 }
 
+/// The word that this program is the agent by.
+const AGENT: &str = "agent";
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     match words.next() {
         // These have a command line of their own.
-        Some(word) if word == "agent" || word == "shim" => {
+        Some(word) if word == AGENT || word == "shim" => {
             let words = (word == "shim").then_some(word).into_iter().chain(words);
             return orchestrator_agent::cli::run("orchestrator agent", words);
         }
@@ -230,9 +237,11 @@ pub fn main() -> ExitCode {
     if std::env::args_os().any(|word| word == "--no-color") {
         command = command.color(ColorChoice::Never);
     }
-    let cli = command
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = command.try_get_matches_from_mut(std::env::args_os());
+    let cli = cli.and_then(|matches| match in_vain(&matches) {
+        Some(why) => Err(command.error(ErrorKind::ArgumentConflict, why)),
+        None => Cli::from_arg_matches(&matches),
+    });
     let cli = match cli {
         Ok(cli) => cli,
         Err(why) if why.use_stderr() && wants_json() => {
@@ -257,6 +266,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(why.code())
         }
     }
+}
+
+/// What was said of a server to a command that asks none.
+fn in_vain(matches: &ArgMatches) -> Option<String> {
+    let (name, told) = matches.subcommand()?;
+    let hint = match name {
+        "server" | "dev" => "it is the server; where it listens is said by --listen",
+        "simulate" | "completions" | "man" => "it asks no server",
+        _ => return None,
+    };
+    let all = ["address", "token", "token_file", "ca_cert"];
+    let is_typed = |id: &&str| told.value_source(id) == Some(ValueSource::CommandLine);
+    let typed = all.into_iter().find(is_typed)?.replace('_', "-");
+    Some(format!("{name} takes no --{typed}: {hint}"))
 }
 
 /// Whether a command line that cannot be read asks for JSON.
@@ -288,7 +311,8 @@ fn run(cli: Cli) -> Result<u8, Error> {
     };
     let client = || global.client();
     match command {
-        Command::Server(options) => {
+        Command::Server(mut options) => {
+            options.log.no_color = global.no_color;
             server::run(*options)?;
             Ok(0)
         }
@@ -313,10 +337,13 @@ fn run(cli: Cli) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Man { dir } => {
-            std::fs::create_dir_all(&dir)?;
+            std::fs::create_dir_all(&dir).map_err(|why| {
+                Error::Offline(format!("{} cannot be made: {why}", dir.display()))
+            })?;
             let mut all = Cli::command().disable_help_subcommand(true);
             all.build();
-            write_pages(&all, &dir)?;
+            let written = write_pages(&all, &dir).and_then(|()| write_page_of_agent(&dir));
+            written.map_err(|why| Error::Offline(format!("{}: {why}", dir.display())))?;
             Ok(0)
         }
     }
@@ -328,8 +355,24 @@ fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
         .source(concat!("orchestrator ", env!("CARGO_PKG_VERSION")))
         .manual("orchestrator")
         .generate_to(dir)?;
-    let mut below = command.get_subcommands();
+    let below = command.get_subcommands();
+    // The agent has a command line of its own.
+    let mut below = below.filter(|command| command.get_name() != AGENT);
     below.try_for_each(|command| write_pages(command, dir))
+}
+
+/// The agent's manual page: what it says of itself.
+fn write_page_of_agent(dir: &Path) -> std::io::Result<()> {
+    let usage = orchestrator_agent::cli::usage("orchestrator-agent");
+    let escaped = usage.replace('\\', "\\e").replace('-', "\\-");
+    let (about, rest) = escaped.split_once('\n').unwrap_or((&escaped, ""));
+    let version = env!("CARGO_PKG_VERSION");
+    let page = format!(
+        ".TH orchestrator-agent 1 \"\" \"orchestrator {version}\" \"orchestrator\"\n.SH NAME\n\
+         orchestrator\\-agent \\- {about}\n.SH USAGE\n.nf\n{}\n.fi\n",
+        rest.trim()
+    );
+    std::fs::write(dir.join("orchestrator-agent.1"), page)
 }
 
 impl Global {

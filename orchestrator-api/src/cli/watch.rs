@@ -140,7 +140,12 @@ impl Watching<'_> {
                 return Ok(COMPLETED);
             }
             if shown.status.state == State::Failed && !self.out.json {
-                self.explain(&shown).await?;
+                self.screen.keep();
+                if let Screen::Live { .. } = self.screen {
+                    // The picture may have had no room for all of it.
+                    self.out.say(&format!("\n{}\n", shown.status.message))?;
+                }
+                explain(&shown, self.client, self.out).await?;
             }
             let ended = match (shown.status.state, shown.rolled_back_by) {
                 (State::Pending | State::InProgress | State::Paused, _) => continue,
@@ -159,20 +164,6 @@ impl Watching<'_> {
             };
             return Ok(ended);
         }
-    }
-
-    /// Says what led to its failure: which node, and why. It goes without where that cannot be had any more.
-    async fn explain(&mut self, failed: &Deployment) -> Result<(), Error> {
-        let path = format!("/v1/deployments/{}/explain", failed.id);
-        let Ok(answer) = self.client.get(&path).await else {
-            return Ok(());
-        };
-        let ExplanationResponse { explanation } = read(answer)?;
-        // That it failed has just been said, and what came of it is watched.
-        let is_before = |link: &&Link| link.text != failed.status.message;
-        let text = links_text(explanation.links.iter().take_while(is_before), self.out);
-        self.screen.keep();
-        self.out.say(&format!("Why:\n{text}"))
     }
 
     /// Shows the deployment as soon as it is another than was shown last.
@@ -211,6 +202,22 @@ impl Watching<'_> {
             Err(why) => Err(why),
         }
     }
+}
+
+/// Says what led to its failure: which node, and why. It goes without where that cannot be had any more.
+pub(super) async fn explain(failed: &Deployment, client: &Client, out: &Out) -> Result<(), Error> {
+    let path = format!("/v1/deployments/{}/explain", failed.id);
+    let Ok(answer) = client.get(&path).await else {
+        return Ok(());
+    };
+    let ExplanationResponse { explanation } = read(answer)?;
+    // That it failed has just been said, and what came of it is watched.
+    let is_before = |link: &&Link| link.text != failed.status.message;
+    let text = links_text(explanation.links.iter().take_while(is_before), out);
+    let (namespace, job) = (&failed.namespace, &failed.job_id);
+    out.say(&format!(
+        "Why:\n{text}What its workloads wrote: orchestrator job logs {namespace}/{job}\n"
+    ))
 }
 
 /// An answer about something of this kind. A server that has answered before and is away may come back, but is not waited

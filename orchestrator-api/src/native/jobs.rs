@@ -285,7 +285,7 @@ async fn roll_back(State(api): State<Api>, mut ask: Ask) -> Result<Response, Pro
     say(&api, ask, Some(Command::RollBack { to })).await
 }
 
-/// Runs it nowhere, node by node as its rollout says.
+/// Runs it nowhere any more, on all nodes at once.
 #[utoipa::path(
     post, path = "/v1/jobs/{namespace}/{job_id}/stop", tag = "jobs",
     params(("namespace" = String, Path, description = "Its namespace"), ("job_id" = String, Path, description = "Its name"), ("expected_version" = Option<u64>, Query, description = "Refuse it unless this is the newest version")), request_body = schema::Nothing,

@@ -11,7 +11,7 @@ pub(super) fn begin(log: &Log) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&log.level))
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(io::stderr().is_terminal() && !log.is_plain());
     let _ = match log.format {
         Format::Text => lines.try_init(),
         // Of spans there is one, which tells the request.

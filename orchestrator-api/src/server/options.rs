@@ -75,6 +75,7 @@ impl Options {
             },
             log: Log {
                 format: Format::Text,
+                no_color: false,
                 level: level.to_owned(),
             },
         }
@@ -124,6 +125,9 @@ pub struct Log {
         default_value = "text"
     )]
     pub format: Format,
+    /// No colours, also at a terminal.
+    #[arg(skip)]
+    pub no_color: bool,
     /// What is logged: error, warn, info, debug or trace, also by module (info,orchestrator_api::engine=debug)
     #[arg(
         long = "log-level",
@@ -133,6 +137,14 @@ pub struct Log {
         value_parser = filter
     )]
     pub level: String,
+}
+
+impl Log {
+    /// Whether whoever reads it wants no colours.
+    pub(super) fn is_plain(&self) -> bool {
+        let unwanted = std::env::var_os("NO_COLOR");
+        self.no_color || unwanted.is_some_and(|set| !set.is_empty())
+    }
 }
 
 /// How a line of the log is written.

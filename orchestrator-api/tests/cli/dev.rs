@@ -1,5 +1,6 @@
 //! `orchestrator dev`: the whole of it on one machine, with real agents and real processes.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -47,11 +48,11 @@ fn the_tour_shows_a_canary_that_is_promoted_and_a_bad_one_that_is_taken_back() {
         "  version 2 on n1\n",
         "  version 2 on n3\n",
         "failed: canary n",
+        "2 bad intervals in a row, at last a failed health check, or a program that was down",
         "rolled back to version 2: 1 of 1 node updated",
         "  version 2 on n1\n",
         "  version 2 on n2\n",
         "  version 2 on n3\n",
-        "2 bad intervals in a row, at last a failed health check",
         "  orchestrator deployment promote demo",
         "  orchestrator job rollback demo --to 1",
     ] {
@@ -82,7 +83,7 @@ fn a_second_tour_in_the_same_directory_goes_on_from_the_first() {
 
 #[test]
 fn a_signal_in_the_middle_ends_all_of_it() {
-    for (name, code) in [("TERM", 0), ("INT", 130)] {
+    for (name, code) in [("TERM", 0), ("INT", 130), ("HUP", 129)] {
         let dir = tempfile::tempdir().expect("a directory");
         let child = dev(dir.path()).stdout(Stdio::null()).spawn();
         let child = child.expect("it starts");
@@ -99,6 +100,26 @@ fn a_signal_in_the_middle_ends_all_of_it() {
         assert_eq!(ended.status.code(), Some(code), "{name}");
         nothing_is_left(dir.path());
     }
+}
+
+#[test]
+fn whoever_reads_no_further_ends_all_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Both of its outputs, as `2>&1 | head -1` has it.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = dev(dir.path());
+    command
+        .stdout(writer.try_clone().expect("the same"))
+        .stderr(writer);
+    let mut child = command.spawn().expect("it starts");
+    drop(command);
+    let mut line = String::new();
+    BufReader::new(reader)
+        .read_line(&mut line)
+        .expect("what it says first");
+    let code = child.wait().expect("its end").code();
+    assert_eq!(code, Some(141), "{line}");
+    nothing_is_left(dir.path());
 }
 
 fn nothing_is_left(dir: &Path) {

@@ -56,6 +56,10 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     let checks = "[[ports]]\nname = \"http\"\n\n[[checks]]\ntype = \"tcp\"\n\n[[checks]]\ntype = \"http\"\npath = \"health\"\n";
     person.writes("checks.toml", &format!("{WEB}\n{checks}"));
     session.types("job run checks.toml").await;
+    let third =
+        "[[checks]]\ntype = \"process\"\n\n[[checks]]\ntype = \"process\"\nintervall = \"1s\"\n";
+    person.writes("third.toml", &format!("{WEB}\n{third}"));
+    session.types("job plan third.toml").await;
     person.writes(
         "soon.toml",
         &WEB.replace("\"1h\"", "\"20s\"").replace("\"0s\"", "\"1s\""),

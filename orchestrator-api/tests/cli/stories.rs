@@ -330,10 +330,17 @@ async fn what_needs_no_server() {
         "orchestrator.1",
         "orchestrator-deployment-watch.1",
         "orchestrator-group-run.1",
+        "orchestrator-agent.1",
     ] {
         assert!(pages.iter().any(|known| known == page), "{pages:?}");
         let text = std::fs::read_to_string(person.dir().join("pages").join(page)).unwrap();
         let head = text.lines().find(|line| line.starts_with(".TH")).unwrap();
         assert!(head.contains("\"orchestrator "), "{head}");
     }
+    // The agent's own options, and none of those that ask a server.
+    let page = std::fs::read_to_string(person.dir().join("pages/orchestrator-agent.1")).unwrap();
+    assert!(
+        page.contains("\\-\\-drain") && !page.contains("\\-\\-address"),
+        "{page}"
+    );
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::driver::exec::Words;
@@ -39,6 +40,9 @@ pub(super) struct Config {
     pub(super) stop_signal: Option<String>,
     log_bytes: Option<u64>,
     log_files: Option<u32>,
+    /// Every driver has it, and it has been read before: it is only to be among those that are named.
+    #[serde(rename = "stop_grace")]
+    _stop_grace: Option<IgnoredAny>,
 }
 
 /// When an image is brought here.

@@ -11,7 +11,6 @@ use tokio::net::TcpStream;
 
 use super::DEMO;
 use crate::cli::client::Client;
-use crate::cli::deployments::explain_text;
 use crate::cli::error::Error;
 use crate::cli::show::{Out, read};
 use crate::cli::watch::watch_to_its_end;
@@ -118,13 +117,8 @@ impl Tour<'_> {
              gets\nback what it had. Nobody has to do anything.",
         )?;
         let id = self.register(&job(version, true, &canary())?).await?;
-        watch_to_its_end(id.clone(), self.client, self.out).await?;
-        self.answers().await?;
-        self.out
-            .say(&format!("\n{}\n", self.out.paint.bold("Why:")))?;
-        let path = format!("/v1/deployments/{id}/explain");
-        let answer = self.client.get(&path).await?;
-        self.out.say(&explain_text(&read(answer)?, self.out))
+        watch_to_its_end(id, self.client, self.out).await?;
+        self.answers().await
     }
 
     /// What somebody does who has seen it all.

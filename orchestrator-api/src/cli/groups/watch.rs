@@ -7,10 +7,10 @@ use super::job;
 use crate::cli::client::Client;
 use crate::cli::error::Error;
 use crate::cli::show::{Out, now, read, word};
-use crate::cli::watch::{CANCELED, COMPLETED, FAILED, ROLLED_BACK, Screen, asked, within};
+use crate::cli::watch::{self, CANCELED, COMPLETED, FAILED, ROLLED_BACK, Screen, asked, within};
 use crate::native::schema::{
     GetDeploymentResponse, Group, GroupMemberOutcome, GroupMemberState, GroupMemberStatus,
-    GroupOnFailure, GroupResponse, GroupState,
+    GroupOnFailure, GroupResponse, GroupState, State,
 };
 
 /// What is watched here, as the command line calls it.
@@ -144,6 +144,7 @@ async fn explain_member(
     client: &Client,
     out: &Out,
 ) -> Result<(), Error> {
+    let mut failed = None;
     let message = match deployment {
         None => {
             let why = member
@@ -155,7 +156,9 @@ async fn explain_member(
         Some(id) => match client.get(&format!("/v1/deployments/{id}")).await {
             Ok(answer) => {
                 let GetDeploymentResponse { deployment } = read(answer)?;
-                deployment.status.message
+                let message = deployment.status.message.clone();
+                failed = Some(deployment).filter(|it| it.status.state == State::Failed);
+                message
             }
             // It was so long ago that nobody knows any more.
             Err(why) if why.problem().is_some_and(|problem| problem.status == 404) => {
@@ -164,5 +167,9 @@ async fn explain_member(
             Err(why) => return Err(why),
         },
     };
-    out.say(&format!("{}: {message}\n", job(member)))
+    out.say(&format!("{}: {message}\n", job(member)))?;
+    match failed {
+        Some(failed) => watch::explain(&failed, client, out).await,
+        None => Ok(()),
+    }
 }
