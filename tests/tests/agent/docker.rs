@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::examples::{Person, SOON};
 use crate::harness::{Node, Server, canary, eventually, known, rolling, service};
 
 pub(crate) const IMAGE: &str = "orchestrator-test-service";
@@ -609,4 +610,25 @@ async fn what_it_brings_along_is_a_volume_that_nobody_changes() {
     assert!(mounted.contains(r#""Destination":"/app""#) && mounted.contains(r#""RW":false"#));
     let env = engine.told(&["inspect", "--format", "{{json .Config.Env}}", id]);
     assert!(env.contains("ORCHESTRATOR_ARTIFACT=/app"), "{env}");
+}
+
+#[tokio::test]
+async fn the_example_runs_with_an_image_that_is_here() {
+    let Some(engine) = Engine::start().await else {
+        return;
+    };
+    let (server, node) = one_node(&engine).await;
+    let person = Person::of(&server);
+    // No registry can be reached from everywhere: what the image is, and what runs in it, is another's.
+    let image = format!(r#"-e 's|^image = .*|image = "{IMAGE}:1"\npull = "never"|'"#);
+    let runs = r#"-e '/^args = /d' -e 's/^\[resources\]/[env]\nBIND = "0.0.0.0"\n\n[resources]/'"#;
+    let line =
+        format!("sed {image} {runs} {SOON} examples/container.toml | orchestrator job run -");
+    let ran = person.runs(&line).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let status = node.status().await.unwrap();
+    assert_eq!(status["runs"][0]["ports"]["http"], 8000, "{status}");
+    assert_eq!(engine.running().len(), 1);
+    server.api.stopped("web-container").await;
+    assert!(engine.running().is_empty());
 }

@@ -14,18 +14,22 @@ use crate::harness::{Node, Server, known};
 #[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod several_agents;
 
+/// What a file of a job becomes where its rollout need not be watched for long.
+pub(crate) const SOON: &str =
+    r#"-e 's/^min_healthy_time = .*/min_healthy_time = "1s"\ninterval = "1s"/'"#;
+
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
 }
 
 /// Somebody at a shell, who has `orchestrator` in the `PATH`.
-struct Person {
+pub(crate) struct Person {
     dir: TempDir,
     server: String,
 }
 
 impl Person {
-    fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("orchestrator");
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_server"), program).unwrap();
@@ -33,7 +37,7 @@ impl Person {
         Self { dir, server }
     }
 
-    async fn runs(&self, line: &str) -> Output {
+    pub(crate) async fn runs(&self, line: &str) -> Output {
         let path = std::env::var("PATH").unwrap_or_default();
         Command::new("sh")
             .args(["-c", line])

@@ -6,6 +6,7 @@ use orchestrator_agent::Leave;
 use serde_json::{Value, json};
 
 use crate::artifacts::{packed, sha256};
+use crate::examples::{Person, SOON};
 use crate::harness::{Node, Server, eventually, health};
 
 const PUBLISH: &str = concat!(
@@ -113,6 +114,24 @@ async fn a_site_goes_from_version_to_version_and_back() {
 
     server.api.stopped("web").await;
     assert!(!link.exists());
+}
+
+#[tokio::test]
+async fn the_example_runs_with_files_that_are_here() {
+    let (server, _node) = publisher().await;
+    let person = Person::of(&server);
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("www");
+    let artifact = site(dir.path(), "one", &link)["artifact"].take();
+    let source = format!("s#^source = .*#source = {}#", artifact["source"]);
+    let sum = format!("s/^sha256 = .*/sha256 = {}/", artifact["sha256"]);
+    let to = format!("s#/srv/www#{}#", link.display());
+    let line = format!(
+        "sed -e '{source}' -e '{sum}' -e '{to}' {SOON} examples/site.toml | orchestrator job run -"
+    );
+    let ran = person.runs(&line).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    shows(&link, "one").await;
 }
 
 #[tokio::test]
