@@ -1,7 +1,7 @@
 //! Files that are whole or not there.
 
 use std::ffi::CStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -49,8 +49,8 @@ fn write(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
     written().map_err(|why| of(path, &why))
 }
 
-/// The same, and of which file it is said.
-fn of(path: &Path, why: &io::Error) -> io::Error {
+/// The same error, and of which file it is said.
+pub(crate) fn of(path: &Path, why: &io::Error) -> io::Error {
     io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
@@ -94,6 +94,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 /// The same in a place that anybody may have made; `None` also where the file is not one that root or this process's user
 /// has put there.
 pub(crate) fn read_own_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let is_own = |found: io::Result<Metadata>| found.map(|it| processes::is_own_user(it.uid()));
+    let dir = path.parent().expect("a file is in a directory");
+    // Nor is it a fault of ours if it cannot be read.
+    for found in [fs::metadata(dir), fs::symlink_metadata(path)] {
+        if matches!(is_own(found), Ok(false)) {
+            return Ok(None);
+        }
+    }
     let opened = match open(path, OFlags::NOFOLLOW) {
         Err(why) if why.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),
         opened => opened,
@@ -102,7 +110,7 @@ pub(crate) fn read_own_json<T: DeserializeOwned>(path: &Path) -> io::Result<Opti
         let Some(file) = file else {
             return Ok(None);
         };
-        let is_own = processes::is_own_user(file.metadata()?.uid());
+        let is_own = is_own(file.metadata())?;
         is_own.then(|| parse(file)).transpose()
     };
     opened.and_then(read).map_err(|why| of(path, &why))

@@ -7,13 +7,14 @@
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
+use crate::processes::Process;
 use crate::shim::Seat;
 
 const KEPT: &str = "place.json";
@@ -115,22 +116,15 @@ impl Place {
     /// `None` where one does.
     pub(crate) fn hold(&self) -> io::Result<Option<UnixListener>> {
         let name = format!("orchestrator-agent-{}", self.kept.name);
-        let address = SocketAddr::from_abstract_name(name)?;
+        let address = SocketAddr::from_abstract_name(&name)?;
         match UnixListener::bind_addr(&address) {
             Ok(held) => Ok(Some(held)),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
-                let Ok(held) = UnixStream::connect_addr(&address) else {
-                    // It has just been let go.
-                    return Ok(None);
-                };
-                // Everybody can read such a name, and take it.
-                let by = rustix::net::sockopt::socket_peercred(&held)?;
-                match by.uid.is_root() || by.uid == rustix::process::geteuid() {
-                    true => Ok(None),
-                    false => Err(io::Error::other(format!(
-                        "another user's process {} has taken its name",
-                        by.pid.as_raw_nonzero()
-                    ))),
+                // Everybody can read such a name, and take it. Who has it is not asked: he need not answer.
+                match is_taken_by_others(&name)? {
+                    true => Err(io::Error::other("somebody else has taken its name")),
+                    // Or it has just been let go.
+                    false => Ok(None),
                 }
             }
             Err(why) => Err(why),
@@ -143,6 +137,21 @@ impl Seat {
     fn data(&self) -> Option<&Path> {
         self.seen.ancestors().nth(DEPTH)
     }
+}
+
+/// Whether there is a socket of this name that no program of root or of this process's user has open.
+fn is_taken_by_others(name: &str) -> io::Result<bool> {
+    let all = std::fs::read_to_string("/proc/net/unix")?;
+    let sockets = all.lines().filter_map(|line| {
+        let (line, called) = line.rsplit_once(' ')?;
+        let is_it = called.strip_prefix('@') == Some(name);
+        let number = is_it.then(|| line.rsplit(' ').next())??;
+        Some(PathBuf::from(format!("socket:[{number}]")))
+    });
+    let sockets: Vec<PathBuf> = sockets.collect();
+    let mut own = Process::all().filter(Process::is_own);
+    let has_it = |process: Process| process.open().any(|file| sockets.contains(&file));
+    Ok(!sockets.is_empty() && !own.any(has_it))
 }
 
 /// Whether a data directory has this name; `None` where it cannot be read. What another user calls so has not.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::plan::Moment;
-use crate::shim::RUN;
+use crate::shim::{ENDED, RUN};
 use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
@@ -214,8 +214,14 @@ impl Run {
     pub(crate) fn heard(&self, now: Moment) -> Option<Moment> {
         let noted = std::fs::read_to_string(self.dir.join(HEARD)).ok()?;
         // What an earlier boot has noted may be anything, but was not later than it says now.
-        let at = noted.trim().parse().map(Moment::from_millis);
-        Some(at.unwrap_or(now).min(now))
+        if let Ok(at) = noted.trim().parse() {
+            return Some(Moment::from_millis(at).min(now));
+        }
+        // An earlier program has not said when.
+        if let Err(why) = self.note_heard(now) {
+            tracing::warn!(run = %self.id, %why, "when it has heard that it is to stop cannot be noted");
+        }
+        Some(now)
     }
 
     pub(crate) fn has(&self, mark: Mark) -> bool {
@@ -292,17 +298,15 @@ pub(crate) struct Found {
 /// All runs that were kept. Directories that are not called as a run is are somebody else's.
 pub(crate) fn find(runs: &Path) -> io::Result<Found> {
     if runs.is_symlink() {
-        let why = "a link to somewhere else, where nobody would know that what runs is of this directory: move the whole data directory there, or mount that here";
-        let why = format!("{}: {why}", runs.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        return Err(linked(runs));
     }
     disk::directory(runs)?;
     let mut found = Found::default();
-    for namespace in directories(runs)? {
-        for job in directories(&namespace)? {
-            for dir in directories(&job)? {
+    let is_named = |dir: &Path| dir.as_os_str().as_encoded_bytes().ends_with(b"@");
+    for namespace in directories(runs, is_named)? {
+        for job in directories(&namespace, is_named)? {
+            for dir in directories(&job, |dir| id_of(runs, dir).is_some())? {
                 let Some(id) = id_of(runs, &dir) else {
-                    tracing::warn!(dir = %dir.display(), "this is not called as a run is: it is left alone");
                     continue;
                 };
                 match disk::read_json::<Kept>(&dir.join(KEPT)) {
@@ -316,6 +320,10 @@ pub(crate) fn find(runs: &Path) -> io::Result<Found> {
                     Err(why) if disk::is_damaged(&why) => {
                         tracing::error!(%why, "nobody knows what this run is: what runs there is ended");
                         found.broken.push(dir);
+                    }
+                    // It is over.
+                    Err(why) if dir.join(ENDED).exists() => {
+                        tracing::error!(%why, "a run that has ended cannot be read");
                     }
                     Err(why) => return Err(why),
                 }
@@ -349,15 +357,27 @@ fn id_of(runs: &Path, dir: &Path) -> Option<RunId> {
     (directory(runs, &id) == dir).then_some(id)
 }
 
-fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// Those that are called as ours are; what else is there is left alone.
+fn directories(dir: &Path, is_ours: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.push(entry.path());
+    let entries = std::fs::read_dir(dir).map_err(|why| disk::of(dir, &why))?;
+    for entry in entries {
+        let path = entry?.path();
+        if !is_ours(&path) {
+            tracing::warn!(path = %path.display(), "this is not called as a run is, nor as where runs are: it is left alone");
+        } else if path.is_symlink() {
+            return Err(linked(&path));
+        } else if path.is_dir() {
+            found.push(path);
         }
     }
     Ok(found)
+}
+
+fn linked(path: &Path) -> io::Error {
+    let why = "a link to somewhere else, where nobody would know that what runs is of this data directory: move all of that there, or mount the other one here";
+    let why = format!("{}: {why}", path.display());
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 fn restore(kept: Kept, dir: PathBuf) -> Run {

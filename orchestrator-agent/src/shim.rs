@@ -443,13 +443,22 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
 
 /// Kills what a shim that was killed has left of the run in this directory: its whole session, whatever that has made of
 /// its environment; answers how many.
-pub(crate) fn kill_session(left: &Process, dir: &Path) -> usize {
-    // While one of it lives nobody else's session has this number. Where that is not known, it may be another one by now.
-    let is_its_own = left.is_alive();
+pub(crate) fn kill_session(left: Option<&Process>, dir: &Path) -> usize {
+    // While one of it lives nobody else's session has this number. Where that is not known, it may be another one by now:
+    // then it is who works in the run's directory, of a session that nobody leads any more.
+    let known = left.filter(|left| left.is_alive());
+    let is_alone = |process: &processes::Process| {
+        let leader = processes::Process::of(process.session);
+        leader.is_none_or(|leader| leader.is_zombie) && process.is_in(dir)
+    };
     let mut killed = 0;
     for _ in 0..KILLS_MAX {
         let of_session = |process: &processes::Process| {
-            process.session == left.shim && !process.is_zombie && (is_its_own || process.is_in(dir))
+            let is_of_it = match known {
+                Some(left) => process.session == left.shim,
+                None => is_alone(process),
+            };
+            is_of_it && !process.is_zombie
         };
         let members: Vec<_> = processes::Process::all().filter(of_session).collect();
         if members.is_empty() {

@@ -623,6 +623,8 @@ impl Work {
         }
         // What lives all the same of what is taken away is found and ended by the driver.
         for dir in broken {
+            // Also of what cannot be taken away: it is known by that.
+            let _ = std::fs::remove_file(dir.join(shim::LOCK));
             if let Err(why) = disk::remove_directory(&dir) {
                 tracing::error!(%why, "what is left of a run cannot be taken away");
             }

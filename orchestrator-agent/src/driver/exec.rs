@@ -365,7 +365,7 @@ impl Exec {
             return Ok(None);
         }
         // Whatever the shim started has nobody to write its end down, so it ends here.
-        let killed = left.map_or(0, |left| shim::kill_session(&left, dir));
+        let killed = shim::kill_session(left.as_ref(), dir);
         let killed = killed + kill_strays(dir);
         self.groups_of(run)?.iter().for_each(Group::kill);
         tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
@@ -508,7 +508,13 @@ impl Driver for Exec {
                 return told.then_some(()).ok_or_else(starting);
             }
             let Some(process) = process.filter(Process::is_alive) else {
-                return Ok(());
+                // Its shim is about to say so, where it lives.
+                let is_unseen = hold(&run.dir)?.is_none() && Lost::at(&run.dir).is_none();
+                let unseen = "it runs where this agent does not see it, in another container or namespace: begin an agent there";
+                return match is_unseen {
+                    true => Err(io::Error::other(unseen)),
+                    false => Ok(()),
+                };
             };
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
             let told = kill_process_group(pid, signal);

@@ -9,7 +9,7 @@ use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Node, Server, eventually, immediate, service};
+use crate::harness::{Node, Server, eventually, immediate, known, service};
 use crate::restarts::{apart, at_work, plain, sleepers, stat};
 
 /// Where the run is that lives on the node.
@@ -141,16 +141,17 @@ async fn what_is_called_otherwise_than_a_run_is_none_and_stays() {
 #[tokio::test]
 async fn runs_are_in_the_data_directory_and_nowhere_else() {
     let server = Server::start().await;
-    let mut node = Node::new(&server, "n1");
-    let elsewhere = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(elsewhere.path(), node.path("runs")).unwrap();
-    node.start_apart(&[]);
-    assert!(!node.ended().await.success());
-    assert!(
-        node.log().contains("runs: a link to somewhere else"),
-        "{}",
-        node.log()
-    );
+    for link in ["runs", "runs/default@", "runs/default@/web@"] {
+        let mut node = Node::new(&server, "n1");
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = node.path(link);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        node.start_apart(&[]);
+        assert!(!node.ended().await.success());
+        let why = format!("{}: a link to somewhere else", link.display());
+        assert!(node.log().contains(&why), "{}", node.log());
+    }
 }
 
 #[tokio::test]
@@ -230,6 +231,48 @@ async fn a_shim_and_its_program_that_are_killed_leave_nobody_behind() {
     assert!(sleepers(&seconds).is_empty());
 }
 
+#[tokio::test]
+async fn who_has_lost_his_shim_and_what_tells_of_him_ends() {
+    let (server, mut node) = apart().await;
+    let seconds = (7_000_000 + std::process::id()).to_string();
+    let script = format!("sleep {seconds} & wait");
+    let job = plain(json!(["env", "-i", "sh", "-c", script]));
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let run = run(&node).await;
+    node.kill().await;
+    kill(shim_of(stat(asleep).unwrap().1));
+    std::fs::write(run.join("process.json"), "").unwrap();
+    node.start_apart(&[]);
+    eventually("another one sleeps, and no other", async || {
+        let all = sleepers(&seconds);
+        (all.len() == 1 && all != [asleep]).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(sleepers(&seconds).is_empty());
+}
+
+/// Takes a name that everybody can read, and answers nobody.
+const TAKES: &str = "
+import socket, sys, time
+name = '\\0' + sys.argv[1]
+taken = socket.socket(socket.AF_UNIX)
+taken.bind(name)
+taken.listen(0)
+waiting = []
+try:
+    while True:
+        caller = socket.socket(socket.AF_UNIX)
+        caller.setblocking(False)
+        caller.connect(name)
+        waiting.append(caller)
+except BlockingIOError:
+    print(flush=True)
+time.sleep(1000)
+";
+
 /// Nobody else on the machine keeps an agent from its work, whatever they call their files.
 #[tokio::test]
 async fn what_others_have_made_look_like_a_copy_is_none() {
@@ -277,6 +320,28 @@ async fn what_others_have_made_look_like_a_copy_is_none() {
         node.until("it works", |_| true).await;
         node.leave(Leave::Running).await;
     }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+
+    if !known("python3") {
+        println!("skipped in part: there is no python3");
+        return;
+    }
+    let kept = std::fs::read_to_string(node.path("place.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    let name = format!("orchestrator-agent-{}", kept["name"].as_str().unwrap());
+    let mut stranger = Command::new("python3")
+        .args(["-c", TAKES, &name])
+        .uid(65534)
+        .gid(65534)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(&mut stranger.stdout.take().unwrap(), &mut said).unwrap();
+    node.start_apart(&[]);
+    node.until("it works", |_| true).await;
+    let said = node.log();
+    assert!(said.contains("somebody else has taken its name"), "{said}");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
