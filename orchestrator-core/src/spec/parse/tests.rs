@@ -473,6 +473,10 @@ fn text_that_is_no_json_is_placed() {
             "line 1, column 0: missing; JSON: EOF while parsing a value",
         ),
         (
+            r#"{"strategy": "rolling""#,
+            "line 1, column 22: missing; JSON: EOF while parsing an object",
+        ),
+        (
             "{\n  \"strategy\": rolling\n}",
             "line 2, column 15: rolling is not allowed; JSON: expected value",
         ),

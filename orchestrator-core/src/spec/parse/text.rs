@@ -35,13 +35,17 @@ pub(super) fn read(json: &str) -> Result<(Value, Notes), SpecErrors> {
 fn no_json(json: &str, error: &serde_json::Error) -> SpecErrors {
     let (line, column) = (error.line(), error.column());
     let text = json.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let found = text.get(column.saturating_sub(1)..).unwrap_or_default();
+    // Where the text ends too early nothing of it is wrong: something is missing.
+    let found = match error.is_eof() {
+        true => None,
+        false => text.get(column.saturating_sub(1)..),
+    };
     let why = error.to_string();
     // The place is told once, by the field.
     let why = why.rsplit_once(" at line ").map_or(&*why, |(why, _)| why);
     only(
         format!("line {line}, column {column}"),
-        short(found),
+        short(found.unwrap_or_default()),
         format!("JSON: {why}"),
     )
 }
