@@ -92,9 +92,9 @@ async fn a_script_promotes_what_is_good_and_takes_back_what_is_not() {
 }
 
 #[tokio::test]
-async fn jobs_of_a_group_begin_one_after_the_other() {
+async fn jobs_of_a_group_begin_one_after_the_other_and_are_taken_back_together() {
     let server = Server::start().await;
-    let _nodes = fleet(&server).await;
+    let nodes = fleet(&server).await;
     let person = Person::of(&server);
     let run = "orchestrator group run examples/release.toml";
     let ran = person.runs(run).await;
@@ -111,6 +111,39 @@ async fn jobs_of_a_group_begin_one_after_the_other() {
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     let text = String::from_utf8(ran.stdout).unwrap();
     assert!(text.contains("  default/front: unchanged\n"), "{text}");
+
+    // What is wrong with the last of them takes all of it back: the processes say so.
+    let next = person.dir.path().join("next");
+    let next = next.display();
+    let copy = format!(
+        "cp -r examples {next} && sed -i 's/echo open/echo wide/' {next}/release/*.toml && \
+         sed -i 's/\"true\"/\"false\"/' {next}/release/front.toml"
+    );
+    assert!(person.runs(&copy).await.status.success());
+    let ran = person
+        .runs(&format!("orchestrator group run {next}/release.toml"))
+        .await;
+    assert_eq!(ran.status.code(), Some(3), "{ran:?}");
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("default/front: failed: canary n"), "{said}");
+    assert!(
+        said.contains("2 bad intervals") || said.contains("3 bad intervals"),
+        "{said}"
+    );
+    for node in &nodes {
+        let status = node.status().await.unwrap();
+        let runs = status["runs"].as_array().unwrap().iter();
+        let runs = runs.filter(|run| run["phase"] == "running");
+        let mut lives: Vec<_> = runs
+            .map(|run| (run["job"].as_str(), run["version"].as_u64()))
+            .collect();
+        lives.sort_unstable();
+        let first = [
+            (Some("default/front"), Some(1)),
+            (Some("default/store"), Some(1)),
+        ];
+        assert_eq!(lives, first, "{status}");
+    }
 }
 
 #[tokio::test]
