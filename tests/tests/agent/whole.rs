@@ -1,5 +1,7 @@
 //! Everything at once, and nothing but processes of their own.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Node, canary, eventually, get, rolling, service};
@@ -110,4 +112,64 @@ async fn two_jobs_roll_out_at_once_while_a_node_joins_and_server_and_agents_are_
     for node in &nodes {
         assert!(node.processes().is_empty());
     }
+}
+
+/// Stores that earlier programs have kept, and what those said of them.
+const KEPT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../orchestrator-api/tests/native/kept"
+);
+
+#[tokio::test]
+async fn a_server_begins_with_what_an_earlier_one_has_kept() {
+    let mut stores = 0;
+    for entry in std::fs::read_dir(KEPT).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|kind| kind != "gz") {
+            continue;
+        }
+        stores += 1;
+        let said = path.with_extension("").with_extension("json");
+        let said: Value = serde_json::from_slice(&std::fs::read(said).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let unpacked = Command::new("gzip").arg("-dc").arg(&path).output().unwrap();
+        std::fs::write(dir.path().join("orchestrator.db"), unpacked.stdout).unwrap();
+        let mut server = Program::start(dir.path()).await;
+        // Also the second time, when it is in today's form.
+        for _ in 0..2 {
+            let asked = |line: &[&str]| {
+                let ran = Command::new(env!("CARGO_BIN_EXE_server"))
+                    .args(line)
+                    .args(["--limit", "1000", "--output", "json"])
+                    .env(
+                        "ORCHESTRATOR_ADDRESS",
+                        format!("http://{}", server.api.address),
+                    )
+                    .env("ORCHESTRATOR_TOKEN", said["token"].as_str().unwrap())
+                    .output()
+                    .unwrap();
+                let why = String::from_utf8_lossy(&ran.stderr);
+                assert!(ran.status.success(), "{}: {why}", path.display());
+                serde_json::from_slice::<Value>(&ran.stdout).unwrap()
+            };
+            let names = |jobs: &Value| {
+                let jobs = jobs.as_array().unwrap().iter();
+                jobs.map(|job| job["job_id"].clone()).collect::<Vec<_>>()
+            };
+            let jobs = asked(&["job", "list"]);
+            assert_eq!(names(&jobs["jobs"]), names(&said["lists"]["jobs"]));
+            let ended = asked(&["deployment", "list", "--state", "completed"]);
+            let ended = ended["deployments"].as_array().unwrap();
+            let before = said["lists"]["deployments"].as_array().unwrap();
+            for was in before
+                .iter()
+                .filter(|was| was["status"]["state"] == "completed")
+            {
+                let now = ended.iter().find(|now| now["id"] == was["id"]);
+                assert_eq!(now.unwrap()["status"], was["status"]);
+            }
+            server.again().await;
+        }
+    }
+    assert!(stores > 0);
 }
