@@ -96,11 +96,13 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 pub(crate) fn read_own_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let is_own = |found: io::Result<Metadata>| found.map(|it| processes::is_own_user(it.uid()));
     let dir = path.parent().expect("a file is in a directory");
-    // Nor is it a fault of ours if it cannot be read.
-    for found in [fs::metadata(dir), fs::symlink_metadata(path)] {
-        if matches!(is_own(found), Ok(false)) {
-            return Ok(None);
-        }
+    // Nor is it a fault of ours if it cannot be read. A directory that can be passed may be anybody's.
+    let found = match fs::symlink_metadata(path) {
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => fs::metadata(dir),
+        found => found,
+    };
+    if matches!(is_own(found), Ok(false)) {
+        return Ok(None);
     }
     let opened = match open(path, OFlags::NOFOLLOW) {
         Err(why) if why.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),

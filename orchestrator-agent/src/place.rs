@@ -7,14 +7,15 @@
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::processes::Process;
+use crate::processes::{Process, is_own_user};
 use crate::shim::Seat;
 
 const KEPT: &str = "place.json";
@@ -120,7 +121,7 @@ impl Place {
         match UnixListener::bind_addr(&address) {
             Ok(held) => Ok(Some(held)),
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
-                // Everybody can read such a name, and take it. Who has it is not asked: he need not answer.
+                // Everybody can read such a name, and take it. Nobody waits for who has it: he need not answer.
                 match is_taken_by_others(&name)? {
                     true => Err(io::Error::other("somebody else has taken its name")),
                     // Or it has just been let go.
@@ -151,7 +152,23 @@ fn is_taken_by_others(name: &str) -> io::Result<bool> {
     let sockets: Vec<PathBuf> = sockets.collect();
     let mut own = Process::all().filter(Process::is_own);
     let has_it = |process: Process| process.open().any(|file| sockets.contains(&file));
-    Ok(!sockets.is_empty() && !own.any(has_it))
+    Ok(!sockets.is_empty() && !own.any(has_it) && !is_answered_by_own(name))
+}
+
+/// Whether the socket of this name takes a connection at once, and is root's or this process's user's: of a container next
+/// to this one.
+fn is_answered_by_own(name: &str) -> bool {
+    let connected = || -> io::Result<u32> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(
+            &socket,
+            &SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+        )?;
+        let stream = tokio::net::UnixStream::from_std(UnixStream::from(socket))?;
+        Ok(stream.peer_cred()?.uid())
+    };
+    connected().is_ok_and(is_own_user)
 }
 
 /// Whether a data directory has this name; `None` where it cannot be read. What another user calls so has not.

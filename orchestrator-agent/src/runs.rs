@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::plan::Moment;
-use crate::shim::{ENDED, RUN};
+use crate::shim::{self, ENDED, RUN};
 use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
 
@@ -401,6 +401,22 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         workload: Arc::new(workload),
         dir,
     }
+}
+
+/// Takes away what is none of the runs, also where it cannot be emptied: the next one of its name begins in a directory of
+/// its own. Who lives there all the same is known by a lock that is gone.
+pub(crate) fn put_away(dir: &Path) -> io::Result<()> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let aside = dir.with_file_name(format!("{name}.broken-{:08x}", rand::random::<u32>()));
+    let put = match std::fs::remove_file(dir.join(shim::LOCK)) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+        _ => std::fs::rename(dir, &aside),
+    };
+    put.map_err(|why| disk::of(dir, &why))?;
+    if let Err(why) = disk::remove_directory(&aside) {
+        tracing::error!(%why, "what is left of a run cannot be taken away");
+    }
+    Ok(())
 }
 
 /// Takes away the directories that hold nothing more. They come back when they are needed.

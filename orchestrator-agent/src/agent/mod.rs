@@ -136,6 +136,9 @@ pub enum AgentError {
         /// What it says.
         why: String,
     },
+    /// The data directory, in which runs are where nobody would know them as its own.
+    #[error("{0}")]
+    Link(String),
     /// A mistake in this program. What runs goes on, and the next agent finds it.
     #[error("a part of the agent has failed")]
     Broken,
@@ -611,9 +614,12 @@ impl Work {
         let starts = self.outbox.starts();
         let path = || self.runs_dir.display().to_string();
         let Found { runs, broken } =
-            runs::find(&self.runs_dir).map_err(|source| AgentError::Data {
-                path: path(),
-                source,
+            runs::find(&self.runs_dir).map_err(|source| match source.kind() {
+                io::ErrorKind::InvalidInput => AgentError::Link(source.to_string()),
+                _ => AgentError::Data {
+                    path: path(),
+                    source,
+                },
             })?;
         // Whoever has forgotten the name, or mistyped it, is to change nothing.
         let mut live = runs.iter().filter(|run| !run.dir.join(ENDED).exists());
@@ -623,11 +629,10 @@ impl Work {
         }
         // What lives all the same of what is taken away is found and ended by the driver.
         for dir in broken {
-            // Also of what cannot be taken away: it is known by that.
-            let _ = std::fs::remove_file(dir.join(shim::LOCK));
-            if let Err(why) = disk::remove_directory(&dir) {
-                tracing::error!(%why, "what is left of a run cannot be taken away");
-            }
+            runs::put_away(&dir).map_err(|source| AgentError::Data {
+                path: path(),
+                source,
+            })?;
         }
         for run in runs.into_iter().map(Arc::new) {
             let mut live = Live::new(run.clone(), Phase::Planned, now);
