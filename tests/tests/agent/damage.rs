@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, known, service};
-use crate::restarts::{apart, at_work, plain, sleepers, stat};
+use crate::restarts::{apart, plain, sleepers, stat};
 
 /// Where the run is that lives on the node.
 async fn run(node: &Node) -> PathBuf {
@@ -53,8 +53,13 @@ async fn a_run_whose_files_are_damaged_has_ended_and_the_next_one_begins() {
 
 #[tokio::test]
 async fn what_cannot_be_told_by_its_files_is_stopped_all_the_same() {
-    let (server, node, _) = at_work().await;
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
     for (version, is_there) in [(1, true), (2, false)] {
+        let word = version.to_string();
+        let job = service(&[("WORD", &word)], immediate());
+        server.api.register(job).await;
         let pid = node.answers(version).await;
         let file = run(&node).await.join("process.json");
         match is_there {
@@ -63,11 +68,6 @@ async fn what_cannot_be_told_by_its_files_is_stopped_all_the_same() {
         }
         server.api.stopped("web").await;
         assert!(stat(pid).is_none() && node.processes().is_empty());
-        let word = format!("after {version}");
-        server
-            .api
-            .register(service(&[("WORD", &word)], immediate()))
-            .await;
     }
 }
 

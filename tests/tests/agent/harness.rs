@@ -154,6 +154,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     server: String,
     dir: TempDir,
+    /// Where its data directory was before: what was begun there has the name of that.
+    former: Vec<PathBuf>,
     agent: Running,
     /// Where its Docker Engine listens.
     docker: PathBuf,
@@ -185,6 +187,7 @@ impl Node {
             name: name.to_owned(),
             server: url.to_owned(),
             dir: tempfile::tempdir().unwrap(),
+            former: Vec::new(),
             agent: Running::Nowhere,
             docker: PathBuf::from("/nowhere/docker.sock"),
             namespace: None,
@@ -298,6 +301,7 @@ impl Node {
     /// Its data directory is from now on another one, with the same in it. No agent is there.
     pub(crate) fn move_away(&mut self) {
         let to = tempfile::tempdir().unwrap();
+        self.former.push(self.dir.path().to_owned());
         std::fs::rename(self.dir.path(), to.path()).unwrap();
         self.dir = to;
     }
@@ -355,7 +359,11 @@ impl Node {
 
     /// The processes that live and carry a mark of this node, but the shims.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let dir = self.dir.path();
+        Self::marked(self.dir.path())
+    }
+
+    /// Those that were begun when the data directory was there.
+    fn marked(dir: &Path) -> Vec<i32> {
         // A test may have taken it away.
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let mark = format!("ORCHESTRATOR_RUN={}/", real.display());
@@ -389,7 +397,8 @@ impl Drop for Node {
                 let _ = child.start_kill();
             }
         }
-        for pid in self.processes() {
+        let former = self.former.iter().flat_map(|dir| Self::marked(dir));
+        for pid in former.chain(self.processes()) {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
