@@ -12,6 +12,7 @@ use crate::id::{DeploymentId, JobId};
 use crate::input::{KEY_BYTES_MAX, NODES_MAX, TEXT_BYTES_MAX};
 use crate::selector::LABEL_BYTES_MAX;
 use crate::spec::{REPLICAS_MAX, SpecErrors};
+use crate::waiting_on::canaries;
 
 /// Why an input was refused. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -111,7 +112,12 @@ pub enum Rejection {
     #[error("there is nothing to promote: {0}")]
     NothingToPromote(&'static str),
     /// Canaries that are not healthy.
-    #[error("{count} of {total} canaries are not healthy: {}", nodes.join(", "))]
+    #[error(
+        "{} {} not healthy: {}",
+        canaries(*count, *total),
+        if *count == 1 { "is" } else { "are" },
+        nodes.join(", ")
+    )]
     CanariesNotHealthy {
         /// The first of them, by the names of their nodes.
         nodes: Vec<String>,

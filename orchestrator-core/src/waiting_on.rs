@@ -264,10 +264,8 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
         (_, None) => done,
         (_, Some(rollout)) => match waiting_on(state, rollout) {
             WaitingOn::Health { targets, sign, .. } if rollout.is_gated() => {
-                format!(
-                    "wave {}: waiting for {targets} of {} canaries to {sign}",
-                    head.wave, head.canaries_wanted
-                )
+                let waited = canaries(targets, head.canaries_wanted);
+                format!("wave {}: waiting for {waited} to {sign}", head.wave)
             }
             WaitingOn::Health { targets, sign, .. } => {
                 format!(
@@ -292,10 +290,12 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 "the canary is healthy: waiting for promotion".to_owned()
             }
             WaitingOn::Promotion => {
-                format!(
-                    "all {} canaries are healthy: waiting for promotion",
-                    head.tally.canaries
-                )
+                let all = head.tally.canaries;
+                let well = match all {
+                    1 => "the canary is healthy".to_owned(),
+                    _ => format!("all {all} canaries are healthy"),
+                };
+                format!("{well}: waiting for promotion")
             }
             WaitingOn::Resume => format!("paused: {done}"),
             WaitingOn::Executions => "waiting for executions: the job is scaled to 0".to_owned(),
@@ -303,15 +303,18 @@ pub(crate) fn message(state: &State, rollout: Option<&Rollout>, head: &Head) -> 
                 format!("{done}, waiting for the list of the nodes that match")
             }
             WaitingOn::ReadyNode if rollout.is_gated() && head.tally.canaries > 0 => {
-                let canaries = rollout.canaries.iter();
-                let slots = canaries.map(|&t| rollout.targets[t as usize].slot);
+                let slot = |&t: &u32| rollout.targets[t as usize].slot;
+                let slots = rollout.canaries.iter().map(slot);
                 let nowhere = slots.filter(|slot| state.unplaced.contains(slot)).count();
                 let all = head.tally.canaries;
                 if nowhere > 0 {
-                    format!("waiting for a node with room for {nowhere} of {all} canaries")
+                    format!(
+                        "waiting for a node with room for {}",
+                        canaries(nowhere as u32, all)
+                    )
                 } else {
                     let silent = all - head.tally.canaries_well;
-                    format!("waiting for {silent} of {all} canaries to be heard of again")
+                    format!("waiting for {} to be heard of again", canaries(silent, all))
                 }
             }
             WaitingOn::ReadyNode => {
@@ -390,4 +393,11 @@ pub(crate) fn aftermath(aftermath: Aftermath, kind: DeploymentKind) -> String {
 
 pub(crate) fn nodes(count: u32) -> &'static str {
     if count == 1 { "node" } else { "nodes" }
+}
+
+pub(crate) fn canaries(count: u32, all: u32) -> String {
+    match all {
+        1 => "the canary".to_owned(),
+        _ => format!("{count} of {all} canaries"),
+    }
 }
