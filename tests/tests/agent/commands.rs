@@ -1,5 +1,8 @@
 //! Every command that an operator has, in every state that a deployment can be in: a server and agents that are processes
-//! of their own. `BLESS=1` writes what is so now to `commands.txt`, which says what should be.
+//! of their own. `BLESS=1` writes what is so now to `commands/*.txt`, which say what should be.
+
+mod groups;
+mod nodes;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,6 @@ use tokio::sync::Semaphore;
 use crate::harness::{Api, Node};
 use crate::program::Program;
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agent/commands.txt");
 /// So many jobs come to their state at the same time.
 const AT_ONCE: usize = 12;
 
@@ -285,8 +287,20 @@ fn change((before, last): &(Value, Value), (after, newest): &(Value, Value)) -> 
     said
 }
 
+fn same_as_kept(file: &str, said: &str) {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/agent/commands")
+        .join(file);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&kept, said).unwrap();
+    }
+    let kept = std::fs::read_to_string(kept).unwrap_or_default();
+    let kept: Vec<&str> = kept.lines().collect();
+    assert_eq!(said.lines().collect::<Vec<_>>(), kept);
+}
+
 #[tokio::test]
-async fn every_command_in_every_state() {
+async fn every_command_in_every_state_of_a_deployment() {
     let dir = tempfile::tempdir().unwrap();
     let server = Program::start(&dir.path().join("data")).await;
     let url = format!("http://{}", server.api.address);
@@ -316,10 +330,5 @@ async fn every_command_in_every_state() {
     for one in tried {
         said += &one.await.unwrap();
     }
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(GOLDEN, &said).unwrap();
-    }
-    let golden = std::fs::read_to_string(GOLDEN).unwrap_or_default();
-    let golden: Vec<&str> = golden.lines().collect();
-    assert_eq!(said.lines().collect::<Vec<_>>(), golden);
+    same_as_kept("deployments.txt", &said);
 }
