@@ -368,9 +368,11 @@ pub(crate) fn beginning(
         (Strategy::Canary { .. }, _) => format!("canary, {canaries} first"),
     };
     let nodes = nodes(total);
-    let what = match from {
-        0 => format!("version {to}"),
-        from => format!("version {from} to version {to}"),
+    let what = match (kind, from) {
+        (DeploymentKind::Stop, _) => format!("a stop of version {from}"),
+        (DeploymentKind::Restart, _) => format!("a restart of version {from}"),
+        (_, 0) => format!("version {to}"),
+        (_, from) => format!("version {from} to version {to}"),
     };
     format!("{what} began over {total} {nodes} ({how})")
 }

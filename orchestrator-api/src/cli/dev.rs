@@ -21,6 +21,7 @@ use super::client::Client;
 use super::error::Error;
 use super::show::Out;
 use super::watch::INTERRUPTED;
+use crate::server::options::address;
 use crate::server::{Error as ServerError, Options as ServerOptions, Server, Signals, Told};
 
 /// The exit code where the terminal was closed.
@@ -33,12 +34,17 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=50))]
     nodes: u32,
     /// Where the server listens, on this machine
-    #[arg(long, default_value = "127.0.0.1:4650", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:4650",
+        value_name = "ADDRESS",
+        value_parser = address
+    )]
     listen: SocketAddr,
     /// Keep everything here; a new directory that goes when this ends, if nothing is said
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// End when the tour is over
+    /// End when the tour is over, with 0 if all of it went as it was told
     #[arg(long)]
     once: bool,
 }
@@ -76,12 +82,12 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
     }
     let client = Client::new(&address, None, None)?;
     let shown = async {
-        tour::show(&client, dir.path(), nodes, once, out).await?;
+        let code = tour::show(&client, dir.path(), nodes, once, out).await?;
         if !once {
             out.say("\nCtrl-C ends all of it.\n")?;
             pending::<()>().await;
         }
-        Ok(0)
+        Ok(code)
     };
     let ended = tokio::select! {
         told = signals.next() => Ok(match told {
@@ -138,7 +144,8 @@ impl Dir {
     fn new(named: Option<PathBuf>) -> Result<Self, Error> {
         let goes = named.is_none();
         let own = || std::env::temp_dir().join(format!("orchestrator-dev-{}", std::process::id()));
-        let path = named.unwrap_or_else(own);
+        // Whoever is told of it may stand elsewhere.
+        let path = std::path::absolute(named.unwrap_or_else(own))?;
         std::fs::create_dir_all(&path).map_err(|why| {
             let path = path.display();
             let what =

@@ -2,7 +2,7 @@
 
 mod error;
 mod log;
-mod options;
+pub(crate) mod options;
 mod retention;
 mod signals;
 

@@ -157,7 +157,7 @@ pub enum Format {
 }
 
 /// An address and a port. Of a name the first address counts, rather one of IPv4.
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }

@@ -17,7 +17,7 @@ fn runs(mark: &str) -> bool {
 fn dev(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
     command
-        .args(["dev", "--nodes", "3", "--once", "--listen", "127.0.0.1:0"])
+        .args(["dev", "--nodes", "3", "--once", "--listen", "localhost:0"])
         .env("TMPDIR", dir)
         .env_remove("ORCHESTRATOR_TOKEN")
         .stdin(Stdio::null());
@@ -79,6 +79,39 @@ fn a_second_tour_in_the_same_directory_goes_on_from_the_first() {
         let next = std::fs::read_to_string(here.join("next.json")).expect("a canary to try");
         assert!(next.contains(&format!("\"VERSION\": \"{last}\"")), "{next}");
     }
+}
+
+#[test]
+fn a_step_that_somebody_cancels_is_in_the_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let child = dev(dir.path()).stdout(Stdio::piped()).spawn();
+    let mut child = child.expect("it starts");
+    let mut said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut next = |part: &str| {
+        let mut lines = said.by_ref().map(|line| line.expect("text"));
+        lines
+            .find(|line| line.contains(part))
+            .unwrap_or_else(|| panic!("it never said {part:?}"))
+    };
+    let line = next("A server listens on");
+    let address = line
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"));
+    let address = address.expect("its address").trim_end_matches(',');
+    next("the canary is healthy: waiting for promotion");
+    let canceled = Command::new(env!("CARGO_BIN_EXE_orchestrator"))
+        .args(["deployment", "cancel", "demo", "--address", address])
+        .stdout(Stdio::null())
+        .status();
+    assert!(canceled.expect("it can be run").success());
+    next("rolled back to version");
+    next("Without --once");
+    for line in said {
+        line.expect("text");
+    }
+    let code = child.wait().expect("its end").code();
+    assert_eq!(code, Some(4));
+    nothing_is_left(dir.path());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +14,7 @@ use super::DEMO;
 use crate::cli::client::Client;
 use crate::cli::error::Error;
 use crate::cli::show::{Out, read};
-use crate::cli::watch::watch_to_its_end;
+use crate::cli::watch::{COMPLETED, FAILED, ROLLED_BACK, watch_to_its_end};
 use crate::native::schema;
 
 /// How long it looks at a healthy canary before it promotes that.
@@ -46,14 +47,15 @@ struct Tour<'a> {
     out: &'a Out,
 }
 
-/// Shows all of it to its end.
+/// Shows all of it to its end. The exit code is 0 if each rollout ended as it was to: nobody was quicker, or had other
+/// plans for it.
 pub(super) async fn show(
     client: &Client,
     dir: &Path,
     nodes: u32,
     once: bool,
     out: &Out,
-) -> Result<(), Error> {
+) -> Result<u8, Error> {
     let tour = Tour {
         client,
         dir,
@@ -63,10 +65,23 @@ pub(super) async fn show(
     tour.begin().await?;
     let before = tour.newest().await?;
     let [first, second, third, fourth] = [1, 2, 3, 4].map(|number| before + number);
-    tour.goes_well(first).await?;
-    tour.waits_for_somebody(second).await?;
-    tour.is_taken_back(third).await?;
-    tour.end(first, fourth, once)
+    let ends = [
+        tour.goes_well(first).await?,
+        tour.waits_for_somebody(second).await?,
+        tour.is_taken_back(third).await?,
+    ];
+    tour.end(first, fourth, once)?;
+    let were_to = [COMPLETED, COMPLETED, ROLLED_BACK];
+    let other = ends
+        .iter()
+        .zip(were_to)
+        .find(|(end, was_to)| *end != was_to);
+    Ok(match other {
+        None => 0,
+        // What was to fail has not.
+        Some((&COMPLETED, _)) => FAILED,
+        Some((&code, _)) => code,
+    })
 }
 
 impl Tour<'_> {
@@ -80,7 +95,7 @@ impl Tour<'_> {
         self.all_there().await
     }
 
-    async fn goes_well(&self, version: u64) -> Result<(), Error> {
+    async fn goes_well(&self, version: u64) -> Result<u8, Error> {
         self.act(
             &format!("1. Version {version} of a little web service, two nodes at a time."),
             "Each node starts it on a port of its own, asks it how it is twice a second, and reports what it hears.\n\
@@ -88,11 +103,12 @@ impl Tour<'_> {
         )?;
         let rolling = json!({ "strategy": "rolling", "max_parallel": 2 });
         let id = self.register(&job(version, false, &rolling)?).await?;
-        watch_to_its_end(id, self.client, self.out).await?;
-        self.answers().await
+        let code = watch_to_its_end(id, self.client, self.out).await?;
+        self.answers().await?;
+        Ok(code)
     }
 
-    async fn waits_for_somebody(&self, version: u64) -> Result<(), Error> {
+    async fn waits_for_somebody(&self, version: u64) -> Result<u8, Error> {
         let look = LOOK_AT_CANARY.as_secs();
         self.act(
             &format!("2. Version {version}, one node first: the canary."),
@@ -106,19 +122,21 @@ impl Tour<'_> {
             .try_for_each(|line| self.to_try(line))?;
         let id = self.register(&job(version, false, &canary())?).await?;
         let watched = watch_to_its_end(id.clone(), self.client, self.out);
-        while_done(watched, self.promote(&id)).await?;
-        self.answers().await
+        let code = while_done(watched, self.promote(&id)).await?;
+        self.answers().await?;
+        Ok(code)
     }
 
-    async fn is_taken_back(&self, version: u64) -> Result<(), Error> {
+    async fn is_taken_back(&self, version: u64) -> Result<u8, Error> {
         self.act(
             &format!("3. Version {version}, which answers every check with an error."),
             "Two bad intervals in a row are one too many: its canary fails, no other node ever sees it, and the canary \
              gets\nback what it had. Nobody has to do anything.",
         )?;
         let id = self.register(&job(version, true, &canary())?).await?;
-        watch_to_its_end(id, self.client, self.out).await?;
-        self.answers().await
+        let code = watch_to_its_end(id, self.client, self.out).await?;
+        self.answers().await?;
+        Ok(code)
     }
 
     /// What somebody does who has seen it all.
@@ -207,7 +225,8 @@ impl Tour<'_> {
                 let promote = format!("/v1/deployments/{id}/promote");
                 match self.client.post(&promote, &json!({})).await {
                     // Somebody was quicker, or has other plans.
-                    Err(Error::Refused { .. }) => {}
+                    Err(Error::Refused { problem, .. })
+                        if problem.status == StatusCode::CONFLICT => {}
                     done => return done.map(drop),
                 }
             }
