@@ -1,9 +1,14 @@
 #!/bin/sh
 # Rolls a job file out as far as its canaries, has a look at them with a command of your own, and lets the rest follow or
-# takes it back. The exit code says what came of it: 0 completed, 2 failed, 3 rolled back, 4 canceled, 5 out of time.
+# takes it back. The exit code says what came of it: 0 completed, 2 failed, 3 rolled back, 4 canceled, 5 out of time, 64
+# called in a wrong way.
 #
 #   examples/canary.sh examples/web.toml ./smoke-test
 set -u
+if [ $# -lt 2 ]; then
+    echo "usage: $0 <job file> <command that tests the canary>..." >&2
+    exit 64
+fi
 file=$1
 shift
 

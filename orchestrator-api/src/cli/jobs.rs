@@ -201,21 +201,24 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     let schema::Job {
         namespace, job_id, ..
     } = &answer.job;
-    // What is asked for runs already, and a restart that was called off says nothing of that.
     let mut is_settled = false;
     let what = match &answer.deployment_id {
-        Some(id) if answer.changed => format!("version {}, deployment {id}", answer.version),
         Some(id) => {
             let last = client.get(&format!("/v1/deployments/{id}")).await?;
             let schema::GetDeploymentResponse { deployment: last } = read(last)?;
             let is_over = last.status.completed_at.is_some();
-            is_settled = last.kind == Type::Restart && last.status.state == State::Canceled;
+            // What is asked for runs already, and a restart that was called off says nothing of that.
+            let is_off = last.kind == Type::Restart && last.status.state == State::Canceled;
+            is_settled = !answer.changed && is_off;
             // After a rollback that is not the newest one, which the answer has.
             let goal = match is_over {
                 false => last.to_version,
                 true => answer.job.current_version,
             };
-            format!("nothing to change at version {goal}, last deployment {id}")
+            match answer.changed {
+                true => format!("{}, deployment {id}", aim(&last)),
+                false => format!("nothing to change at version {goal}, last deployment {id}"),
+            }
         }
         None => format!("nothing to do at version {}", answer.version),
     };
@@ -227,6 +230,17 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
             watch::watch(id, watch::Until::End, follow.timeout, client, out).await
         }
         _ => Ok(0),
+    }
+}
+
+/// What a deployment is to bring about.
+fn aim(deployment: &schema::Deployment) -> String {
+    let (from, to) = (deployment.from_version, deployment.to_version);
+    match deployment.kind {
+        Type::Create | Type::Update => format!("version {to}"),
+        Type::Restart => format!("restart of version {to}"),
+        Type::Rollback => format!("rollback to version {to}"),
+        Type::Stop => format!("stop of version {from}"),
     }
 }
 
@@ -348,6 +362,7 @@ fn job_text(schema::GetJobResponse { job }: &schema::GetJobResponse, out: &Out) 
     let stable: Vec<String> = job.stable_versions.iter().map(u32::to_string).collect();
     let kind = job.job_type.as_ref().map(word).unwrap_or_default();
     let current = match job.current_version {
+        0 if stable.is_empty() => "none yet".to_owned(),
         0 => "none: it is to run nowhere".to_owned(),
         version => version.to_string(),
     };

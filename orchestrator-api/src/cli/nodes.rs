@@ -23,13 +23,18 @@ pub(super) enum Command {
     /// Shows one node, with its labels and what it told about itself
     #[command(after_help = "Examples:\n  orchestrator node status n17")]
     Status(Name),
-    /// Lets nothing new start on a node
+    /// Empties a node: nothing new starts there, and what runs there ends
+    ///
+    /// Executions of a job with replicas begin on another node that can take them first, and go on where there is none.
+    /// A job that runs on every node ends there.
     #[command(after_help = "Examples:\n  orchestrator node drain n17")]
     Drain(Name),
     /// Lets new work start on a node again
     #[command(after_help = "Examples:\n  orchestrator node enable n17")]
     Enable(Name),
-    /// Forgets a node; its agent may join again
+    /// Forgets a node that is gone; an agent that still lives joins again and starts its work anew
+    ///
+    /// To take a node away for good: drain it, end its agent, remove it, and revoke its token.
     #[command(after_help = "Examples:\n  orchestrator node remove n17")]
     Remove(Name),
 }
@@ -111,7 +116,9 @@ fn node_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) ->
 fn mark_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) -> String {
     let status = out.paint.state(&word(&node.status));
     let drain = match (node.drain, node.leaving) {
-        (true, _) => "nothing new starts there",
+        (true, _) => {
+            "nothing new starts there, and what runs there ends: replicas when they run elsewhere, the rest at once"
+        }
         (false, true) => "nothing new starts there before its agent joins again: it is leaving",
         (false, false) => "new work may start there",
     };

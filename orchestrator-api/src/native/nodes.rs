@@ -71,7 +71,10 @@ async fn show(api: &Api, name: &NodeName) -> Result<Response, Problem> {
     Ok(json(format!("{{\"node\":{record}}}")))
 }
 
-/// Lets nothing new start there.
+/// Empties it: nothing new starts there, and what runs there ends.
+///
+/// Executions of a job with replicas begin first on another node that can take them, and go on where there is none. What
+/// runs on every node ends there at once.
 #[utoipa::path(
     post, path = "/v1/nodes/{id}/drain", tag = "nodes",
     params(("id" = String, Path, description = "Its name")),

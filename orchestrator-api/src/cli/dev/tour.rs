@@ -15,7 +15,7 @@ use crate::cli::client::Client;
 use crate::cli::error::Error;
 use crate::cli::show::{Out, read};
 use crate::cli::watch::{COMPLETED, FAILED, ROLLED_BACK, watch_to_its_end};
-use crate::native::schema;
+use crate::native::schema::{self, State};
 
 /// How long it looks at a healthy canary before it promotes that.
 const LOOK_AT_CANARY: Duration = Duration::from_secs(5);
@@ -222,6 +222,15 @@ impl Tour<'_> {
             }
             if status.waiting_on.is_some_and(|gate| gate == "promotion") {
                 tokio::time::sleep(LOOK_AT_CANARY).await;
+                // Who has paused it in the meantime promotes it, too.
+                let answer = self.client.get(&format!("/v1/deployments/{id}")).await?;
+                let answer: schema::GetDeploymentResponse = read(answer)?;
+                if answer.deployment.status.state == State::Paused {
+                    self.out.say(
+                        "\nYou have paused it: resume and promote it yourself, or cancel it.\n",
+                    )?;
+                    return Ok(());
+                }
                 let promote = format!("/v1/deployments/{id}/promote");
                 match self.client.post(&promote, &json!({})).await {
                     // Somebody was quicker, or has other plans.
