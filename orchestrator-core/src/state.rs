@@ -527,6 +527,15 @@ impl State {
         self.versions.range(..version).rev().find_map(good)
     }
 
+    /// What the last stop has ended, if it may be gone back to.
+    pub(crate) fn stopped_version(&self) -> Option<u32> {
+        let stop = self
+            .heads()
+            .find(|head| head.kind == DeploymentKind::Stop)?;
+        let version = self.versions.get(&stop.from)?;
+        (version.stable && !version.rejected).then_some(stop.from)
+    }
+
     /// Whether a rollback from one version to another has to see to a slot: it was told the one, or is there and
     /// runs a third one. Who is away converges when back.
     pub(crate) fn is_touched(&self, slot: u32, from: u32, to: u32) -> bool {

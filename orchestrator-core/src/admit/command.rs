@@ -413,10 +413,14 @@ fn roll_back(state: &State, to: Option<u32>) -> Result<Event, Rejection> {
             }
             to
         }
-        // What failed goes back to what ran; what completed, to what was stable before it; and what
-        // was stopped, to the newest.
+        // What failed goes back to what ran; what completed, to what was stable before it; and what was stopped, to
+        // what ran then, or else to the newest.
+        None if leaving == 0 => state
+            .stopped_version()
+            .or_else(|| state.stable_before(u32::MAX))
+            .ok_or(Rejection::NoStableVersion)?,
         None => state
-            .stable_before(if leaving == 0 { u32::MAX } else { leaving })
+            .stable_before(leaving)
             .ok_or(Rejection::NoStableVersion)?,
     };
     let runs = state.versions.get(&to).is_some_and(|v| v.told > 0);
