@@ -16,6 +16,8 @@ use crate::processes;
 
 /// The longest file that is read.
 pub(crate) const BYTES_MAX: u64 = 64 << 20;
+/// The longest text that is read.
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 /// The deepest directory that is taken away: each level costs an open file.
 const DEPTH_MAX: u32 = 512;
 
@@ -65,6 +67,17 @@ pub(crate) fn note_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> 
 /// Sees to it that something as long as this can be written later, also where the disk is full by then.
 pub(crate) fn reserve(path: &Path, bytes: usize) -> io::Result<()> {
     note(&path.with_extension("room"), &vec![b' '; bytes])
+}
+
+/// Whether so much can be written into this directory now.
+pub(crate) fn has_room(dir: &Path, bytes: usize) -> io::Result<()> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => File::from(file).write_all(&vec![0; bytes]),
+        // A file system that knows no files without a name: that shows when something is written.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => Ok(()),
+        Err(why) => Err(why.into()),
+    }
 }
 
 /// The same as [`replace_json`], in the room that was [reserved](reserve), where that is enough.
@@ -134,25 +147,60 @@ fn parse<T: DeserializeOwned>(file: File) -> io::Result<T> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Whether a file was there and could be read, and is none that was written whole: after a power cut or a full disk.
-pub(crate) fn is_damaged(why: &io::Error) -> bool {
+/// The text of a file, as far as it is read; `None` where there is none.
+pub(crate) fn read_text(path: &Path) -> io::Result<Option<String>> {
+    let read = |file: File| {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(TEXT_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let opened = open(path, OFlags::empty());
+    let read = opened.and_then(|file| file.map(read).transpose());
+    read.map_err(|why| of(path, &why))
+}
+
+/// Whether what is there, and could not be read for this reason, is no file that was written whole: after a power cut or a
+/// full disk, or somebody has put something else there.
+pub(crate) fn is_damaged(path: &Path, why: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
-    matches!(why.kind(), InvalidData | UnexpectedEof)
+    matches!(why.kind(), InvalidData | UnexpectedEof) || is_no_file(path)
+}
+
+/// Whether something else is there than a file.
+pub(crate) fn is_no_file(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(found) => !found.is_file(),
+        // A link to itself.
+        Err(why) => why.raw_os_error() == Some(Errno::LOOP.raw_os_error()),
+    }
 }
 
 /// The same as [`read_json`] of what can be had again: what is damaged is put aside and counts as not there.
 pub(crate) fn read_or_put_aside<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let read = read_json(path);
-    let Err(why) = &read else {
-        return read;
-    };
-    if !is_damaged(why) {
-        return read;
+    match read_json(path) {
+        Err(why) if is_damaged(path, &why) => {
+            tracing::error!(%why, "a damaged file is put aside");
+            put_aside(path).map(|()| None)
+        }
+        read => read,
     }
+}
+
+/// Gives what is there another name, in place of what was put aside before.
+pub(crate) fn put_aside(path: &Path) -> io::Result<()> {
     let aside = path.with_extension("damaged");
-    tracing::error!(aside = %aside.display(), %why, "a damaged file is put aside");
-    fs::rename(path, aside)?;
-    Ok(None)
+    let put = match fs::symlink_metadata(&aside).is_ok_and(|found| found.is_dir()) {
+        true => remove_directory(&aside),
+        false => fs::remove_file(&aside).or_else(|why| match why.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(why),
+        }),
+    };
+    put.and_then(|()| fs::rename(path, &aside))
+        .map_err(|why| of(path, &why))
 }
 
 /// Takes away a directory and all that is in it, but nothing of another file system, nor of a directory that is

@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::processes::{Process, is_own_user};
-use crate::shim::Seat;
+use crate::shim::{self, Lost, Seat};
 
 const KEPT: &str = "place.json";
 /// How far below a data directory its runs are.
 const DEPTH: usize = 4;
+/// Who asks is answered no more often.
+const ANSWER_EACH: Duration = Duration::from_millis(1);
 /// What cannot be written is tried again so soon.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -70,8 +72,10 @@ impl Place {
             dir: dir.to_owned(),
             identity,
         };
+        // What another user has by now is not believed by those of a copy.
+        let own = disk::read_own_json::<Kept>(&dir.join(KEPT));
         Ok(Ok(Self {
-            is_kept: before.as_ref() == Some(&kept),
+            is_kept: own.is_ok_and(|own| own.as_ref() == Some(&kept)),
             tried: None,
             kept,
         }))
@@ -114,16 +118,22 @@ impl Place {
     }
 
     /// For as long as what this returns lives, no other agent on this machine works with this directory or a copy of it;
-    /// `None` where one does.
+    /// `None` where one does. It is to be [answered](answer). An error that tells of an address in use may be gone soon.
     pub(crate) fn hold(&self) -> io::Result<Option<UnixListener>> {
         let name = format!("orchestrator-agent-{}", self.kept.name);
         let address = SocketAddr::from_abstract_name(&name)?;
         match UnixListener::bind_addr(&address) {
-            Ok(held) => Ok(Some(held)),
+            Ok(held) => {
+                held.set_nonblocking(true)?;
+                Ok(Some(held))
+            }
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
                 // Everybody can read such a name, and take it. Nobody waits for who has it: he need not answer.
                 match is_taken_by_others(&name)? {
-                    true => Err(io::Error::other("somebody else has taken its name")),
+                    true => Err(io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        "somebody else has taken its name",
+                    )),
                     // Or it has just been let go.
                     false => Ok(None),
                 }
@@ -133,6 +143,35 @@ impl Place {
     }
 }
 
+/// Takes in who asks whose a name is, and lets him go: else they would stand in line, and nobody could ask any more. Never
+/// ends.
+pub(crate) async fn answer(held: UnixListener) {
+    let Ok(held) = tokio::net::UnixListener::from_std(held) else {
+        return;
+    };
+    loop {
+        if let Err(why) = held.accept().await {
+            tracing::debug!(%why, "who asks whose the data directory's name is cannot be answered");
+        }
+        // Whoever asks all the time has no more of this process than that.
+        tokio::time::sleep(ANSWER_EACH).await;
+    }
+}
+
+/// Where the data directory is in which that lives of which this run's directory tells: this one is in a copy of that,
+/// whosever both are by now.
+pub(crate) fn elsewhere(run: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(process) = shim::Process::read(run)? else {
+        return Ok(None);
+    };
+    // Else it lives here.
+    let Some(_alone) = shim::hold(run)? else {
+        return Ok(None);
+    };
+    let lost = Lost::elsewhere(&process).filter(|shim| !shim.is_deleted);
+    Ok(lost.and_then(|shim| shim.dir.ancestors().nth(DEPTH).map(Path::to_owned)))
+}
+
 impl Seat {
     /// The data directory that it is in, as it is seen from here.
     fn data(&self) -> Option<&Path> {
@@ -140,7 +179,7 @@ impl Seat {
     }
 }
 
-/// Whether there is a socket of this name that no program of root or of this process's user has open.
+/// Whether there is a socket of this name, and it is neither root's nor this process's user's.
 fn is_taken_by_others(name: &str) -> io::Result<bool> {
     let all = std::fs::read_to_string("/proc/net/unix")?;
     let sockets = all.lines().filter_map(|line| {
@@ -150,15 +189,36 @@ fn is_taken_by_others(name: &str) -> io::Result<bool> {
         Some(PathBuf::from(format!("socket:[{number}]")))
     });
     let sockets: Vec<PathBuf> = sockets.collect();
-    let mut own = Process::all().filter(Process::is_own);
-    let has_it = |process: Process| process.open().any(|file| sockets.contains(&file));
-    Ok(!sockets.is_empty() && !own.any(has_it) && !is_answered_by_own(name))
+    if sockets.is_empty() {
+        return Ok(false);
+    }
+    let has_it = |process: &Process| process.open().any(|file| sockets.contains(&file));
+    let mut seen: Vec<Process> = Process::all().filter(has_it).collect();
+    let is_seen = !seen.is_empty();
+    seen.retain(Process::is_own);
+    if !seen.is_empty() {
+        return Ok(false);
+    }
+    // Or it is of a container next to this one.
+    Ok(match ask(name) {
+        Holder::Own => false,
+        Holder::Other => true,
+        Holder::Silent => is_seen,
+    })
 }
 
-/// Whether the socket of this name takes a connection at once, and is root's or this process's user's: of a container next
-/// to this one.
-fn is_answered_by_own(name: &str) -> bool {
-    let connected = || -> io::Result<u32> {
+/// Who has the socket of a name, as far as that can be told at once.
+enum Holder {
+    /// Root, or this process's user.
+    Own,
+    /// Somebody else, or nobody who listens.
+    Other,
+    /// Somebody who takes nobody in: he is stopped, or the line in front of him is full.
+    Silent,
+}
+
+fn ask(name: &str) -> Holder {
+    let asked = || -> io::Result<u32> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(
@@ -168,7 +228,11 @@ fn is_answered_by_own(name: &str) -> bool {
         let stream = tokio::net::UnixStream::from_std(UnixStream::from(socket))?;
         Ok(stream.peer_cred()?.uid())
     };
-    connected().is_ok_and(is_own_user)
+    match asked() {
+        Ok(user) if is_own_user(user) => Holder::Own,
+        Err(why) if why.kind() == io::ErrorKind::WouldBlock => Holder::Silent,
+        Ok(_) | Err(_) => Holder::Other,
+    }
 }
 
 /// Whether a data directory has this name; `None` where it cannot be read. What another user calls so has not.
@@ -270,12 +334,40 @@ mod tests {
         std::fs::remove_file(&other).unwrap();
         std::fs::copy(&kept, &other).unwrap();
         assert_eq!(beside(), Some(b.clone()));
+        assert!(found(&a).unwrap().is_kept);
         if !rustix::process::geteuid().is_root() {
             println!("skipped: only root can give a file to somebody else");
             return;
         }
         std::os::unix::fs::chown(&other, Some(65534), None).unwrap();
         assert_eq!(beside(), None);
+        // Nor is what was ours believed, once it is another one's: so it is written anew.
+        std::os::unix::fs::chown(&kept, Some(65534), None).unwrap();
+        let mut again = found(&a).unwrap();
+        assert!(!again.is_kept);
+        again.keep();
+        assert!(found(&a).unwrap().is_kept);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_answered_and_who_cannot_be_is_taken_for_one_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = found(dir.path()).unwrap();
+        let name = format!("orchestrator-agent-{}", place.kept.name);
+        let held = place.hold().unwrap().unwrap();
+        let asked = (0..100_000).find_map(|_| match ask(&name) {
+            Holder::Own => None,
+            other => Some(other),
+        });
+        assert!(matches!(asked, Some(Holder::Silent)));
+        assert!(place.hold().unwrap().is_none());
+        let answering = tokio::spawn(answer(held));
+        while !matches!(ask(&name), Holder::Own) {
+            tokio::time::sleep(ANSWER_EACH).await;
+        }
+        answering.abort();
+        assert!(answering.await.unwrap_err().is_cancelled());
+        assert!(place.hold().unwrap().is_some());
     }
 
     #[test]

@@ -61,6 +61,17 @@ impl Process {
             .any(|other| other == variable.as_bytes())
     }
 
+    /// What this variable of its environment was when its program began.
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        let env = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        let mut all = env.split(|byte| *byte == 0);
+        let value = |all: &[u8]| {
+            let value = all.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(OsStr::from_bytes(value).to_owned())
+        };
+        all.find_map(value)
+    }
+
     /// Its program and arguments.
     pub(crate) fn words(&self) -> Vec<OsString> {
         let words = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
@@ -78,10 +89,9 @@ impl Process {
         users.is_some_and(|users| users.split_ascii_whitespace().all(is_own))
     }
 
-    /// Whether it works below this directory.
-    pub(crate) fn is_in(&self, dir: &Path) -> bool {
-        let works = fs::read_link(format!("/proc/{}/cwd", self.pid));
-        works.is_ok_and(|works| works.starts_with(dir))
+    /// The directory that it works in. The last word of one that was taken away is not its name.
+    pub(crate) fn works_in(&self) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
     }
 
     /// Whether it finds there what this process finds there: who lives in a container has paths of his own. `None` where
@@ -109,6 +119,12 @@ impl Process {
             let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
             Some(OsStr::from_bytes(path).into())
         })
+    }
+
+    /// Its parent, that one's parent, and so on.
+    pub(crate) fn above(&self) -> impl Iterator<Item = Self> {
+        let parent = |process: &Self| Self::of(process.parent);
+        std::iter::successors(parent(self), parent)
     }
 
     /// Its children, their children, and so on.

@@ -32,6 +32,8 @@ const KEPT: &str = "run.json";
 pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
 const HEARD: &str = "heard";
+/// Between the name of a run's directory and a number, where it was put aside.
+const ASIDE: &str = ".broken-";
 
 /// Which execution.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -195,7 +197,8 @@ impl Run {
 
     /// What was remarked of it.
     pub(crate) fn remarks(&self) -> Vec<String> {
-        let all = std::fs::read_to_string(self.dir.join(REMARKS)).unwrap_or_default();
+        let all = disk::read_text(&self.dir.join(REMARKS));
+        let all = all.ok().flatten().unwrap_or_default();
         all.lines().map(str::to_owned).collect()
     }
 
@@ -212,7 +215,7 @@ impl Run {
 
     /// When it has heard that it is to stop, of an agent that was there before, since this machine booted or earlier.
     pub(crate) fn heard(&self, now: Moment) -> Option<Moment> {
-        let noted = std::fs::read_to_string(self.dir.join(HEARD)).ok()?;
+        let noted = disk::read_text(&self.dir.join(HEARD)).ok()??;
         // What an earlier boot has noted may be anything, but was not later than it says now.
         if let Ok(at) = noted.trim().parse() {
             return Some(Moment::from_millis(at).min(now));
@@ -247,10 +250,7 @@ impl Mark {
 /// Writes down what an operator should know of the run in this directory.
 pub(crate) fn remark(dir: &Path, text: &str) -> io::Result<()> {
     let path = dir.join(REMARKS);
-    let mut all = match std::fs::read_to_string(&path) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
-        all => all.unwrap_or_default(),
-    };
+    let mut all = disk::read_text(&path)?.unwrap_or_default();
     if all.lines().any(|line| line == text) {
         return Ok(());
     }
@@ -293,6 +293,8 @@ pub(crate) struct Found {
     pub(crate) runs: Vec<Run>,
     /// Directories of what is none: it was not written whole and never began, or its file is damaged.
     pub(crate) broken: Vec<PathBuf>,
+    /// What such ones have become that could not be taken away.
+    pub(crate) aside: Vec<PathBuf>,
 }
 
 /// All runs that were kept. Directories that are not called as a run is are somebody else's.
@@ -305,8 +307,10 @@ pub(crate) fn find(runs: &Path) -> io::Result<Found> {
     let is_named = |dir: &Path| dir.as_os_str().as_encoded_bytes().ends_with(b"@");
     for namespace in directories(runs, is_named)? {
         for job in directories(&namespace, is_named)? {
-            for dir in directories(&job, |dir| id_of(runs, dir).is_some())? {
+            let is_run = |dir: &Path| id_of(runs, dir).is_some() || is_aside(runs, dir);
+            for dir in directories(&job, is_run)? {
                 let Some(id) = id_of(runs, &dir) else {
+                    found.aside.push(dir);
                     continue;
                 };
                 match disk::read_json::<Kept>(&dir.join(KEPT)) {
@@ -317,7 +321,7 @@ pub(crate) fn find(runs: &Path) -> io::Result<Found> {
                         found.broken.push(dir);
                     }
                     Ok(None) => found.broken.push(dir),
-                    Err(why) if disk::is_damaged(&why) => {
+                    Err(why) if disk::is_damaged(&dir.join(KEPT), &why) => {
                         tracing::error!(%why, "nobody knows what this run is: what runs there is ended");
                         found.broken.push(dir);
                     }
@@ -403,20 +407,33 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
     }
 }
 
+/// Whether this was put aside, and was a run's directory before.
+fn is_aside(runs: &Path, dir: &Path) -> bool {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let before = name.split_once(ASIDE).map(|(before, _)| before);
+    before.is_some_and(|before| id_of(runs, &dir.with_file_name(before)).is_some())
+}
+
 /// Takes away what is none of the runs, also where it cannot be emptied: the next one of its name begins in a directory of
 /// its own. Who lives there all the same is known by a lock that is gone.
 pub(crate) fn put_away(dir: &Path) -> io::Result<()> {
+    shim::kill_unknown(dir)?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let aside = dir.with_file_name(format!("{name}.broken-{:08x}", rand::random::<u32>()));
+    let aside = dir.with_file_name(format!("{name}{ASIDE}{:08x}", rand::random::<u32>()));
     let put = match std::fs::remove_file(dir.join(shim::LOCK)) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
         _ => std::fs::rename(dir, &aside),
     };
     put.map_err(|why| disk::of(dir, &why))?;
-    if let Err(why) = disk::remove_directory(&aside) {
+    take_away(&aside);
+    Ok(())
+}
+
+/// Takes away what was put aside, as far as that can be done. The next agent tries it again.
+pub(crate) fn take_away(aside: &Path) {
+    if let Err(why) = disk::remove_directory(aside) {
         tracing::error!(%why, "what is left of a run cannot be taken away");
     }
-    Ok(())
 }
 
 /// Takes away the directories that hold nothing more. They come back when they are needed.

@@ -21,6 +21,7 @@
 //! becomes the shim's child.
 
 mod family;
+mod left;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -48,6 +49,10 @@ use crate::processes;
 use crate::runs;
 use crate::wire::Stream;
 
+pub(crate) use self::left::{
+    Lost, Seat, hold, kill_forsaken, kill_marked, kill_session, kill_strays, kill_unknown, living,
+};
+
 pub(crate) const LAUNCH: &str = "launch.json";
 pub(crate) const LOCK: &str = "lock";
 /// A pipe that nobody writes to, and that is at its end when the shim is.
@@ -73,8 +78,6 @@ pub(crate) const CHECK: &str = "check";
 const HERE: &str = ".";
 /// How it ended takes no more, but for a long reason.
 const ENDED_BYTES: usize = 512;
-/// What starts others as it is killed is killed so many times.
-const KILLS_MAX: usize = 100;
 
 /// What to start.
 #[derive(Debug, Deserialize, Serialize)]
@@ -396,7 +399,7 @@ fn end(dir: &Path, launch: &Launch, child: &mut Child) -> io::Result<ExitStatus>
     let status = child.wait()?;
     family::end();
     // Of the checks, whose parent is the agent.
-    kill_strays(dir);
+    kill_marked(dir);
     Ok(status)
 }
 
@@ -439,165 +442,6 @@ fn keep_output(dir: &Path, launch: &Launch, child: &mut Child) -> mpsc::Receiver
         thread.spawn(copy).expect("there is room for a thread");
     }
     drained
-}
-
-/// Kills what a shim that was killed has left of the run in this directory: its whole session, whatever that has made of
-/// its environment; answers how many.
-pub(crate) fn kill_session(left: Option<&Process>, dir: &Path) -> usize {
-    // While one of it lives nobody else's session has this number. Where that is not known, it may be another one by now:
-    // then it is who works in the run's directory, of a session that nobody leads any more.
-    let known = left.filter(|left| left.is_alive());
-    let is_alone = |process: &processes::Process| {
-        let leader = processes::Process::of(process.session);
-        leader.is_none_or(|leader| leader.is_zombie) && process.is_in(dir)
-    };
-    let mut killed = 0;
-    for _ in 0..KILLS_MAX {
-        let of_session = |process: &processes::Process| {
-            let is_of_it = match known {
-                Some(left) => process.session == left.shim,
-                None => is_alone(process),
-            };
-            is_of_it && !process.is_zombie
-        };
-        let members: Vec<_> = processes::Process::all().filter(of_session).collect();
-        if members.is_empty() {
-            break;
-        }
-        killed += members.iter().filter(|process| process.kill()).count();
-    }
-    killed
-}
-
-/// Kills whatever carries the mark of this run; answers how many.
-pub(crate) fn kill_strays(dir: &Path) -> usize {
-    let mark = format!("{RUN}={}", dir.to_string_lossy());
-    // In a container there may be another one of this name. Who has another root finds nothing there, and is meant.
-    let known = dir.ancestors().find(|dir| dir.exists());
-    let others = processes::Process::all().filter(|process| process.pid != processes::own());
-    let strays = others.filter(|process| process.has(&mark));
-    let sees = |process: &processes::Process| known.and_then(|known| process.sees(known));
-    let strays = strays.filter(|process| sees(process) != Some(false));
-    strays.filter(processes::Process::kill).count()
-}
-
-/// Where a run lives.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    /// As its shim knows it.
-    pub(crate) dir: PathBuf,
-    /// As it is seen from here.
-    pub(crate) seen: PathBuf,
-}
-
-/// All that live and are there, whichever program began them.
-pub(crate) fn living() -> impl Iterator<Item = Seat> {
-    leaders().filter_map(|shim| {
-        let lock = shim.open().find(|path| path.ends_with(LOCK))?;
-        let dir = lock.parent()?.to_owned();
-        let seen = shim.path(&dir);
-        Some(Seat { dir, seen })
-    })
-}
-
-/// Whatever may be a shim. Nobody else's programs are taken for one.
-fn leaders() -> impl Iterator<Item = processes::Process> {
-    let leaders = processes::Process::all().filter(|process| process.session == process.pid);
-    leaders.filter(processes::Process::is_own)
-}
-
-/// A shim that lives, and whose run was taken away, or what tells of it.
-#[derive(Debug)]
-pub(crate) struct Lost {
-    shim: processes::Process,
-    /// The lock that it holds was taken away.
-    pub(crate) is_deleted: bool,
-    /// Where the run was.
-    pub(crate) dir: PathBuf,
-}
-
-impl Lost {
-    /// Those whose run was in this directory, or below. A shim is told these words, and then a directory; where its run
-    /// was at last says the lock that it holds. A run that was moved and is there still is another agent's, or none's.
-    pub(crate) fn find(words: &[OsString], runs: &Path) -> Vec<Self> {
-        let known = runs.ancestors().find(|dir| dir.exists());
-        let is_shim = |process: &processes::Process| {
-            let all = process.words();
-            let told = all.get(1..all.len().saturating_sub(1));
-            process.session == process.pid
-                && told == Some(words)
-                && known.is_some_and(|known| process.sees(known) == Some(true))
-        };
-        let lost = |shim: processes::Process| {
-            let is_lock = |path: &PathBuf| path.ends_with(LOCK) && path.starts_with(runs);
-            let lock = shim.deleted().find(is_lock)?;
-            let dir = lock.parent()?.to_owned();
-            Some(Self {
-                shim,
-                is_deleted: true,
-                dir,
-            })
-        };
-        let shims = processes::Process::all().filter(is_shim);
-        shims.filter_map(lost).collect()
-    }
-
-    /// That of the run in this directory, which is there, where nothing else tells of it.
-    pub(crate) fn at(dir: &Path) -> Option<Self> {
-        let lock = disk::identity(&dir.join(LOCK))?;
-        let holds = |shim: &processes::Process| {
-            let mut open = shim.open().filter(|path| path.ends_with(LOCK));
-            open.any(|path| disk::identity(&shim.path(&path)) == Some(lock))
-        };
-        let shim = leaders().find(holds)?;
-        Some(Self {
-            shim,
-            is_deleted: false,
-            dir: dir.to_owned(),
-        })
-    }
-
-    /// That of a run that lives, asked where nobody holds its lock: so the directory that was asked is a copy, and the lock
-    /// that its shim holds is that of another one.
-    pub(crate) fn elsewhere(process: &Process) -> Option<Self> {
-        let shim = processes::Process::of(process.shim)?;
-        let is_lock = |path: &PathBuf| path.ends_with(LOCK);
-        let there = shim.open().find(is_lock);
-        let is_deleted = there.is_none();
-        let lock = there.or_else(|| shim.deleted().find(is_lock))?;
-        let dir = lock.parent()?.to_owned();
-        let is_shim = process.is_alive() && shim.session == shim.pid;
-        is_shim.then_some(Self {
-            shim,
-            is_deleted,
-            dir,
-        })
-    }
-
-    /// Sends the program a signal; whether there was one.
-    pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let shim = self.shim.pid;
-        let children = self.living().filter(|process| process.parent == shim);
-        // It may lead no group, or be gone.
-        let tell = |pid| rustix::process::kill_process_group(pid, signal).is_ok();
-        let told = children.filter(|child| Pid::from_raw(child.pid).is_some_and(tell));
-        told.count() > 0
-    }
-
-    /// Kills all that it has started; then it ends by itself. With `whole`, kills it, too.
-    pub(crate) fn kill(&self, whole: bool) {
-        for process in self.living() {
-            process.kill();
-        }
-        if whole {
-            self.shim.kill();
-        }
-    }
-
-    fn living(&self) -> impl Iterator<Item = processes::Process> {
-        let below = self.shim.below().into_iter();
-        below.filter(|process| !process.is_zombie)
-    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use crate::health::{Sight, Tally};
 use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::plan::{self, Moment, Phase, Plan, Seen};
 use crate::runs::{self, Found, Key, Mark, Run, RunId};
 use crate::settings::{Settings, facts};
@@ -47,6 +47,8 @@ use crate::wire::is_name;
 /// How long to wait for a former agent to be gone.
 const HOLD_WITHIN: Duration = Duration::from_secs(5);
 const HOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Who has taken a name that is none of his has it for longer.
+const SURE_AFTER: Duration = Duration::from_millis(500);
 /// More results of checks than these wait.
 const SIGHTS_MAX: usize = 256;
 
@@ -153,7 +155,7 @@ pub struct Agent {
     shim: Vec<std::ffi::OsString>,
     place: Place,
     /// Of all copies of the directory, and of the directory, for as long as it works.
-    _alone: Option<UnixListener>,
+    alone: Option<UnixListener>,
     _lock: File,
 }
 
@@ -187,11 +189,18 @@ impl Agent {
                 return Err(AgentError::Copy { path, other });
             }
         };
+        let since = Instant::now();
         let alone = loop {
             match place.hold() {
                 Ok(Some(alone)) => break Some(alone),
                 Ok(None) if since.elapsed() > HOLD_WITHIN => return Err(AgentError::Twice(path)),
                 Ok(None) => sleep(HOLD_AGAIN_AFTER).await,
+                // It may be a former agent's that is just gone.
+                Err(why)
+                    if why.kind() == io::ErrorKind::AddrInUse && since.elapsed() < SURE_AFTER =>
+                {
+                    sleep(HOLD_AGAIN_AFTER).await;
+                }
                 Err(why) => {
                     // Or a sandbox without such sockets: there are the directories that can be seen.
                     tracing::warn!(%why, "whether a copy of the data directory is used is not known");
@@ -209,7 +218,7 @@ impl Agent {
             address,
             shim,
             place,
-            _alone: alone,
+            alone,
             _lock: lock,
         })
     }
@@ -275,6 +284,7 @@ impl Agent {
             told: BTreeMap::new(),
             supplies: Supplies::open(
                 self.dir.join("artifacts"),
+                self.dir.join("runs"),
                 self.settings.artifacts,
                 self.settings.authorities.clone(),
             )
@@ -295,6 +305,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { match outbox::keep(outbox).await {} });
         tasks.spawn(status::serve(self.dir.join("agent.sock"), questions));
+        tasks.extend(self.alone.take().map(place::answer));
         let mut stop = pin!(stop);
         let mut looks = Vec::new();
         loop {
@@ -613,20 +624,36 @@ impl Work {
         let now = self.now();
         let starts = self.outbox.starts();
         let path = || self.runs_dir.display().to_string();
-        let Found { runs, broken } =
-            runs::find(&self.runs_dir).map_err(|source| match source.kind() {
-                io::ErrorKind::InvalidInput => AgentError::Link(source.to_string()),
-                _ => AgentError::Data {
-                    path: path(),
-                    source,
-                },
-            })?;
-        // Whoever has forgotten the name, or mistyped it, is to change nothing.
+        let Found {
+            runs,
+            broken,
+            aside,
+        } = runs::find(&self.runs_dir).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => AgentError::Link(source.to_string()),
+            _ => AgentError::Data {
+                path: path(),
+                source,
+            },
+        })?;
+        // Whoever has a copy of what lives elsewhere is to change nothing.
+        for run in runs.iter().filter(|run| !run.dir.join(ENDED).exists()) {
+            let failed = |source| AgentError::Data {
+                path: path(),
+                source,
+            };
+            if let Some(other) = place::elsewhere(&run.dir).map_err(failed)? {
+                let path = path();
+                let other = other.display().to_string();
+                return Err(AgentError::Copy { path, other });
+            }
+        }
+        // Whoever has forgotten the name, or mistyped it, is not to, either.
         let mut live = runs.iter().filter(|run| !run.dir.join(ENDED).exists());
         if let Some(run) = live.find(|run| run.node != self.node) {
             let (path, node) = (path(), run.node.to_string());
             return Err(AgentError::Node { path, node });
         }
+        aside.iter().for_each(|dir| runs::take_away(dir));
         // What lives all the same of what is taken away is found and ended by the driver.
         for dir in broken {
             runs::put_away(&dir).map_err(|source| AgentError::Data {

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::execute::{Event, Events};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
+use crate::disk;
 use crate::driver::Driver;
 use crate::plan::{Moment, Phase, Supply};
 use crate::runs::Key;
@@ -22,6 +23,8 @@ const AT_ONCE_MAX: usize = 4;
 const AWAY_TOLD_AFTER: u32 = 3;
 /// Of the time between two tries a random part, of at least so much, is waited for: a fleet does not ask all at once.
 const WAIT_AT_LEAST: f64 = 0.5;
+/// A run needs no more on the disk before it works, but for what it brings along.
+const ROOM_BYTES: usize = 256 << 10;
 /// What is not what was promised will hardly be better soon, and costs as much again.
 const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -30,8 +33,10 @@ const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 pub(super) struct Supplies {
     pub(super) cache: Cache,
     authorities: Option<PathBuf>,
+    /// Where the runs are.
+    runs: PathBuf,
     coming: BTreeMap<Artifact, Coming>,
-    /// What drivers see to, for those executions that have no run yet of what is wanted.
+    /// What drivers see to, and room for a run, for those executions that have no run yet of what is wanted.
     provided: BTreeMap<Key, Provided>,
     /// So many are fetched at once; the others wait for their turn.
     turns: Arc<Semaphore>,
@@ -51,7 +56,7 @@ struct Coming {
     again: Moment,
 }
 
-/// What a driver sees to.
+/// What a driver sees to, and room for a run.
 #[derive(Debug)]
 struct Provided {
     generation: u64,
@@ -63,12 +68,14 @@ struct Provided {
 impl Supplies {
     pub(super) fn open(
         dir: PathBuf,
+        runs: PathBuf,
         bounds: Bounds,
         authorities: Option<PathBuf>,
     ) -> io::Result<Self> {
         Ok(Self {
             cache: Cache::open(dir, bounds)?,
             authorities,
+            runs,
             coming: BTreeMap::new(),
             provided: BTreeMap::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
@@ -116,7 +123,7 @@ impl Supplies {
             let provided = Provided {
                 generation,
                 workload: workload.clone(),
-                is_here: driver.provide(workload).is_none(),
+                is_here: false,
                 coming: Coming::default(),
             };
             // What was to come before is abandoned.
@@ -130,16 +137,34 @@ impl Supplies {
         if coming.task.is_none() && now >= coming.again {
             let (key, events) = (key.clone(), events.clone());
             let (driver, workload) = (driver.clone(), workload.clone());
+            let runs = self.runs.clone();
             let task = tokio::spawn(async move {
-                if let Some(provided) = driver.provide(&workload) {
-                    let provided = provided.await;
-                    let _ = events.send(Event::Provided(key, workload.clone(), provided));
+                let mut provided = room(runs).await;
+                if provided.is_ok()
+                    && let Some(by_driver) = driver.provide(&workload)
+                {
+                    provided = by_driver.await;
                 }
+                let _ = events.send(Event::Provided(key, workload, provided));
             });
             coming.task = Some(Waits(task.abort_handle()));
         }
         coming.supply()
     }
+}
+
+/// Whether there is room for another run: what runs now is not ended for one that cannot be made.
+async fn room(runs: PathBuf) -> Result<(), String> {
+    let look = tokio::task::spawn_blocking(move || {
+        let found = disk::has_room(&runs, ROOM_BYTES);
+        found.map_err(|why| {
+            format!(
+                "there is no room for another run in {}: {why}",
+                runs.display()
+            )
+        })
+    });
+    look.await.map_err(|why| why.to_string())?
 }
 
 impl Coming {

@@ -18,7 +18,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -322,19 +321,17 @@ impl Exec {
                 return Ok(look);
             }
             let elsewhere = || {
-                process(dir)
-                    .ok()
-                    .flatten()
-                    .as_ref()
-                    .and_then(Lost::elsewhere)
+                let process = Process::read(dir).ok().flatten();
+                process.as_ref().and_then(Lost::elsewhere)
             };
-            if elsewhere().is_some_and(|shim| !shim.is_deleted) {
-                tracing::warn!(dir = %dir.display(), "this is a copy of what another agent runs, which is left alone");
-            } else {
-                tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
-                self.end_shims(dir, || elsewhere().into_iter().collect(), stop)
-                    .await?;
+            if let Some(shim) = elsewhere().filter(|shim| !shim.is_deleted) {
+                let there = shim.dir.display();
+                let why = format!("it lives in {there}, and this is a copy of that");
+                return Err(io::Error::other(why));
             }
+            tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
+            self.end_shims(dir, || elsewhere().into_iter().collect(), stop)
+                .await?;
             return Ok(super::note_end(dir, Ended::unseen()));
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
@@ -350,7 +347,7 @@ impl Exec {
         if let Some(ended) = ended()? {
             return Ok(Some(ended.into()));
         }
-        let Some(_alone) = hold(dir)? else {
+        let Some(_alone) = shim::hold(dir)? else {
             return Ok(Some(Look::Running));
         };
         // Only now nobody writes any more.
@@ -360,13 +357,13 @@ impl Exec {
         if !dir.join(shim::BEGUN).exists() {
             return Ok(Some(Look::Absent));
         }
-        let left = process(dir)?;
+        let left = Process::read(dir)?;
         if left.as_ref().and_then(Lost::elsewhere).is_some() {
             return Ok(None);
         }
         // Whatever the shim started has nobody to write its end down, so it ends here.
         let killed = shim::kill_session(left.as_ref(), dir);
-        let killed = killed + kill_strays(dir);
+        let killed = killed + shim::kill_strays(dir);
         self.groups_of(run)?.iter().for_each(Group::kill);
         tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
         Ok(Some(super::note_end(dir, Ended::unseen())))
@@ -374,7 +371,7 @@ impl Exec {
 
     /// What holds a run to its limits.
     fn groups_of(&self, run: &Run) -> io::Result<Vec<Group>> {
-        let groups = launch(&run.dir)?.map(|launch| launch.groups);
+        let groups = Launch::read(&run.dir)?.map(|launch| launch.groups);
         // They may not have been written down, or not so that it lasted.
         let is_known = |groups: &Vec<Group>| !groups.is_empty();
         let found = || self.groups.of(&run.name);
@@ -383,7 +380,7 @@ impl Exec {
 
     /// What a run was started with; where that is lost, what it would be today.
     fn launched(&self, run: &Run) -> io::Result<Launch> {
-        if let Some(launch) = launch(&run.dir)? {
+        if let Some(launch) = Launch::read(&run.dir)? {
             return Ok(launch);
         }
         let again = Config::read(&run.workload)
@@ -411,7 +408,7 @@ impl Exec {
         let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
         dirs.insert(dir.to_owned());
         for dir in dirs.iter().filter(is_gone) {
-            shim::kill_strays(dir);
+            shim::kill_marked(dir);
         }
         Ok(())
     }
@@ -462,7 +459,7 @@ impl Driver for Exec {
                 return Ok(());
             };
             // It is over then, unless it lives after all.
-            if let Ok(Some(_alone)) = hold(&run.dir)
+            if let Ok(Some(_alone)) = shim::hold(&run.dir)
                 && !run.dir.join(shim::ENDED).exists()
             {
                 super::note_end(&run.dir, Ended::cannot_start(why.clone()));
@@ -500,21 +497,9 @@ impl Driver for Exec {
                 }
                 return Ok(());
             }
-            let process = process(&run.dir)?;
-            if process.is_none() && hold(&run.dir)?.is_none() {
-                // It is just being started, or somebody has taken away what tells which process it is.
-                let told = Lost::at(&run.dir).is_some_and(|shim| shim.signal(signal));
-                let starting = || io::Error::other("it is just being started");
-                return told.then_some(()).ok_or_else(starting);
-            }
-            let Some(process) = process.filter(Process::is_alive) else {
-                // Its shim is about to say so, where it lives.
-                let is_unseen = hold(&run.dir)?.is_none() && Lost::at(&run.dir).is_none();
-                let unseen = "it runs where this agent does not see it, in another container or namespace: begin an agent there";
-                return match is_unseen {
-                    true => Err(io::Error::other(unseen)),
-                    false => Ok(()),
-                };
+            let process = Process::read(&run.dir)?;
+            let Some(process) = process.as_ref().filter(|process| process.is_alive()) else {
+                return stop_by_shim(&run.dir, signal, process.is_some());
             };
             let pid = Pid::from_raw(process.pid).ok_or(io::ErrorKind::InvalidData)?;
             let told = kill_process_group(pid, signal);
@@ -588,10 +573,10 @@ impl Driver for Exec {
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>> {
         Box::pin(async {
             // A shim that comes late finds nothing to start.
-            let Some(_alone) = hold(&run.dir)? else {
+            let Some(_alone) = shim::hold(&run.dir)? else {
                 return Err(io::Error::other("it lives"));
             };
-            let left = process(&run.dir)?;
+            let left = Process::read(&run.dir)?;
             if left.as_ref().and_then(Lost::elsewhere).is_some() {
                 // A copy: nothing but this directory is its own.
                 return super::remove(&run.dir).await;
@@ -600,7 +585,7 @@ impl Driver for Exec {
                 remove(&group).await?;
             }
             // Of a check that was begun as it ended.
-            kill_strays(&run.dir);
+            shim::kill_strays(&run.dir);
             super::remove(&run.dir).await
         })
     }
@@ -612,18 +597,49 @@ impl Driver for Exec {
             let ended = self
                 .end_lost(&self.runs, runs, Ending { signal, grace })
                 .await;
+            let killed = shim::kill_forsaken(&self.runs);
+            if killed > 0 {
+                tracing::warn!(killed, "what shims that were killed have left was killed");
+            }
             ended.inspect_err(|why| tracing::warn!(%why, "not all that is lost is ended"))
         })
     }
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
         Box::pin(async {
-            let shim = |run: &Arc<Run>| Some((run.id.clone(), process(&run.dir).ok()??.shim));
+            let shim = |run: &Arc<Run>| Some((run.id.clone(), Process::read(&run.dir).ok()??.shim));
             let shims: BTreeMap<_, _> = runs.iter().filter_map(shim).collect();
             let used = usage::below(&shims.values().copied().collect());
             let its = |(run, shim): (RunId, i32)| Some((run, *used.get(&shim)?));
             shims.into_iter().filter_map(its).collect()
         })
+    }
+}
+
+/// Ends a run of which no file says which process it is, or one that is not here: then it is its shim's child. With
+/// `has_begun` it is one that a shim had started.
+fn stop_by_shim(dir: &Path, signal: Signal, has_begun: bool) -> io::Result<()> {
+    let is_over = || shim::hold(dir).map(|held| held.is_some());
+    if is_over()? {
+        return Ok(());
+    }
+    let Some(shim) = Lost::at(dir) else {
+        // Just now, perhaps.
+        return match is_over()? {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "it runs where this agent does not see it, in another container or namespace: begin an agent there",
+            )),
+        };
+    };
+    if signal == Signal::KILL {
+        shim.kill(false);
+        return Ok(());
+    }
+    // Who has none any more is about to write its end down.
+    match shim.signal(signal) || has_begun {
+        true => Ok(()),
+        false => Err(io::Error::other("it is just being started")),
     }
 }
 
@@ -639,19 +655,6 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// The lock of a run's shim, if no shim lives.
-fn hold(dir: &Path) -> io::Result<Option<File>> {
-    disk::hold(&dir.join(shim::LOCK))
-}
-
-fn process(dir: &Path) -> io::Result<Option<Process>> {
-    disk::read_or_put_aside(&dir.join(shim::PROCESS))
-}
-
-fn launch(dir: &Path) -> io::Result<Option<Launch>> {
-    disk::read_or_put_aside(&dir.join(shim::LAUNCH))
-}
-
 /// A check that needs too much memory is killed where the program's own is counted: that is noted, or it would be said of the
 /// program when somebody kills that. The check does not wait for it: its time is its own.
 fn note_spared(dir: &Path, launch: &Launch) {
@@ -665,7 +668,7 @@ fn note_spared(dir: &Path, launch: &Launch) {
     let dir = dir.to_owned();
     tokio::spawn(async move {
         tokio::time::sleep(GONE_AFTER).await;
-        let is_alive = matches!(process(&dir), Ok(Some(process)) if process.is_alive());
+        let is_alive = matches!(Process::read(&dir), Ok(Some(process)) if process.is_alive());
         if is_alive && let Err(why) = disk::note_json(&dir.join(shim::SPARED), &killed) {
             tracing::warn!(dir = %dir.display(), %why, "what a check has done cannot be noted");
         }
@@ -687,15 +690,6 @@ async fn remove(group: &Group) -> io::Result<()> {
 fn is_gone(dir: &Path) -> bool {
     let all = dir.ancestors().nth(3);
     matches!(dir.try_exists(), Ok(false)) && all.is_some_and(Path::exists)
-}
-
-/// Kills what carries the mark of the run in this directory, also the one that it had before it was moved. Where there is
-/// something again, that mark is another run's.
-fn kill_strays(dir: &Path) -> usize {
-    let launch = launch(dir).ok().flatten();
-    let before = launch.as_ref().and_then(Launch::marked);
-    let before = before.filter(|before| matches!(before.try_exists(), Ok(false)));
-    shim::kill_strays(dir) + before.map_or(0, shim::kill_strays)
 }
 
 #[cfg(test)]

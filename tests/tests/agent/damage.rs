@@ -1,7 +1,7 @@
 //! Data directories in which something is damaged, or is not what it was.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -56,19 +56,76 @@ async fn what_cannot_be_told_by_its_files_is_stopped_all_the_same() {
     let server = Server::start().await;
     let node = Node::here(&server, "n1");
     server.api.nodes(1).await;
-    for (version, is_there) in [(1, true), (2, false)] {
+    // As another namespace of processes counts them.
+    let elsewhere = r#"{"shim":1999998,"pid":1999999,"started":1}"#;
+    for (version, file) in [(1, Some("")), (2, None), (3, Some(elsewhere))] {
         let word = version.to_string();
-        let job = service(&[("WORD", &word)], immediate());
+        let mut job = service(&[("WORD", &word)], immediate());
+        // Nobody waits for it to be killed.
+        job["config"]["stop_grace"] = json!("1h");
         server.api.register(job).await;
         let pid = node.answers(version).await;
-        let file = run(&node).await.join("process.json");
-        match is_there {
-            true => std::fs::write(&file, "").unwrap(),
-            false => std::fs::remove_file(&file).unwrap(),
+        let path = run(&node).await.join("process.json");
+        match file {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
         }
         server.api.stopped("web").await;
         assert!(stat(pid).is_none() && node.processes().is_empty());
     }
+}
+
+/// Puts there what is no file.
+fn obstruct(path: &Path, what: &str) {
+    let _ = std::fs::remove_file(path);
+    match what {
+        "directory" => std::fs::create_dir_all(path.join("below")).unwrap(),
+        "link" => std::os::unix::fs::symlink(path, path).unwrap(),
+        "pipe" => {
+            let made = Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn where_something_else_is_in_place_of_a_file_of_a_run_it_is_looked_after_all_the_same() {
+    let (server, mut node) = apart().await;
+    let obstacles = ["directory", "link", "pipe"];
+    for (version, what) in (1..).zip(obstacles) {
+        let job = service(&[("WORD", what)], immediate());
+        server.api.register(job).await;
+        let pid = node.answers(version).await;
+        let run = run(&node).await;
+        node.kill().await;
+        for file in ["process.json", "launch.json", "heard", "remarks", "asked"] {
+            obstruct(&run.join(file), what);
+        }
+        node.start_apart(&[]);
+        assert_eq!(node.answers(version).await, pid, "{what}");
+        server.api.stopped("web").await;
+        assert!(stat(pid).is_none() && node.processes().is_empty());
+    }
+    let files = ["lock", "run.json"];
+    let each = files.map(|file| obstacles.map(|what| (file, what)));
+    for (version, (file, what)) in (4..).zip(each.into_iter().flatten()) {
+        let job = service(&[("WORD", &format!("{what} {file}"))], immediate());
+        server.api.register(job).await;
+        let pid = node.answers(version).await;
+        let run = run(&node).await;
+        node.kill().await;
+        obstruct(&run.join(file), what);
+        node.start_apart(&[]);
+        // Nobody knows any more who it is, so it ends before the next one begins.
+        let next = eventually("another one answers", async || {
+            node.answer().await.filter(|(_, other)| *other != pid)
+        });
+        let (_, next) = next.await;
+        assert_eq!(node.processes(), [next], "{what} in place of {file}");
+    }
+    server.api.stopped("web").await;
+    assert!(node.processes().is_empty());
 }
 
 #[tokio::test]
@@ -110,6 +167,67 @@ async fn a_run_that_nobody_knows_any_more_ends_before_the_next_version_begins() 
     assert!(stat(pid).is_none());
     server.api.stopped("web").await;
     assert!(node.processes().is_empty());
+}
+
+/// What is done to a run of which nobody is to know any more what it was.
+enum Lost {
+    Damaged,
+    Gone,
+}
+
+#[tokio::test]
+async fn what_has_lost_its_shim_and_all_that_tells_of_it_ends_before_the_next_begins() {
+    let (server, mut node) = apart().await;
+    let seconds = (8_000_000 + std::process::id()).to_string();
+    // It has forgotten whose it is, and then it works elsewhere.
+    let (forgets, away) = (json!(["env", "-i", "sleep", seconds]), Some("/"));
+    let knows = json!(["sleep", seconds]);
+    for (command, directory, how) in [
+        (&forgets, None, Lost::Damaged),
+        (&forgets, away, Lost::Damaged),
+        (&forgets, None, Lost::Gone),
+        (&knows, away, Lost::Gone),
+    ] {
+        let mut job = plain(command.clone());
+        if let Some(directory) = directory {
+            job["config"]["directory"] = json!(directory);
+        }
+        let id = server.api.register(job).await;
+        server.api.until_state(&id, "completed").await;
+        let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+        let run = run(&node).await;
+        node.kill().await;
+        kill(shim_of(asleep));
+        match how {
+            Lost::Damaged => std::fs::write(run.join("run.json"), "").unwrap(),
+            Lost::Gone => std::fs::remove_dir_all(&run).unwrap(),
+        }
+        assert_eq!(sleepers(&seconds), [asleep]);
+        node.start_apart(&[]);
+        eventually("another one sleeps, and no other", async || {
+            let all = sleepers(&seconds);
+            (all.len() == 1 && all != [asleep]).then_some(())
+        })
+        .await;
+        server.api.stopped("web").await;
+        assert!(sleepers(&seconds).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_taken_away_is_taken_away_later() {
+    let (server, mut node) = apart().await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let run = run(&node).await;
+    node.kill().await;
+    let left = run.with_file_name("0.1.7.broken-01234567");
+    std::fs::create_dir_all(left.join("work/deep")).unwrap();
+    let other = run.with_file_name("mine.broken-01234567");
+    std::fs::create_dir(&other).unwrap();
+    node.start_apart(&[]);
+    assert_eq!(node.answers(1).await, pid);
+    assert!(!left.exists() && other.exists());
 }
 
 #[tokio::test]
@@ -159,7 +277,11 @@ async fn the_file_that_cannot_be_used_is_named() {
     let server = Server::start().await;
     for name in ["place.json", "numbers.json", "desired.json", "lock"] {
         let mut node = Node::new(&server, "n1");
-        std::fs::create_dir(node.path(name)).unwrap();
+        match name {
+            "lock" => std::fs::create_dir(node.path(name)).unwrap(),
+            // A file, and reading it fails.
+            _ => std::os::unix::fs::symlink("/proc/self/mem", node.path(name)).unwrap(),
+        }
         node.start_apart(&[]);
         assert!(!node.ended().await.success());
         let named = format!("/{name}: ");

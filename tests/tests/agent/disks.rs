@@ -67,6 +67,31 @@ async fn an_end_on_a_full_disk_is_told_and_with_room_it_is_started_again() {
 }
 
 #[tokio::test]
+async fn what_runs_is_not_ended_for_what_has_no_room() {
+    for what in ["", "runs"] {
+        let Some((server, node, disk, pid)) = on_a_disk(what, "4m").await else {
+            return;
+        };
+        disk.fill();
+        let next = |word: &str| service(&[("WORD", word)], immediate());
+        let id = server.api.register(next("next")).await;
+        let failed = server.api.until_state(&id, "failed").await;
+        let targets = server.api.targets(&id).await;
+        assert!(
+            targets.contains("there is no room for another run in "),
+            "{failed:#}\n{targets}"
+        );
+        assert_eq!(node.answers(1).await, pid);
+        assert_eq!(node.processes(), [pid]);
+        disk.make_room();
+        let id = server.api.register(next("another")).await;
+        server.api.until_state(&id, "completed").await;
+        let (version, other) = node.answer().await.unwrap();
+        assert!(version > 2 && other != pid);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_begin_on_a_full_disk_is_tried_again_in_its_time() {
     let Some((_server, mut node, disk, pid)) = on_a_disk("runs", "1m").await else {
         return;
