@@ -69,7 +69,13 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         _ => {}
     }
-    let (settings, leave) = match read(args) {
+    let read = read(args).and_then(|read| match read {
+        Some((settings, _)) if command.is_none() && settings.server.is_empty() => {
+            Err("--server is missing: say where the server is, such as --server https://orchestrator.example:4650".to_owned())
+        }
+        read => Ok(read),
+    });
+    let (settings, leave) = match read {
         Ok(Some(read)) => read,
         Ok(None) => {
             print!("{}", usage(program));
@@ -121,9 +127,6 @@ async fn work(settings: Settings, leave: Leave) -> Outcome {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    if settings.server.is_empty() {
-        return Err("--server is missing: say where the server is, such as --server https://orchestrator.example:4650".into());
-    }
     let mut ends = Ends::hear()?;
     let mut again = Ends::hear()?;
     let agent = Agent::open(settings).await?;

@@ -359,7 +359,7 @@ pub(crate) fn beginning(
     canaries: u32,
 ) -> String {
     let how = match (&spec.strategy, kind) {
-        (_, DeploymentKind::Rollback) => "rollback, no gates".to_owned(),
+        (_, DeploymentKind::Rollback) => "rollback".to_owned(),
         (Strategy::Immediate { .. }, _) => "immediate".to_owned(),
         (Strategy::Rolling { .. }, _) if spec.max_parallel == 0 => {
             "rolling, all at once".to_owned()

@@ -36,7 +36,7 @@ expect completed";
 2026-01-01T00:00:00.000Z  wave 1 was sent to canaries n3, n5
 2026-01-01T00:00:30.000Z  n3 failed: 3 bad intervals in a row, at last 50 errors in 100 requests (50.0 %)
 2026-01-01T00:00:30.000Z  failed: canary n3 failed; rolling back to version 1
-2026-01-01T00:00:30.000Z  version 2 to version 1 began over 2 nodes (rollback, no gates)
+2026-01-01T00:00:30.000Z  version 2 to version 1 began over 2 nodes (rollback)
 2026-01-01T00:00:30.000Z  wave 1 was sent to n3
 2026-01-01T00:01:00.000Z  wave 2 was sent to n5
 2026-01-01T00:01:30.000Z  completed: every target had its turn

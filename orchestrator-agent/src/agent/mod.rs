@@ -138,6 +138,16 @@ pub enum AgentError {
         /// What it says.
         why: String,
     },
+    /// The same, and it has shown no token.
+    #[error(
+        "{server} lets no node join without a join token: make one there with `orchestrator token create --role join --node {node} --name {node}`, and give it with --token-file or ORCHESTRATOR_TOKEN"
+    )]
+    NoToken {
+        /// Which server.
+        server: String,
+        /// The name of the node.
+        node: String,
+    },
     /// The data directory, in which runs are where nobody would know them as its own.
     #[error("{0}")]
     Link(String),
@@ -339,9 +349,12 @@ impl Agent {
                     }
                 }
                 Some(refused) = talks.join_next() => {
-                    let server = self.settings.server;
-                    let refused = refused.map(|why| AgentError::Refused { server, why });
-                    return Err(refused.unwrap_or(AgentError::Broken));
+                    let Settings { server, node, token, .. } = self.settings;
+                    return Err(match refused {
+                        Ok(_) if token.is_none() => AgentError::NoToken { server, node },
+                        Ok(why) => AgentError::Refused { server, why },
+                        Err(_) => AgentError::Broken,
+                    });
                 }
                 // Neither ends by itself.
                 Some(_) = tasks.join_next() => return Err(AgentError::Broken),

@@ -204,6 +204,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::workload::fault;
 
     const HASH: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -211,7 +212,7 @@ mod tests {
         let mut document = json!({ "source": source, "sha256": HASH });
         let more = more.as_object().unwrap().clone();
         document.as_object_mut().unwrap().extend(more);
-        Artifact::deserialize(document).map_err(|why| why.to_string())
+        fault::read(&document)
     }
 
     #[test]
@@ -239,9 +240,21 @@ mod tests {
             ("http://user:word@a/app", json!({}), "neither"),
             ("http://a/app.zip", json!({}), "unpack: .zip cannot be"),
             ("/a", json!({ "sha256": "12" }), "\"12\" is not 64"),
-            ("/a", json!({ "sha256": null }), "invalid type"),
-            ("/a", json!({ "unpack": "rar" }), "unknown variant `rar`"),
-            ("/a", json!({ "url": "x" }), "unknown field `url`"),
+            (
+                "/a",
+                json!({ "sha256": null }),
+                "sha256: null is not allowed; a text",
+            ),
+            (
+                "/a",
+                json!({ "unpack": "rar" }),
+                "unpack: \"rar\" is not allowed; one of ",
+            ),
+            (
+                "/a",
+                json!({ "url": "x" }),
+                "url: \"x\" is not allowed; there is no such field",
+            ),
         ] {
             let why = read(source, more).unwrap_err();
             assert!(why.contains(sentence), "{why}");

@@ -40,7 +40,7 @@ use crate::net::within;
 use crate::plan::End;
 use crate::runs::{Run, RunId};
 use crate::shim::{self, Ended, Launch, Lost, Process};
-use crate::workload::Workload;
+use crate::workload::{Workload, fault};
 
 /// How long a shim may take to start a program.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ struct Ending {
 
 /// A program, and its arguments.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a text, or a list of texts")]
+#[serde(untagged, expecting = "neither a text nor a list of texts")]
 pub(super) enum Words {
     One(String),
     Many(Vec<String>),
@@ -111,16 +111,27 @@ impl Words {
     }
 }
 
-/// What of a job no such driver takes.
+/// What of a job no such driver takes, or what it would look for in vain on every node.
 pub(super) fn check(workload: &Workload) -> Result<(), String> {
-    Config::read(workload).map(drop)
+    let config = Config::read(workload)?;
+    let program = config.command.as_slice().first().map_or("", String::as_str);
+    // A path may have blanks.
+    if let Some((name, _)) = program.split_once(char::is_whitespace)
+        && !name.contains('/')
+    {
+        let words: Vec<&str> = program.split_whitespace().collect();
+        return Err(format!(
+            "config: command: {program:?} is looked for as one program: its arguments are words of their own, as in {}",
+            serde_json::Value::from(words)
+        ));
+    }
+    Ok(())
 }
 
 impl Config {
     fn read(workload: &Workload) -> Result<Self, String> {
         let config = serde_json::Value::Object(workload.config.clone());
-        let mut config: Self =
-            serde_json::from_value(config).map_err(|why| format!("config: {why}"))?;
+        let mut config: Self = fault::read(&config).map_err(|why| format!("config: {why}"))?;
         let mut words = match std::mem::replace(&mut config.command, Words::Many(Vec::new())) {
             Words::One(program) => vec![program],
             Words::Many(words) => words,

@@ -32,6 +32,7 @@ pub fn check(document: &serde_json::Value) -> Result<(), String> {
     };
     let workload = Workload::read(document)?;
     of_driver(&workload)?;
+    workload.check_words(document)?;
     workload.check_deadline(document)
 }
 

@@ -52,6 +52,7 @@
 //! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`),
 //! `{ARTIFACT}` (where it is). The workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
 
+pub(crate) mod fault;
 mod read;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    Check, ErrorRate, Policy, Port, PortRef, Probe, Resources, Restart, Volume, Workload, variable,
+    Check, ErrorRate, Policy, Port, PortRef, Probe, Resources, Restart, Volume, Workload, fault,
+    variable,
 };
 use crate::artifact::Artifact;
 use crate::health::lines::Patterns;
@@ -112,6 +113,56 @@ impl Workload {
             humantime::format_duration(self.interval),
             humantime::format_duration(healthy),
         ))
+    }
+
+    /// A word that is meant to be replaced, in a place where that is done, and would be left as it is.
+    pub(crate) fn check_words(&self, document: &Value) -> Result<(), String> {
+        for part in ["config", "env", "volumes", "checks", "error_rate"] {
+            self.check_words_in(&document[part])
+                .map_err(|why| format!("{part}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn check_words_in(&self, value: &Value) -> Result<(), String> {
+        match value {
+            Value::String(text) => self.check_words_of(text),
+            Value::Array(items) => items.iter().enumerate().try_for_each(|(at, item)| {
+                let checked = self.check_words_in(item);
+                checked.map_err(|why| format!("number {}: {why}", at + 1))
+            }),
+            Value::Object(fields) => fields.iter().try_for_each(|(name, inner)| {
+                let checked = self.check_words_in(inner);
+                checked.map_err(|why| format!("{name}: {why}"))
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_words_of(&self, text: &str) -> Result<(), String> {
+        let ends = text.split('{').skip(1);
+        let words = ends.filter_map(|rest| rest.split_once('}').map(|(word, _)| word));
+        for word in words {
+            let is_port = |port: &Port| word == format!("PORT_{}", variable(&port.name));
+            let what = match word {
+                "ARTIFACT" if self.artifact.is_none() => "the job brings no artifact along".into(),
+                "PORT" if self.ports.is_empty() => "the job has no ports".into(),
+                "PORT" => continue,
+                _ if !word.starts_with("PORT") || self.ports.iter().any(is_port) => continue,
+                _ => {
+                    let names = self.ports.iter().map(|port| variable(&port.name));
+                    let known: Vec<_> = names.map(|name| format!("{{PORT_{name}}}")).collect();
+                    match known.is_empty() {
+                        true => "the job has no ports".to_owned(),
+                        false => {
+                            format!("the ports are {{PORT}} (the first), {}", known.join(", "))
+                        }
+                    }
+                }
+            };
+            return Err(format!("{{{word}}} stands for nothing: {what}"));
+        }
+        Ok(())
     }
 
     /// What it takes to stop it, and no more.
@@ -348,7 +399,7 @@ fn span(value: &Value) -> Result<Duration, String> {
 fn part<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Option<T>, String> {
     match &document[name] {
         Value::Null => Ok(None),
-        value => T::deserialize(value)
+        value => fault::read(value)
             .map(Some)
             .map_err(|why| format!("{name}: {why}")),
     }
@@ -361,7 +412,7 @@ fn list<T: DeserializeOwned>(document: &Value, name: &str) -> Result<Vec<T>, Str
         return Err(format!("{name}: more than {LIST_MAX}"));
     }
     let items = items.iter().enumerate().map(|(at, item)| {
-        let read = T::deserialize(item);
+        let read = fault::read(item);
         read.map_err(|why| format!("{name}: number {}: {why}", at + 1))
     });
     items.collect()
@@ -411,7 +462,7 @@ mod tests {
             ),
             (
                 json!({ "checks": [{ "type": "tcp", "port": 1, "often": 1 }] }),
-                "unknown field `often`",
+                "number 1: often: 1 is not allowed; there is no such field; the fields are type, ",
             ),
             (
                 json!({ "checks": [{ "type": "tcp", "port": 1, "timeout": "soon" }] }),
@@ -432,15 +483,15 @@ mod tests {
             ),
             (
                 json!({ "restart": { "tries": 1 } }),
-                "restart: unknown field `tries`",
+                "restart: tries: 1 is not allowed; there is no such field",
             ),
             (
                 json!({ "error_rate": { "from": "mail" } }),
-                "error_rate: unknown variant `mail`",
+                "error_rate: from: \"mail\" is not allowed; one of ",
             ),
             (
                 json!({ "error_rate": { "from": "logs", "requests": "GET" } }),
-                "error_rate: missing field `failed`",
+                "error_rate: failed: missing",
             ),
             (
                 json!({ "error_rate": { "from": "logs", "requests": "GET", "failed": "5[0-9" } }),
@@ -448,7 +499,7 @@ mod tests {
             ),
             (
                 json!({ "artifact": { "url": "x" } }),
-                "artifact: unknown field `url`",
+                "artifact: url: \"x\" is not allowed; there is no such field",
             ),
             (
                 json!({ "config": { "stop_grace": 5 } }),
@@ -464,6 +515,61 @@ mod tests {
             all.extend(wrong.as_object().unwrap().clone());
             let why = Workload::read(&document).unwrap_err();
             assert!(why.contains(sentence), "{why}");
+        }
+    }
+
+    #[test]
+    fn words_that_stand_for_nothing_are_told() {
+        let document = |word: &str, more: Value| {
+            let mut document = json!({ "driver": "exec", "config": { "command": ["sh", word] } });
+            let all = document.as_object_mut().unwrap();
+            all.extend(more.as_object().unwrap().clone());
+            document
+        };
+        let ports = json!({ "ports": [{ "name": "http" }, { "name": "ad-min" }] });
+        let check = |document: &Value| Workload::read(document).unwrap().check_words(document);
+        for right in [
+            "{PORT}",
+            "{PORT_HTTP}",
+            "{PORT_AD_MIN}",
+            "{NODE}{SLOT}",
+            "{port}",
+            "{}",
+            "{ PORT_X }",
+            "${PORT",
+            "}{",
+            "{\"a\":1}",
+        ] {
+            check(&document(right, ports.clone())).unwrap();
+        }
+        for (wrong, more, sentence) in [
+            (
+                "{PORT_http}",
+                ports.clone(),
+                "config: command: number 2: {PORT_http} stands for nothing: the ports are {PORT} (the first), {PORT_HTTP}, {PORT_AD_MIN}",
+            ),
+            (
+                "--port={PORTS}",
+                ports,
+                "config: command: number 2: {PORTS} stands for nothing: the ports are {PORT} (the first), {PORT_HTTP}, {PORT_AD_MIN}",
+            ),
+            (
+                "{PORT}",
+                json!({}),
+                "config: command: number 2: {PORT} stands for nothing: the job has no ports",
+            ),
+            (
+                "{ARTIFACT}/run",
+                json!({}),
+                "config: command: number 2: {ARTIFACT} stands for nothing: the job brings no artifact along",
+            ),
+            (
+                "x",
+                json!({ "env": { "A": "{PORT_A}" } }),
+                "env: A: {PORT_A} stands for nothing: the job has no ports",
+            ),
+        ] {
+            assert_eq!(check(&document(wrong, more)).unwrap_err(), sentence);
         }
     }
 

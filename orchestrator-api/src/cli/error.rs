@@ -169,6 +169,7 @@ impl Error {
 pub(super) fn unread(why: &std::io::Error) -> String {
     match why.kind() {
         std::io::ErrorKind::NotFound => "it is not there".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         _ => why.to_string(),
     }
 }

@@ -55,6 +55,9 @@ impl JobFile {
     /// The same of one that may be wrong, and all that is.
     pub(super) fn look(path: &Path) -> Result<(Written, Vec<Wrong>), Error> {
         let (file, mut wrong) = Written::read(path)?;
+        if file.has("members") && !file.has("driver") {
+            return Err(file.is_a("a group of jobs", "group", path));
+        }
         // Of JSON the text, which shows keys that are there twice.
         let checked = match file.json() {
             Some(text) => JobSpec::parse(text),
@@ -134,6 +137,18 @@ impl Written {
         &self.value
     }
 
+    /// Whether there is such a field at its top.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.value.get(field).is_some()
+    }
+
+    /// It is a file of another kind, and there are commands for those.
+    pub(super) fn is_a(&self, kind: &str, command: &str, path: &Path) -> Error {
+        let path = path.display();
+        let what = format!("this is {kind}: orchestrator {command} plan {path}");
+        self.source.error(vec![Wrong { at: None, what }])
+    }
+
     /// Its text, where that is JSON.
     pub(super) fn json(&self) -> Option<&str> {
         self.is_json.then_some(self.source.text.as_str())
@@ -151,7 +166,11 @@ impl Written {
                 WHOLE if !here.is_empty() => here.to_owned(),
                 field => part(here, field),
             };
-            self.wrong(&error.field, error.to_string())
+            let mut what = error.to_string();
+            if !self.is_json && error.allowed == "an array" && error.value.starts_with('{') {
+                what += &format!(": begin each of its items with [[{}]]", error.field);
+            }
+            self.wrong(&error.field, what)
         });
         // What has no form in JSON is wrong in no other way.
         let told: Vec<_> = wrong.iter().map(|wrong| wrong.at.clone()).collect();
@@ -170,8 +189,12 @@ impl Written {
             Err(errors) => self.find(errors.errors().iter().cloned(), here, wrong),
             Ok(_) => {
                 if let Err(said) = orchestrator_agent::driver::check(document) {
-                    let field = named(document, here, &said);
-                    wrong.push(self.wrong(&field, said));
+                    let (field, rest) = named(document, here, &said);
+                    let what = match field.as_str() {
+                        "" => said,
+                        field => format!("{field}: {rest}"),
+                    };
+                    wrong.push(self.wrong(&field, what));
                 }
             }
         }
@@ -206,11 +229,11 @@ impl Written {
     }
 }
 
-/// The field that an agent's sentence is about. It says the way there first, `checks: number 2: path: …`, and may end at a
-/// name that is not among the fields.
-fn named(document: &Value, here: &str, said: &str) -> String {
-    let (mut at, mut value) = (here.to_owned(), document);
-    for word in said.split(": ") {
+/// The field that an agent's sentence is about, and what it says of that. It says the way there first, `checks: number 2:
+/// path: …`.
+fn named<'s>(document: &Value, here: &str, said: &'s str) -> (String, &'s str) {
+    let (mut at, mut value, mut rest) = (here.to_owned(), document, said);
+    while let Some((word, after)) = rest.split_once(": ") {
         let (name, inner) = match (value, word.strip_prefix("number ")) {
             (Value::Array(items), Some(number)) => {
                 let index = number.parse::<usize>().unwrap_or_default().wrapping_sub(1);
@@ -218,14 +241,17 @@ fn named(document: &Value, here: &str, said: &str) -> String {
             }
             _ => (part(&at, word), value.get(word)),
         };
-        let Some(inner) = inner else {
-            let strange = word.strip_prefix("unknown field `");
-            let strange = strange.and_then(|rest| rest.split('`').next());
-            return strange.map_or_else(|| at.clone(), |name| part(&at, name));
-        };
-        (at, value) = (name, inner);
+        // What is missing has no value.
+        if inner.is_none() && after != "missing" {
+            break;
+        }
+        (at, rest) = (name, after);
+        match inner {
+            Some(inner) => value = inner,
+            None => break,
+        }
     }
-    at
+    (at, rest)
 }
 
 /// All of a file that is not too long.
@@ -328,11 +354,7 @@ impl Places {
         let mut known = field;
         let at = loop {
             if let Some(Place { key, value }) = self.0.get(known) {
-                let of_key = [
-                    "there is no such field",
-                    "each field only once",
-                    "unknown field",
-                ];
+                let of_key = ["there is no such field", "each field only once"];
                 let is_key = known != field || of_key.iter().any(|said| what.contains(said));
                 break Some(if is_key { key } else { value }.clone());
             }

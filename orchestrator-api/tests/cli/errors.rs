@@ -53,6 +53,21 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     // What the agents would refuse, whatever the server makes of it.
     person.writes("agents.toml", &WEB.replace("command", "comand"));
     session.types("job plan agents.toml").await;
+    person.writes("words.toml", &WEB.replace("8080", "{PORTS}"));
+    session.types("job plan words.toml").await;
+    let blanks = r#"{ "job_id": "web", "driver": "exec", "config": { "command": "sleep 1000" } }"#;
+    person.writes("blanks.json", blanks);
+    session.types("job plan blanks.json").await;
+    let single = "job_id = \"web\"\ndriver = \"exec\"\nconfig = { command = \"web\" }\n\n[checks]\ntype = \"tcp\"\n";
+    person.writes("single.toml", single);
+    session.types("job plan single.toml").await;
+    person.writes(
+        "group.toml",
+        "name = \"shop\"\n\n[[members]]\nfile = \"web.toml\"\n",
+    );
+    session.types("job plan group.toml").await;
+    session.types("group plan single.toml").await;
+    session.types("job plan .").await;
     let checks = "[[ports]]\nname = \"http\"\n\n[[checks]]\ntype = \"tcp\"\n\n[[checks]]\ntype = \"http\"\npath = \"health\"\n";
     person.writes("checks.toml", &format!("{WEB}\n{checks}"));
     session.types("job run checks.toml").await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::driver::exec::Words;
 use crate::runs::Run;
-use crate::workload::{Workload, variable};
+use crate::workload::{Workload, fault, variable};
 
 /// The word for where what it brings along is.
 const ARTIFACT: &str = "{ARTIFACT}";
@@ -78,8 +78,7 @@ fn inside(run: &Run) -> Run {
 impl Config {
     pub(super) fn read(workload: &Workload) -> Result<Self, String> {
         let config = Value::Object(workload.config.clone());
-        let config: Self =
-            serde_json::from_value(config).map_err(|why| format!("config: {why}"))?;
+        let config: Self = fault::read(&config).map_err(|why| format!("config: {why}"))?;
         if config.image.is_empty() || config.image.contains(char::is_whitespace) {
             return Err(format!("config: image: {:?} is no image", config.image));
         }

@@ -41,6 +41,9 @@ impl GroupFile {
     /// Reads it and what it names; `-` is the standard input. What is wrong with any of it is told at once.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let (file, wrong) = Written::read(path)?;
+        if file.has("driver") && !file.has("members") {
+            return Err(file.is_a("a job", "job", path));
+        }
         let mut group = file.value().clone();
         let mut reading = Reading {
             file,
