@@ -26,6 +26,8 @@ use crate::server::{Error as ServerError, Options as ServerOptions, Server, Sign
 
 /// The exit code where the terminal was closed.
 const HUNG_UP: u8 = 129;
+/// And of one that somebody has made quit.
+const QUIT: u8 = 131;
 
 /// What to begin, and where.
 #[derive(clap::Args)]
@@ -63,9 +65,11 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
         );
         return Err(Error::Usage(why));
     }
-    // From here on a signal ends all of it in order, at whatever moment it comes; so does a terminal that is closed.
+    // From here on a signal ends all of it in order, at whatever moment it comes; so does a terminal that is closed, or
+    // that quits.
     let mut signals = Signals::new()?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
     let dir = Dir::new(data_dir)?;
     let at = dir.path().join("server");
     let server = Server::start(&ServerOptions::new(listen, at, "off")).await?;
@@ -95,6 +99,7 @@ pub(super) async fn run(options: Options, out: &Out) -> Result<u8, Error> {
             Told::Interrupt => INTERRUPTED,
         }),
         Some(()) = hang_up.recv() => Ok(HUNG_UP),
+        Some(()) = quit.recv() => Ok(QUIT),
         shown = shown => shown,
     };
     tell("\nStopping what runs, the agents and the server.");

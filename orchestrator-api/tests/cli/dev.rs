@@ -116,7 +116,7 @@ fn a_step_that_somebody_cancels_is_in_the_exit_code() {
 
 #[test]
 fn a_signal_in_the_middle_ends_all_of_it() {
-    for (name, code) in [("TERM", 0), ("INT", 130), ("HUP", 129)] {
+    for (name, code) in [("TERM", 0), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
         let dir = tempfile::tempdir().expect("a directory");
         let child = dev(dir.path()).stdout(Stdio::null()).spawn();
         let child = child.expect("it starts");
