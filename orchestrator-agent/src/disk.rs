@@ -34,6 +34,10 @@ pub(crate) fn note(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn write(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
     let new = path.with_extension("new");
     let written = || {
+        // Whoever opens a pipe waits.
+        if is_no_file(&new) {
+            fs::remove_file(&new)?;
+        }
         let mut file = OpenOptions::new();
         let file = file.write(true).create(true).truncate(true).mode(0o600);
         let mut file = file.open(&new)?;
@@ -69,8 +73,14 @@ pub(crate) fn reserve(path: &Path, bytes: usize) -> io::Result<()> {
     note(&path.with_extension("room"), &vec![b' '; bytes])
 }
 
-/// Whether so much can be written into this directory now.
-pub(crate) fn has_room(dir: &Path, bytes: usize) -> io::Result<()> {
+/// Whether so much can be written into this directory now, and so many files.
+pub(crate) fn has_room(dir: &Path, bytes: usize, files: u64) -> io::Result<()> {
+    let found = rustix::fs::statvfs(dir)?;
+    // Some file systems do not count them.
+    if found.f_files > 0 && found.f_favail < files {
+        let why = format!("no room for {files} more files");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+    }
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => File::from(file).write_all(&vec![0; bytes]),
@@ -147,18 +157,25 @@ fn parse<T: DeserializeOwned>(file: File) -> io::Result<T> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
+/// A file to be read; `None` where there is nothing. Of what is none it is said so, and it is not waited for.
+pub(crate) fn open_file(path: &Path) -> io::Result<Option<File>> {
+    let Some(file) = open(path, OFlags::empty())? else {
+        return Ok(None);
+    };
+    match file.metadata()?.is_file() {
+        true => Ok(Some(file)),
+        false => Err(io::Error::other("it is no file")),
+    }
+}
+
 /// The text of a file, as far as it is read; `None` where there is none.
 pub(crate) fn read_text(path: &Path) -> io::Result<Option<String>> {
     let read = |file: File| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file"));
-        }
         let mut bytes = Vec::new();
         file.take(TEXT_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let opened = open(path, OFlags::empty());
-    let read = opened.and_then(|file| file.map(read).transpose());
+    let read = open_file(path).and_then(|file| file.map(read).transpose());
     read.map_err(|why| of(path, &why))
 }
 

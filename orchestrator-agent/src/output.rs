@@ -14,6 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::wire::Stream;
 
 /// While a file is put aside its reader looks again; so often at the most.
@@ -62,8 +63,12 @@ impl Writer {
         let mut writer = Self::new(dir, stream, bytes_max, files_max);
         writer.older = older_ends(dir, stream)?.into();
         writer.begin = writer.older.back().copied().unwrap_or(0);
-        let file = OpenOptions::new().append(true).open(&writer.path);
-        if let Some(file) = present(file)? {
+        // Whoever opens a pipe waits.
+        let file = match disk::is_no_file(&writer.path) {
+            true => None,
+            false => present(OpenOptions::new().append(true).open(&writer.path))?,
+        };
+        if let Some(file) = file {
             let len = file.metadata()?.len();
             writer.file = Some((file, len));
         }
@@ -129,7 +134,7 @@ impl Tail {
         let path = newest(dir, stream);
         let mut ends = older_ends(dir, stream)?;
         for _ in 0..LOOKS_MAX {
-            let newest = present(File::open(&path))?;
+            let newest = disk::open_file(&path)?;
             let now = older_ends(dir, stream)?;
             if now == ends {
                 return Self::of(&path, &ends, newest, back);
@@ -152,7 +157,7 @@ impl Tail {
             if end - begin >= back || older_end != begin {
                 break;
             }
-            let Some(file) = present(File::open(older(path, older_end)))? else {
+            let Some(file) = disk::open_file(&older(path, older_end))? else {
                 break;
             };
             let Some(older_begin) = older_end.checked_sub(file.metadata()?.len()) else {

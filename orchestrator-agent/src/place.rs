@@ -21,6 +21,8 @@ use crate::shim::{self, Lost, Seat};
 const KEPT: &str = "place.json";
 /// How far below a data directory its runs are.
 const DEPTH: usize = 4;
+/// As the system calls a socket that is connected to.
+const STREAM: &str = "0001";
 /// Who asks is answered no more often.
 const ANSWER_EACH: Duration = Duration::from_millis(1);
 /// What cannot be written is tried again so soon.
@@ -184,7 +186,9 @@ fn is_taken_by_others(name: &str) -> io::Result<bool> {
     let all = std::fs::read_to_string("/proc/net/unix")?;
     let sockets = all.lines().filter_map(|line| {
         let (line, called) = line.rsplit_once(' ')?;
-        let is_it = called.strip_prefix('@') == Some(name);
+        // One of another kind may have the same name.
+        let kind = line.split_ascii_whitespace().nth(4)?;
+        let is_it = kind == STREAM && called.strip_prefix('@') == Some(name);
         let number = is_it.then(|| line.rsplit(' ').next())??;
         Some(PathBuf::from(format!("socket:[{number}]")))
     });

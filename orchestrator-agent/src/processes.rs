@@ -61,17 +61,6 @@ impl Process {
             .any(|other| other == variable.as_bytes())
     }
 
-    /// What this variable of its environment was when its program began.
-    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
-        let env = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
-        let mut all = env.split(|byte| *byte == 0);
-        let value = |all: &[u8]| {
-            let value = all.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            Some(OsStr::from_bytes(value).to_owned())
-        };
-        all.find_map(value)
-    }
-
     /// Its program and arguments.
     pub(crate) fn words(&self) -> Vec<OsString> {
         let words = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
@@ -119,12 +108,6 @@ impl Process {
             let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
             Some(OsStr::from_bytes(path).into())
         })
-    }
-
-    /// Its parent, that one's parent, and so on.
-    pub(crate) fn above(&self) -> impl Iterator<Item = Self> {
-        let parent = |process: &Self| Self::of(process.parent);
-        std::iter::successors(parent(self), parent)
     }
 
     /// Its children, their children, and so on.

@@ -50,7 +50,7 @@ use crate::runs;
 use crate::wire::Stream;
 
 pub(crate) use self::left::{
-    Lost, Seat, hold, kill_forsaken, kill_marked, kill_session, kill_strays, kill_unknown, living,
+    Lost, Seat, hold, kill_marked, kill_session, kill_strays, kill_unknown, living,
 };
 
 pub(crate) const LAUNCH: &str = "launch.json";

@@ -25,6 +25,7 @@ const AWAY_TOLD_AFTER: u32 = 3;
 const WAIT_AT_LEAST: f64 = 0.5;
 /// A run needs no more on the disk before it works, but for what it brings along.
 const ROOM_BYTES: usize = 256 << 10;
+const ROOM_FILES: u64 = 32;
 /// What is not what was promised will hardly be better soon, and costs as much again.
 const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -156,7 +157,7 @@ impl Supplies {
 /// Whether there is room for another run: what runs now is not ended for one that cannot be made.
 async fn room(runs: PathBuf) -> Result<(), String> {
     let look = tokio::task::spawn_blocking(move || {
-        let found = disk::has_room(&runs, ROOM_BYTES);
+        let found = disk::has_room(&runs, ROOM_BYTES, ROOM_FILES);
         found.map_err(|why| {
             format!(
                 "there is no room for another run in {}: {why}",

@@ -608,10 +608,6 @@ impl Driver for Exec {
             let ended = self
                 .end_lost(&self.runs, runs, Ending { signal, grace })
                 .await;
-            let killed = shim::kill_forsaken(&self.runs);
-            if killed > 0 {
-                tracing::warn!(killed, "what shims that were killed have left was killed");
-            }
             ended.inspect_err(|why| tracing::warn!(%why, "not all that is lost is ended"))
         })
     }

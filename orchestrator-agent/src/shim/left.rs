@@ -112,32 +112,6 @@ pub(crate) fn kill_marked(dir: &Path) -> usize {
     others.filter(processes::Process::kill).count()
 }
 
-/// Kills what shims that were killed have left of runs below this directory, where the run's own is gone, too: nobody
-/// knows any more what it was. Answers how many.
-pub(crate) fn kill_forsaken(runs: &Path) -> usize {
-    let is_lost = |dir: &Path| dir.starts_with(runs) && is_gone(dir);
-    let is_marked = |process: &processes::Process| {
-        let mark = process.variable(RUN);
-        mark.is_some_and(|dir| is_lost(Path::new(&dir)))
-    };
-    let works_there = |process: &processes::Process| {
-        let works = process.works_in();
-        works.is_some_and(|dir| is_lost(&dir)) && is_alone(process)
-    };
-    // Neither a shim nor an agent looks after it.
-    let is_forsaken = |process: &processes::Process| {
-        !process.above().any(|above| {
-            let mut open = above.open().chain(above.deleted());
-            open.any(|path| path.ends_with(LOCK))
-        })
-    };
-    others_here(runs)
-        .filter(|process| is_marked(process) || works_there(process))
-        .filter(is_forsaken)
-        .filter(processes::Process::kill)
-        .count()
-}
-
 /// The other processes, but for those of a container, which may have a directory of this name that is another one. Who has
 /// another root and finds nothing there is meant.
 fn others_here(dir: &Path) -> impl Iterator<Item = processes::Process> {
