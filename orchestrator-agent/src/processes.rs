@@ -78,7 +78,7 @@ impl Process {
         users.is_some_and(|users| users.split_ascii_whitespace().all(is_own))
     }
 
-    /// The directory that it works in. The last word of one that was taken away is not its name.
+    /// The directory that it works in, as [`undeleted`] takes it.
     pub(crate) fn works_in(&self) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
     }
@@ -95,19 +95,16 @@ impl Process {
         PathBuf::from(format!("/proc/{}/root", self.pid)).join(inside)
     }
 
-    /// The files that it has open.
+    /// The files that it has open, as [`undeleted`] takes them.
     pub(crate) fn open(&self) -> impl Iterator<Item = PathBuf> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid));
         let files = files.into_iter().flatten().flatten();
         files.filter_map(|file| fs::read_link(file.path()).ok())
     }
 
-    /// Those that were taken away, where they were last.
-    pub(crate) fn deleted(&self) -> impl Iterator<Item = PathBuf> {
-        self.open().filter_map(|link| {
-            let path = link.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
-            Some(OsStr::from_bytes(path).into())
-        })
+    /// Its parent, that one's parent, and so on.
+    pub(crate) fn above(&self) -> impl Iterator<Item = Self> {
+        std::iter::successors(Self::of(self.parent), |above| Self::of(above.parent))
     }
 
     /// Its children, their children, and so on.
@@ -132,6 +129,14 @@ impl Process {
     /// Whether it could be.
     pub(crate) fn kill(&self) -> bool {
         Pid::from_raw(self.pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    }
+}
+
+/// Where a file is, or was at last when it was taken away; whether it was.
+pub(crate) fn undeleted(link: PathBuf) -> (PathBuf, bool) {
+    match link.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(path) => (OsStr::from_bytes(path).into(), true),
+        None => (link, false),
     }
 }
 
@@ -185,9 +190,10 @@ mod tests {
         assert_eq!(process.sees(&dir.path().join("nowhere")), None);
         let file = dir.path().canonicalize().unwrap().join("file");
         let _held = fs::File::create(&file).unwrap();
-        assert!(!process.deleted().any(|path| path == file));
+        let open = || process.open().map(undeleted);
+        assert!(open().any(|open| open == (file.clone(), false)));
         fs::remove_file(&file).unwrap();
-        assert!(process.deleted().any(|path| path == file));
+        assert!(open().any(|open| open == (file.clone(), true)));
         assert!(Process::all().any(|other| other.pid == process.pid));
     }
 
@@ -202,6 +208,8 @@ mod tests {
         let sleeper: i32 = line.trim().parse().unwrap();
         let below = Process::of(own()).unwrap().below();
         assert!(below.iter().any(|process| process.pid == sleeper));
+        let sleeps = Process::of(sleeper).unwrap();
+        assert!(sleeps.above().any(|process| process.pid == own()));
         let below = Process::of(shell.id().cast_signed()).unwrap().below();
         assert_eq!(below.len(), 1);
         assert!(below[0].kill());

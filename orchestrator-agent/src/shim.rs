@@ -399,7 +399,7 @@ fn end(dir: &Path, launch: &Launch, child: &mut Child) -> io::Result<ExitStatus>
     let status = child.wait()?;
     family::end();
     // Of the checks, whose parent is the agent.
-    kill_marked(dir);
+    kill_marked(dir, Path::new(HERE));
     Ok(status)
 }
 

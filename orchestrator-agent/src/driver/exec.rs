@@ -419,7 +419,7 @@ impl Exec {
         let is_gone = |dir: &&PathBuf| matches!(dir.try_exists(), Ok(false));
         dirs.insert(dir.to_owned());
         for dir in dirs.iter().filter(is_gone) {
-            shim::kill_marked(dir);
+            shim::kill_marked(dir, dir);
         }
         Ok(())
     }

@@ -90,8 +90,11 @@ pub(crate) fn kill_session(left: Option<&Process>, dir: &Path) -> usize {
     killed
 }
 
-/// Whether nobody leads its session any more.
+/// Whether nobody leads its session any more. Who came here from outside of a container has none that is seen.
 fn is_alone(process: &processes::Process) -> bool {
+    if process.session == 0 {
+        return false;
+    }
     let leader = processes::Process::of(process.session);
     leader.is_none_or(|leader| leader.is_zombie)
 }
@@ -102,14 +105,28 @@ pub(crate) fn kill_strays(dir: &Path) -> usize {
     let launch = Launch::read(dir).ok().flatten();
     let before = launch.as_ref().and_then(Launch::marked);
     let before = before.filter(|before| is_gone(before));
-    kill_marked(dir) + before.map_or(0, kill_marked)
+    kill_marked(dir, dir) + before.map_or(0, |before| kill_marked(before, dir))
 }
 
-/// Kills whatever is marked with this directory; answers how many.
-pub(crate) fn kill_marked(dir: &Path) -> usize {
-    let mark = format!("{RUN}={}", dir.to_string_lossy());
-    let others = others_here(dir).filter(|process| process.has(&mark));
+/// Kills whatever is marked with a directory, for the run that is here; answers how many.
+pub(crate) fn kill_marked(with: &Path, here: &Path) -> usize {
+    let mark = format!("{RUN}={}", with.to_string_lossy());
+    let here = disk::identity(here);
+    let others = others_here(with).filter(|process| process.has(&mark));
+    let others = others.filter(|process| !is_anothers(process, with, here));
     others.filter(processes::Process::kill).count()
+}
+
+/// Whether it belongs to a run that began in this directory, too, and is not the one that is here: one of the two was moved.
+fn is_anothers(process: &processes::Process, with: &Path, here: Option<(u64, u64)>) -> bool {
+    let is_others_shim = |shim: processes::Process| {
+        let seat = shim.path(&Held::of(&shim)?.dir);
+        let launch = disk::read_json::<Launch>(&seat.join(LAUNCH)).ok()??;
+        Some(launch.marked() == Some(with) && disk::identity(&seat) != here)
+    };
+    let above = process.above();
+    let mut above = above.take_while(|above| above.pid != processes::own());
+    above.any(|above| is_others_shim(above).unwrap_or(false))
 }
 
 /// The other processes, but for those of a container, which may have a directory of this name that is another one. Who has
@@ -137,18 +154,38 @@ pub(crate) struct Seat {
 
 /// All that live and are there, whichever program began them.
 pub(crate) fn living() -> impl Iterator<Item = Seat> {
-    leaders().filter_map(|shim| {
-        let lock = shim.open().find(|path| path.ends_with(LOCK))?;
-        let dir = lock.parent()?.to_owned();
-        let seen = shim.path(&dir);
-        Some(Seat { dir, seen })
+    let shims = processes::Process::all();
+    shims.filter_map(|shim| {
+        let held = Held::of(&shim).filter(|held| !held.is_deleted)?;
+        let seen = shim.path(&held.dir);
+        Some(Seat {
+            dir: held.dir,
+            seen,
+        })
     })
 }
 
-/// Whatever may be a shim. Nobody else's programs are taken for one.
-fn leaders() -> impl Iterator<Item = processes::Process> {
-    let leaders = processes::Process::all().filter(|process| process.session == process.pid);
-    leaders.filter(processes::Process::is_own)
+/// The lock of a shim that lives.
+struct Held {
+    /// The run's directory, or where that was at last.
+    dir: PathBuf,
+    /// The lock was taken away.
+    is_deleted: bool,
+}
+
+impl Held {
+    /// What this process holds, if it is a shim: those work where their lock is. Nobody else's programs are taken for one, nor
+    /// is who has another file of that name.
+    fn of(shim: &processes::Process) -> Option<Self> {
+        if shim.session != shim.pid || !shim.is_own() {
+            return None;
+        }
+        let (dir, _) = processes::undeleted(shim.works_in()?);
+        let lock = dir.join(LOCK);
+        let mut open = shim.open().map(processes::undeleted);
+        let (_, is_deleted) = open.find(|(path, _)| *path == lock)?;
+        Some(Self { dir, is_deleted })
+    }
 }
 
 /// A shim that lives, and whose run was taken away, or what tells of it.
@@ -169,50 +206,35 @@ impl Lost {
         let is_shim = |process: &processes::Process| {
             let all = process.words();
             let told = all.get(1..all.len().saturating_sub(1));
-            process.session == process.pid
-                && told == Some(words)
-                && known.is_some_and(|known| process.sees(known) == Some(true))
-        };
-        let lost = |shim: processes::Process| {
-            let is_lock = |path: &PathBuf| path.ends_with(LOCK) && path.starts_with(runs);
-            let lock = shim.deleted().find(is_lock)?;
-            let dir = lock.parent()?.to_owned();
-            Some(Self {
-                shim,
-                is_deleted: true,
-                dir,
-            })
+            told == Some(words) && known.is_some_and(|known| process.sees(known) == Some(true))
         };
         let shims = processes::Process::all().filter(is_shim);
-        shims.filter_map(lost).collect()
+        let lost = shims.filter_map(Self::of);
+        lost.filter(|lost| lost.is_deleted && lost.dir.starts_with(runs))
+            .collect()
     }
 
     /// That of the run in this directory, which is there, where nothing else tells of it.
     pub(crate) fn at(dir: &Path) -> Option<Self> {
-        let lock = disk::identity(&dir.join(LOCK))?;
-        let holds = |shim: &processes::Process| {
-            let mut open = shim.open().filter(|path| path.ends_with(LOCK));
-            open.any(|path| disk::identity(&shim.path(&path)) == Some(lock))
+        let here = disk::identity(dir)?;
+        let is_here = |lost: &Self| {
+            let seat = lost.shim.path(&lost.dir);
+            !lost.is_deleted && disk::identity(&seat) == Some(here)
         };
-        let shim = leaders().find(holds)?;
-        Some(Self {
-            shim,
-            is_deleted: false,
-            dir: dir.to_owned(),
-        })
+        let mut all = processes::Process::all().filter_map(Self::of);
+        all.find(is_here)
     }
 
     /// That of a run that lives, asked where nobody holds its lock: so the directory that was asked is a copy, and the lock
     /// that its shim holds is that of another one.
     pub(crate) fn elsewhere(process: &Process) -> Option<Self> {
         let shim = processes::Process::of(process.shim)?;
-        let is_lock = |path: &PathBuf| path.ends_with(LOCK);
-        let there = shim.open().find(is_lock);
-        let is_deleted = there.is_none();
-        let lock = there.or_else(|| shim.deleted().find(is_lock))?;
-        let dir = lock.parent()?.to_owned();
-        let is_shim = process.is_alive() && shim.session == shim.pid;
-        is_shim.then_some(Self {
+        process.is_alive().then(|| Self::of(shim))?
+    }
+
+    fn of(shim: processes::Process) -> Option<Self> {
+        let Held { dir, is_deleted } = Held::of(&shim)?;
+        Some(Self {
             shim,
             is_deleted,
             dir,

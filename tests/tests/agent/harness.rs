@@ -300,7 +300,11 @@ impl Node {
 
     /// Its data directory is from now on another one, with the same in it. No agent is there.
     pub(crate) fn move_away(&mut self) {
-        let to = tempfile::tempdir().unwrap();
+        self.move_to(tempfile::tempdir().unwrap());
+    }
+
+    /// The same, and it is this one, which is empty.
+    pub(crate) fn move_to(&mut self, to: TempDir) {
         self.former.push(self.dir.path().to_owned());
         std::fs::rename(self.dir.path(), to.path()).unwrap();
         self.dir = to;

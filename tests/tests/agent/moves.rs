@@ -285,3 +285,54 @@ async fn what_runs_goes_along_with_a_directory_that_is_moved() {
     assert_eq!(said, "done\n");
     assert_eq!(std::fs::read_to_string(journal).unwrap(), "begun\n");
 }
+
+#[tokio::test]
+async fn of_what_was_moved_and_what_has_its_place_neither_ends_with_the_other() {
+    let (_server, mut moved, pid) = at_work_apart().await;
+    moved.leave(Leave::Running).await;
+    let place = moved.path("").canonicalize().unwrap();
+    moved.move_away();
+    // Another server's first run of this job is in a directory of the same name.
+    let server = Server::start().await;
+    let mut fresh = Node::new(&server, "n1");
+    let name = place.file_name().unwrap();
+    let mut to = tempfile::Builder::new();
+    let to = to.prefix(name).rand_bytes(0);
+    fresh.move_to(to.tempdir_in(place.parent().unwrap()).unwrap());
+    fresh.start_apart(&[]);
+    server.api.register(service(&[], immediate())).await;
+    let first = fresh.answers(1).await;
+    let environ = |pid: i32| std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let run = |pid: i32| {
+        let all = String::from_utf8(environ(pid)).unwrap();
+        let mut all = all.split('\0').map(str::to_owned);
+        all.find(|one| one.starts_with("ORCHESTRATOR_RUN="))
+    };
+    assert_eq!(run(first), run(pid));
+
+    let kill = |pid| {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    let ended = |node: &Node| {
+        let run = run(first).unwrap();
+        let below = Path::new(run.split_once('=').unwrap().1);
+        let below = below.strip_prefix(&place).unwrap().to_owned();
+        node.path("").join(below).join("ended.json")
+    };
+    let (of_fresh, of_moved) = (ended(&fresh), ended(&moved));
+    kill(first);
+    eventually("the one has ended", async || {
+        of_fresh.exists().then_some(())
+    })
+    .await;
+    assert!(is_alive(pid) && !of_moved.exists());
+    let second = fresh.answers(1).await;
+    kill(pid);
+    eventually("the other has ended", async || {
+        of_moved.exists().then_some(())
+    })
+    .await;
+    assert!(is_alive(second));
+    assert_eq!(fresh.answers(1).await, second);
+}
