@@ -21,6 +21,9 @@
 //! is why no workload runs twice, wherever the agent is killed. The newest attempts stay on disk after they ended, and are
 //! what the agent remembers of crashes.
 //!
+//! **What goes on is not begun anew.** A version that could not even start leaves alone what ran before it; where that is
+//! wanted again, it goes on for the new assignment, and a rollback to it restarts nothing ([`plan::taken`]).
+//!
 //! **Workloads outlive the agent.** A process is the child of a [shim], this program again, which writes its
 //! output and at last its exit code to the run's directory. An agent that comes back finds the directories, and by
 //! the locks that the shims hold it knows what is alive. A container is the engine's, and is found by its name.

@@ -32,6 +32,7 @@ const KEPT: &str = "run.json";
 pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
 const HEARD: &str = "heard";
+const TAKEN: &str = "taken.json";
 /// Between the name of a run's directory and a number, where it was put aside.
 const ASIDE: &str = ".broken-";
 
@@ -53,6 +54,15 @@ pub struct RunId {
     pub generation: u64,
     /// From 1.
     pub attempt: u32,
+}
+
+/// Which attempt of which assignment.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Attempt {
+    /// Which assignment.
+    pub generation: u64,
+    /// From 1.
+    pub number: u32,
 }
 
 impl fmt::Display for RunId {
@@ -225,6 +235,19 @@ impl Run {
             tracing::warn!(run = %self.id, %why, "when it has heard that it is to stop cannot be noted");
         }
         Some(now)
+    }
+
+    /// Notes that it goes on for a later assignment, of which the server has heard nothing yet.
+    pub(crate) fn note_taken(&self, taken: Attempt) -> io::Result<()> {
+        match std::fs::remove_file(self.dir.join(Mark::Told.name())) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+            _ => disk::note_json(&self.dir.join(TAKEN), &taken),
+        }
+    }
+
+    /// For which later assignment it goes on, if it does.
+    pub(crate) fn taken(&self) -> io::Result<Option<Attempt>> {
+        disk::read_or_put_aside(&self.dir.join(TAKEN))
     }
 
     pub(crate) fn has(&self, mark: Mark) -> bool {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Work;
+use super::{Live, Work};
 use crate::client::Received;
 use crate::disk;
-use crate::plan::{Moment, Supply, Wanted};
-use crate::runs::{Key, Run};
+use crate::plan::{self, Moment, Supply, Wanted};
+use crate::runs::{Key, RunId};
 use crate::wire::Document;
 use crate::workload::Workload;
 
@@ -140,14 +140,17 @@ impl Accepted {
 
     /// Whether it runs what is wanted. Not the document is asked, which a newer server may write in other words, but
     /// what this agent reads in it; and not only the numbers, which begin anew with a job of the same name.
-    pub(super) fn is_of(&self, run: &Run) -> bool {
+    pub(super) fn is_of(&self, live: &Live) -> bool {
+        let run = &live.run;
+        let counts = live.taken.map(|taken| taken.generation);
+        let counts = counts.unwrap_or(run.id.generation);
         let same = |wanted: &Wanted| {
             let workload = wanted
                 .workload
                 .as_ref()
                 .is_ok_and(|wanted| *wanted == run.workload);
             let (generation, version) = (wanted.generation, wanted.version);
-            workload && (generation, version) == (run.id.generation, run.version)
+            workload && (generation, version) == (counts, run.version)
         };
         self.wanted.get(&run.id.key).is_some_and(same)
     }
@@ -206,12 +209,11 @@ impl Work {
                 },
             );
         }
-        self.accepted.wanted = wanted;
+        let before = std::mem::replace(&mut self.accepted.wanted, wanted);
         self.accepted.documents = documents;
         self.accepted.targets = targets;
-        for live in self.lives.values_mut() {
-            live.is_wanted = live.left_alone.is_none() && self.accepted.is_of(&live.run);
-        }
+        self.see_what_is_wanted();
+        self.take_over(&before);
         let wanted = &self.accepted.wanted;
         let is_wanted = |key: &Key, generation| {
             wanted
@@ -232,6 +234,46 @@ impl Work {
         for key in over {
             let told = self.told.remove(&key).expect("its key was just read");
             self.numbers.used(told.number);
+        }
+    }
+
+    fn see_what_is_wanted(&mut self) {
+        for live in self.lives.values_mut() {
+            live.is_wanted = live.left_alone.is_none() && self.accepted.is_of(live);
+        }
+    }
+
+    /// What runs, and is wanted again before anything has replaced it, goes on.
+    fn take_over(&mut self, before: &BTreeMap<Key, Wanted>) {
+        let observed = self.observed(self.now());
+        let mut all = Vec::new();
+        for (key, wanted) in &self.accepted.wanted {
+            let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
+            let before = before.get(key);
+            if let Some((run, taken)) = before.and_then(|it| plan::taken(it, wanted, runs)) {
+                let id = RunId {
+                    key: key.clone(),
+                    generation: run.generation,
+                    attempt: run.attempt,
+                };
+                all.push((id, taken));
+            }
+        }
+        for (id, taken) in &all {
+            let Some(live) = self.lives.get_mut(id) else {
+                continue;
+            };
+            tracing::info!(run = %id, generation = taken.generation, "what is wanted again goes on");
+            if let Err(why) = live.run.note_taken(*taken) {
+                // The next agent begins it anew.
+                tracing::warn!(run = %id, %why, "that it goes on cannot be kept");
+            }
+            (live.taken, live.is_told) = (Some(*taken), false);
+            // What was seen before is said of no later assignment.
+            live.tally.roll();
+        }
+        if !all.is_empty() {
+            self.see_what_is_wanted();
         }
     }
 

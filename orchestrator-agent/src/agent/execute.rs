@@ -124,7 +124,7 @@ impl Work {
             workload,
         });
         let mut live = Live::new(run.clone(), Phase::Planned, now);
-        live.is_wanted = self.accepted.is_of(&run);
+        live.is_wanted = self.accepted.is_of(&live);
         let made = picked.and(supplied).and_then(|()| {
             let kept = run.keep();
             kept.map_err(|why| format!("the run cannot be made: {why}"))

@@ -38,7 +38,7 @@ use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
 use crate::place::{self, Place};
 use crate::plan::{self, Moment, Phase, Plan, Seen};
-use crate::runs::{self, Found, Key, Mark, Run, RunId};
+use crate::runs::{self, Attempt, Found, Key, Mark, Run, RunId};
 use crate::settings::{Settings, facts};
 use crate::shim::{self, ENDED};
 use crate::status;
@@ -420,6 +420,8 @@ struct Work {
 #[derive(Debug)]
 struct Live {
     run: Arc<Run>,
+    /// For which later assignment it goes on, if it does.
+    taken: Option<Attempt>,
     is_wanted: bool,
     /// It was not there before this agent.
     is_fresh: bool,
@@ -460,6 +462,7 @@ impl Drop for Waits {
 impl Live {
     fn new(run: Arc<Run>, phase: Phase, now: Moment) -> Self {
         Self {
+            taken: None,
             is_wanted: false,
             is_fresh: true,
             asked: None,
@@ -490,6 +493,8 @@ impl Live {
         Seen {
             generation: self.run.id.generation,
             attempt: self.run.id.attempt,
+            taken: self.taken,
+            version: self.run.version,
             is_wanted: self.is_wanted,
             row: self.run.row,
             phase: self.phase.clone(),
@@ -686,6 +691,10 @@ impl Work {
                 continue;
             }
             live.is_fresh = false;
+            live.taken = run.taken().unwrap_or_else(|why| {
+                tracing::warn!(run = %run.id, %why, "for whom it goes on is not known");
+                None
+            });
             live.is_told = run.has(Mark::Told) || starts.contains(&run.id);
             // What it has not heard is said again.
             live.asked = run.heard(now);

@@ -10,6 +10,8 @@
 //!   what cannot.
 //! - Where the wanted run has failed for good, and the job says so, what was stopped for it runs again.
 //! - Nothing is done to a run that something is being done to.
+//! - What is wanted again while it still runs, since nothing has replaced it meanwhile, is not begun anew: it [goes
+//!   on](taken) for the later assignment. Who wants it begun anew wants it while nothing else is wanted.
 //! - A few runs that ended are kept, for who wants to know why; then they are forgotten.
 
 mod standing;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::standing::{Standing, newest, standing};
-use crate::runs::{Key, RunId};
+use crate::runs::{Attempt, Key, RunId};
 use crate::workload::{Policy, Workload};
 
 /// Time as a plan sees it: since the machine began, for all its agents. It only grows, whatever clocks do.
@@ -58,6 +60,13 @@ pub enum Supply {
     Missing(String),
 }
 
+impl Wanted {
+    /// Whether the same is wanted, of whichever assignment.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.version, &self.workload) == (other.version, &other.workload)
+    }
+}
+
 /// A run as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
@@ -65,6 +74,10 @@ pub struct Seen {
     pub generation: u64,
     /// Which of its attempts.
     pub attempt: u32,
+    /// The later assignment for which it goes on, and which attempt of that it is.
+    pub taken: Option<Attempt>,
+    /// Which version of its job it runs.
+    pub version: u32,
     /// It runs what is wanted now, to the letter; or did.
     pub is_wanted: bool,
     /// So many quick restarts came before it in a row.
@@ -164,6 +177,22 @@ pub struct Plan {
     pub wake: Option<Moment>,
 }
 
+/// Of what runs, that which is wanted now and was not until now: it goes on for this assignment, and as which attempt of it.
+pub fn taken<'a>(
+    before: &Wanted,
+    wanted: &Wanted,
+    runs: &'a [Seen],
+) -> Option<(&'a Seen, Attempt)> {
+    if wanted.version == 0 || before.is_same(wanted) || newest(runs).is_some() {
+        return None;
+    }
+    let workload = wanted.workload.as_ref().ok()?;
+    let is_it = |run: &&Seen| (run.version, &run.workload) == (wanted.version, workload);
+    let goes_on = serving(runs).filter(|run| !run.busy && run.unseen.is_none());
+    let run = goes_on.filter(is_it).max_by_key(|run| run.worth())?;
+    Some((run, another(runs, wanted.generation)))
+}
+
 /// Says what to do next.
 pub fn plan(
     desired: &BTreeMap<Key, Wanted>,
@@ -202,6 +231,19 @@ enum Next {
 }
 
 impl Seen {
+    /// As what it counts.
+    pub fn counts_as(&self) -> Attempt {
+        self.taken.unwrap_or(Attempt {
+            generation: self.generation,
+            number: self.attempt,
+        })
+    }
+
+    /// Who has more of it is rather kept.
+    fn worth(&self) -> (bool, Attempt) {
+        (self.ready, self.counts_as())
+    }
+
     /// It has ended.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
@@ -339,11 +381,12 @@ impl<'a> Planner<'a> {
 
     /// Brings up again what ran before, now that nothing else will.
     fn put_back(&mut self, before: &Seen) {
+        let generation = before.counts_as().generation;
         let same = self
             .runs
             .iter()
-            .filter(|run| run.generation == before.generation && !run.is_wanted);
-        let Some(last) = same.max_by_key(|run| run.attempt) else {
+            .filter(|run| run.counts_as().generation == generation && !run.is_wanted);
+        let Some(last) = same.max_by_key(|run| run.counts_as()) else {
             return;
         };
         match last.next(&last.workload) {
@@ -351,7 +394,7 @@ impl<'a> Planner<'a> {
             Next::Never => {}
             Next::At { moment, .. } if self.now < moment => self.wake(moment),
             Next::At { row, .. } => self.act(Action::PutBack {
-                run: self.another(last.generation),
+                run: self.another(generation),
                 of: self.id(last),
                 row,
             }),
@@ -360,11 +403,10 @@ impl<'a> Planner<'a> {
 
     /// The next run of an assignment.
     fn another(&self, generation: u64) -> RunId {
-        let same = self.runs.iter().filter(|run| run.generation == generation);
         RunId {
             key: self.key.clone(),
             generation,
-            attempt: same.map(|run| run.attempt).max().unwrap_or(0) + 1,
+            attempt: another(self.runs, generation).number,
         }
     }
 
@@ -374,16 +416,13 @@ impl<'a> Planner<'a> {
             .runs
             .iter()
             .filter(|run| !run.is_wanted && run.is_over() && run.asked.is_some());
-        others.max_by_key(|run| (run.generation, run.attempt))
+        others.max_by_key(|run| run.counts_as())
     }
 
     /// Of what is not wanted, the newest that lives and was not told to stop.
     fn best_other(&self) -> Option<&'a Seen> {
-        let others = self
-            .runs
-            .iter()
-            .filter(|run| !run.is_wanted && run.phase == Phase::Running && run.asked.is_none());
-        others.max_by_key(|run| (run.ready, run.generation, run.attempt))
+        let others = serving(self.runs).filter(|run| !run.is_wanted);
+        others.max_by_key(|run| run.worth())
     }
 
     fn stop_all_but(&mut self, kept: Option<&Seen>) {
@@ -428,7 +467,7 @@ impl<'a> Planner<'a> {
                 !spared.into_iter().any(|spared| std::ptr::eq(spared, *run))
             })
             .collect();
-        over.sort_by_key(|run| std::cmp::Reverse((run.generation, run.attempt)));
+        over.sort_by_key(|run| std::cmp::Reverse(run.counts_as()));
         for (place, run) in over.into_iter().enumerate() {
             let Phase::Ended { since, .. } = run.phase else {
                 continue;
@@ -458,6 +497,26 @@ impl<'a> Planner<'a> {
     fn wake(&mut self, at: Moment) {
         self.plan.wake = Some(self.plan.wake.map_or(at, |wake| wake.min(at)));
     }
+}
+
+/// Those that live and were not told to stop.
+fn serving(runs: &[Seen]) -> impl Iterator<Item = &Seen> {
+    runs.iter()
+        .filter(|run| run.phase == Phase::Running && run.asked.is_none())
+}
+
+/// The next attempt of an assignment. No run has been it, and none is called so.
+fn another(runs: &[Seen], generation: u64) -> Attempt {
+    let attempts = runs.iter().flat_map(|run| {
+        let begun = Attempt {
+            generation: run.generation,
+            number: run.attempt,
+        };
+        [begun, run.counts_as()]
+    });
+    let same = attempts.filter(|attempt| attempt.generation == generation);
+    let number = same.map(|attempt| attempt.number).max().unwrap_or(0) + 1;
+    Attempt { generation, number }
 }
 
 #[cfg(test)]

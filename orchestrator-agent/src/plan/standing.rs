@@ -43,9 +43,9 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
         return Standing::CannotStart(why.clone());
     }
     match &run.phase {
-        Phase::Planned if run.attempt == 1 => Standing::Unknown,
+        Phase::Planned if run.counts_as().number == 1 => Standing::Unknown,
         Phase::Planned => Standing::Down,
-        Phase::Running => Standing::Up(run.attempt),
+        Phase::Running => Standing::Up(run.counts_as().number),
         Phase::Ended {
             how: End::CannotStart(why),
             ..
@@ -64,5 +64,5 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
 pub fn newest(runs: &[Seen]) -> Option<&Seen> {
     runs.iter()
         .filter(|run| run.is_wanted)
-        .max_by_key(|run| run.attempt)
+        .max_by_key(|run| run.counts_as())
 }

@@ -37,6 +37,10 @@ enum Happens {
         put_back: bool,
         anew: bool,
     },
+    /// What runs, or did.
+    WantsAgain {
+        which: usize,
+    },
     WantsWhatCannotBe {
         slot: u32,
     },
@@ -72,6 +76,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         3 => (slot.clone(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1))
             .prop_map(|(slot, start_first, put_back, anew)| Happens::Wants { slot, start_first, put_back, anew }),
+        2 => (0..8_usize).prop_map(|which| Happens::WantsAgain { which }),
         1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
         1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
         1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
@@ -111,7 +116,8 @@ impl World {
         let seen = runs.map(|(key, runs)| {
             let wanted = self.desired.get(key);
             let seen = runs.iter().map(|(run, task, document)| Seen {
-                is_wanted: wanted.is_some_and(|w| w.generation == run.generation && w.version != 0)
+                is_wanted: wanted
+                    .is_some_and(|w| w.generation == run.counts_as().generation && w.version != 0)
                     && self.documents.get(key) == Some(document),
                 busy: task.is_some(),
                 ..run.clone()
@@ -211,6 +217,8 @@ impl World {
                 let seen = Seen {
                     generation: run.generation,
                     attempt: run.attempt,
+                    taken: None,
+                    version: u32::try_from(document).unwrap(),
                     is_wanted: false,
                     row: *row,
                     phase: Phase::Planned,
@@ -219,7 +227,10 @@ impl World {
                     ready: false,
                     asked: None,
                     killed: None,
-                    workload: workload(false),
+                    workload: match action {
+                        Action::PutBack { of, .. } => self.run(of).0.workload.clone(),
+                        _ => self.desired[&run.key].workload.clone().unwrap(),
+                    },
                 };
                 self.runs.entry(run.key.clone()).or_default().push((
                     seen,
@@ -256,18 +267,67 @@ impl World {
         (!all.is_empty()).then(|| all.swap_remove(which % count))
     }
 
-    fn wants(&mut self, slot: u32, version: u32, workload: Result<Arc<Workload>, String>) {
+    fn wants(&mut self, slot: u32, workload: Result<Arc<Workload>, String>) {
         self.document += 1;
+        self.wants_document(&key(slot), self.document, workload);
+    }
+
+    fn wants_document(
+        &mut self,
+        key: &Key,
+        document: u64,
+        workload: Result<Arc<Workload>, String>,
+    ) {
         self.generation += 1;
-        let generation = self.generation;
-        self.documents.insert(key(slot), self.document);
+        self.documents.insert(key.clone(), document);
         let wanted = Wanted {
-            generation,
-            version,
+            generation: self.generation,
+            version: u32::try_from(document).unwrap(),
             workload,
             supply: Supply::Here,
         };
-        self.desired.insert(key(slot), wanted);
+        self.desired.insert(key.clone(), wanted);
+    }
+
+    /// Some run's document is wanted, which is that of a run that lives or of none.
+    fn wants_again(&mut self, which: usize) {
+        let Some((run, _, document)) = self.nth(which, |_| true) else {
+            return;
+        };
+        let (workload, document) = (run.workload.clone(), *document);
+        let has_it = |runs: &[Acting]| runs.iter().any(|(.., of)| *of == document);
+        let its = self.runs.iter().find(|(_, runs)| has_it(runs));
+        let key = its.map(|(key, _)| key.clone()).unwrap();
+        let before = self.desired.get(&key).cloned();
+        self.wants_document(&key, document, Ok(workload));
+        let runs = self.observed().remove(&key).unwrap();
+        let wanted = &self.desired[&key];
+        let taken = before.and_then(|before| {
+            let (run, taken) = taken(&before, wanted, &runs)?;
+            assert_ne!(before.version, wanted.version);
+            assert!(run.phase == Phase::Running && run.asked.is_none() && !run.busy);
+            Some(((run.generation, run.attempt), taken))
+        });
+        let Some((id, taken)) = taken else {
+            return;
+        };
+        let all = self.runs.get_mut(&key).unwrap().iter_mut();
+        for (run, _, of) in all {
+            assert_ne!(
+                (run.generation, run.attempt),
+                (taken.generation, taken.number)
+            );
+            assert_ne!(run.counts_as(), taken);
+            if (run.generation, run.attempt) == id {
+                assert_eq!(*of, document);
+                run.taken = Some(taken);
+            }
+        }
+        let runs = self.observed().remove(&key).unwrap();
+        let wanted = &self.desired[&key];
+        let mine = newest(&runs).unwrap();
+        assert_eq!((mine.generation, mine.attempt), id);
+        assert_eq!(standing(wanted, &runs), Standing::Up(taken.number));
     }
 
     fn happen(&mut self, what: Happens) {
@@ -283,10 +343,14 @@ impl World {
                     // The job was deleted, and another of its name began.
                     self.generation = 0;
                 }
-                self.wants(slot, 1, Ok(that(start_first, put_back)));
+                self.wants(slot, Ok(that(start_first, put_back)));
             }
-            Happens::WantsWhatCannotBe { slot } => self.wants(slot, 1, Err("no".to_owned())),
-            Happens::WantsNothing { slot } => self.wants(slot, 0, Err("no".to_owned())),
+            Happens::WantsAgain { which } => self.wants_again(which),
+            Happens::WantsWhatCannotBe { slot } => self.wants(slot, Err("no".to_owned())),
+            Happens::WantsNothing { slot } => {
+                self.wants(slot, Err("no".to_owned()));
+                self.desired.get_mut(&key(slot)).unwrap().version = 0;
+            }
             Happens::Forgets { slot } => drop(self.desired.remove(&key(slot))),
             Happens::Supplied { slot, how } => {
                 let ways = [

@@ -11,7 +11,7 @@
 //! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
 //! | `checks` | | see below; that the process lives is always checked |
 //! | `error_rate` | | see below |
-//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy; not with a fixed port |
+//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy; not with a fixed port. Either way an old run that is wanted again before it was stopped goes on as it is: a rollback to it restarts nothing |
 //! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |

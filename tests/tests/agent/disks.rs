@@ -43,7 +43,8 @@ async fn on_a_disk(what: &str, size: &str) -> Option<(Server, Node, Disk, i32)> 
     server.api.nodes(1).await;
     let mut job = service(&[], immediate());
     job["restart"] = json!({ "policy": "always", "backoff": "200ms", "backoff_max": "200ms" });
-    server.api.register(job).await;
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
     let pid = node.answers(1).await;
     Some((server, node, disk, pid))
 }
@@ -81,6 +82,9 @@ async fn what_runs_is_not_ended_for_what_has_no_room() {
             targets.contains("there is no room for another run in "),
             "{failed:#}\n{targets}"
         );
+        // Nor does what takes that back need any.
+        let rollback = failed["rolled_back_by"].as_str().unwrap();
+        server.api.until_state(rollback, "completed").await;
         assert_eq!(node.answers(1).await, pid);
         assert_eq!(node.processes(), [pid]);
         disk.make_room();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Server, canary, get, rolling, service};
+use crate::harness::{Node, Server, canary, eventually, get, rolling, service};
 
 async fn fleet(server: &Server, count: usize) -> Vec<Node> {
     let nodes = (1..=count).map(|number| Node::here(server, &format!("n{number}")));
@@ -166,6 +166,59 @@ async fn what_cannot_start_says_why_and_what_ran_before_goes_on() {
         "{said:#}"
     );
     nodes[0].answers(1).await;
+}
+
+#[tokio::test]
+async fn what_is_taken_back_to_what_still_runs_goes_on() {
+    let server = Server::start().await;
+    let mut nodes: Vec<Node> = ["n1", "n2"].map(|name| Node::new(&server, name)).into();
+    for node in &mut nodes {
+        node.start_apart(&[]);
+    }
+    let api = &server.api;
+    api.nodes(2).await;
+    let job = |env: &[(&str, &str)]| {
+        let mut job = service(env, rolling());
+        job["switch"] = json!("start_first");
+        job["rollout"]["max_parallel"] = json!(2);
+        job
+    };
+    let id = api.register(job(&[])).await;
+    api.until_state(&id, "completed").await;
+    let mut pids = Vec::new();
+    for node in &nodes {
+        pids.push(node.answers(1).await);
+    }
+    let mut unknown = job(&[]);
+    unknown["config"] = json!({ "comand": "x" });
+    let mut missing = job(&[]);
+    missing["artifact"] = json!({ "source": "/nowhere", "sha256": "0".repeat(64) });
+    // Not understood, never there, and begun beside what runs: on all nodes at once.
+    for bad in [unknown, missing, job(&[("SICK", "1")])] {
+        let id = api.register(bad).await;
+        taken_back(&server, &id).await;
+        for (node, pid) in nodes.iter().zip(&pids) {
+            assert_eq!(node.answers(1).await, *pid, "{}", node.log());
+            let is_alone = async || (node.processes() == [*pid]).then_some(());
+            eventually("nothing else runs", is_alone).await;
+        }
+    }
+    // Of which assignment it is knows the next agent, too.
+    for (node, pid) in nodes.iter_mut().zip(&pids) {
+        node.kill().await;
+        node.start_apart(&[]);
+        let is_up = |status: &Value| status["executions"][0]["standing"] == "up";
+        node.until("it has found it", is_up).await;
+        assert_eq!(node.answers(1).await, *pid);
+    }
+    // Where it ends by itself it is begun again; and where somebody wants that.
+    let of = |pid| rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(of(pids[0]), rustix::process::Signal::KILL).unwrap();
+    assert_ne!(nodes[0].answers(1).await, pids[0]);
+    let restart = api.post("/v1/jobs/default/web/restart", json!({})).await;
+    let id = restart["deployment_id"].as_str().unwrap();
+    api.until_state(id, "completed").await;
+    assert_ne!(nodes[1].answers(1).await, pids[1]);
 }
 
 #[tokio::test]

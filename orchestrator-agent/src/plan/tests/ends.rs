@@ -6,6 +6,8 @@ fn ended(attempt: u32, row: u32, how: End, ran: u64) -> Seen {
     Seen {
         generation: 1,
         attempt,
+        taken: None,
+        version: 1,
         is_wanted: true,
         row,
         phase: Phase::Ended {
@@ -215,4 +217,128 @@ fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
         let action: Vec<_> = action.into_iter().collect();
         assert_eq!(plan.actions, action, "{seen:?}");
     }
+}
+
+#[test]
+fn what_is_wanted_again_while_it_runs_goes_on() {
+    let wanted = |generation, version, workload: &Result<Arc<Workload>, String>| Wanted {
+        generation,
+        version,
+        workload: workload.clone(),
+        supply: Supply::Missing("none".to_owned()),
+    };
+    let (old, new) = (Ok(that(false, false)), Ok(that(true, false)));
+    let no = Err("no".to_owned());
+    let run = |generation, attempt, ready| Seen {
+        generation,
+        attempt,
+        is_wanted: false,
+        phase: Phase::Running,
+        ready,
+        ..ended(1, 0, End::Exited(0), 1)
+    };
+    let first = [run(1, 3, true)];
+    let again = wanted(9, 1, &old);
+    let goes_on = |before: &Wanted, wanted: &Wanted, runs: &[Seen]| {
+        let (run, taken) = taken(before, wanted, runs)?;
+        Some((
+            (run.generation, run.attempt),
+            (taken.generation, taken.number),
+        ))
+    };
+    // Whatever was wanted meanwhile could not be begun, or not be understood; or was begun beside it.
+    for before in [wanted(7, 2, &new), wanted(7, 2, &no), wanted(7, 2, &old)] {
+        assert_eq!(goes_on(&before, &again, &first), Some(((1, 3), (9, 1))));
+    }
+    let beside = [
+        run(1, 3, true),
+        Seen {
+            version: 2,
+            ..run(7, 1, true)
+        },
+    ];
+    assert_eq!(
+        goes_on(&wanted(7, 2, &new), &again, &beside),
+        Some(((1, 3), (9, 1)))
+    );
+    // That is what it is to begin anew for.
+    assert_eq!(goes_on(&wanted(7, 1, &old), &again, &first), None);
+    // Another version, or another document of a job of the same name.
+    assert_eq!(
+        goes_on(&wanted(7, 2, &new), &wanted(9, 3, &old), &first),
+        None
+    );
+    assert_eq!(
+        goes_on(&wanted(7, 2, &new), &wanted(9, 1, &new), &first),
+        None
+    );
+    assert_eq!(
+        goes_on(&wanted(7, 2, &new), &wanted(9, 0, &old), &first),
+        None
+    );
+    // What was told to stop, or is not known to run.
+    let told = Seen {
+        asked: Some(Duration::ZERO),
+        ..run(1, 3, true)
+    };
+    let unseen = Seen {
+        unseen: Some("away".to_owned()),
+        ..run(1, 3, true)
+    };
+    let over = ended(3, 0, End::Exited(1), 9);
+    for run in [
+        told,
+        unseen,
+        Seen {
+            is_wanted: false,
+            ..over
+        },
+    ] {
+        assert_eq!(goes_on(&wanted(7, 2, &new), &again, &[run]), None);
+    }
+    // Of two the one that is well; and no other has ever been that attempt.
+    let (well, later) = (run(1, 3, true), run(1, 4, false));
+    let was = Seen {
+        is_wanted: false,
+        ..ended(2, 0, End::Exited(1), 9)
+    };
+    let was = Seen {
+        generation: 9,
+        ..was
+    };
+    let runs = [well.clone(), later, Seen { version: 3, ..was }];
+    assert_eq!(
+        goes_on(&wanted(7, 2, &new), &again, &runs),
+        Some(((1, 3), (9, 3)))
+    );
+    // It goes on once more, and where it ends it is begun again as the next attempt of the last of them.
+    let taken_over = Attempt {
+        generation: 9,
+        number: 1,
+    };
+    let mut mine = Seen {
+        taken: Some(taken_over),
+        ..well
+    };
+    let runs = [mine.clone()];
+    assert_eq!(
+        goes_on(&wanted(11, 2, &new), &wanted(13, 1, &old), &runs),
+        Some(((1, 3), (13, 1)))
+    );
+    mine.is_wanted = true;
+    mine.phase = ended(1, 0, End::Exited(1), 9).phase;
+    let here = Wanted {
+        supply: Supply::Here,
+        ..again
+    };
+    assert_eq!(standing(&here, std::slice::from_ref(&mine)), Standing::Down);
+    let desired = BTreeMap::from([(key(0), here)]);
+    let seen = BTreeMap::from([(key(0), vec![mine])]);
+    let plan = plan(&desired, &seen, Duration::from_secs(9));
+    let run = RunId {
+        key: key(0),
+        generation: 9,
+        attempt: 2,
+    };
+    assert_eq!(plan.actions, [Action::Create { run, row: 1 }]);
 }
