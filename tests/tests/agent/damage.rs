@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, known, service};
-use crate::restarts::{apart, plain, sleepers, stat};
+use crate::restarts::{apart, only_another_sleeps, plain, sleeper, sleepers, stat};
 
 /// Where the run is that lives on the node.
 async fn run(node: &Node) -> PathBuf {
@@ -190,22 +190,14 @@ async fn what_has_lost_its_shim_and_is_known_to_nobody_ends_before_the_next_begi
         if let Some(directory) = directory {
             job["config"]["directory"] = json!(directory);
         }
-        let id = server.api.register(job).await;
-        server.api.until_state(&id, "completed").await;
-        let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+        let asleep = sleeper(&server, job, &seconds).await;
         let run = run(&node).await;
         node.kill().await;
         kill(shim_of(asleep));
         std::fs::write(run.join("run.json"), "").unwrap();
         assert_eq!(sleepers(&seconds), [asleep]);
         node.start_apart(&[]);
-        eventually("another one sleeps, and no other", async || {
-            let all = sleepers(&seconds);
-            (all.len() == 1 && all != [asleep]).then_some(())
-        })
-        .await;
-        server.api.stopped("web").await;
-        assert!(sleepers(&seconds).is_empty());
+        only_another_sleeps(&server, &seconds, asleep).await;
     }
 }
 
@@ -295,9 +287,7 @@ async fn the_time_of_grace_goes_on_however_often_the_agent_begins_anew() {
     let script = format!("trap '' TERM; sleep {seconds}");
     let mut job = plain(json!(["sh", "-c", script]));
     job["config"]["stop_grace"] = json!("4s");
-    let id = server.api.register(job).await;
-    server.api.until_state(&id, "completed").await;
-    eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    sleeper(&server, job, &seconds).await;
     let run = run(&node).await;
     server
         .api
@@ -325,12 +315,8 @@ async fn a_shim_and_its_program_that_are_killed_leave_nobody_behind() {
     let (server, mut node) = apart().await;
     let seconds = (6_000_000 + std::process::id()).to_string();
     let script = format!("env -i sleep {seconds} & wait");
-    let id = server
-        .api
-        .register(plain(json!(["sh", "-c", script])))
-        .await;
-    server.api.until_state(&id, "completed").await;
-    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let job = plain(json!(["sh", "-c", script]));
+    let asleep = sleeper(&server, job, &seconds).await;
     let program = stat(asleep).unwrap().1;
     let shim = shim_of(program);
     node.kill().await;
@@ -339,13 +325,7 @@ async fn a_shim_and_its_program_that_are_killed_leave_nobody_behind() {
     }
     assert_eq!(sleepers(&seconds), [asleep]);
     node.start_apart(&[]);
-    eventually("another one sleeps, and no other", async || {
-        let all = sleepers(&seconds);
-        (all.len() == 1 && all != [asleep]).then_some(())
-    })
-    .await;
-    server.api.stopped("web").await;
-    assert!(sleepers(&seconds).is_empty());
+    only_another_sleeps(&server, &seconds, asleep).await;
 }
 
 #[tokio::test]
@@ -354,21 +334,13 @@ async fn who_has_lost_his_shim_and_what_tells_of_him_ends() {
     let seconds = (7_000_000 + std::process::id()).to_string();
     let script = format!("sleep {seconds} & wait");
     let job = plain(json!(["env", "-i", "sh", "-c", script]));
-    let id = server.api.register(job).await;
-    server.api.until_state(&id, "completed").await;
-    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let asleep = sleeper(&server, job, &seconds).await;
     let run = run(&node).await;
     node.kill().await;
     kill(shim_of(stat(asleep).unwrap().1));
     std::fs::write(run.join("process.json"), "").unwrap();
     node.start_apart(&[]);
-    eventually("another one sleeps, and no other", async || {
-        let all = sleepers(&seconds);
-        (all.len() == 1 && all != [asleep]).then_some(())
-    })
-    .await;
-    server.api.stopped("web").await;
-    assert!(sleepers(&seconds).is_empty());
+    only_another_sleeps(&server, &seconds, asleep).await;
 }
 
 /// Takes a name that everybody can read, and answers nobody.

@@ -160,9 +160,7 @@ async fn what_has_lost_its_directory_and_forgotten_whose_it_is_is_stopped_too() 
         let script = format!("{script} {seconds}");
         let mut job = plain(json!(["env", "-i", "sh", "-c", script]));
         job["config"]["stop_grace"] = json!("300ms");
-        let id = server.api.register(job).await;
-        server.api.until_state(&id, "completed").await;
-        let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+        let asleep = sleeper(&server, job, &seconds).await;
         std::fs::remove_dir_all(node.path("runs/default@/web@")).unwrap();
         server.api.register(plain(json!(["sleep", seconds]))).await;
         eventually("the next one sleeps, and no other", async || {
@@ -432,6 +430,24 @@ pub(crate) fn sleepers(seconds: &str) -> Vec<i32> {
     pids.filter(sleeps).collect()
 }
 
+/// Registers a job that sleeps for so long on one node: which process does.
+pub(crate) async fn sleeper(server: &Server, job: Value, seconds: &str) -> i32 {
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it sleeps", async || sleepers(seconds).pop()).await
+}
+
+/// Ready when another one sleeps, and no other; and that ends with its job.
+pub(crate) async fn only_another_sleeps(server: &Server, seconds: &str, before: i32) {
+    eventually("another one sleeps, and no other", async || {
+        let all = sleepers(seconds);
+        (all.len() == 1 && all != [before]).then_some(())
+    })
+    .await;
+    server.api.stopped("web").await;
+    assert!(sleepers(seconds).is_empty());
+}
+
 /// A job that is nothing but this command.
 pub(crate) fn plain(command: Value) -> Value {
     let mut job = service(&[], immediate());
@@ -447,18 +463,10 @@ async fn a_killed_shim_takes_along_what_has_forgotten_whose_it_is() {
     server.api.nodes(1).await;
     let seconds = (1_000_000 + std::process::id()).to_string();
     let job = plain(json!(["env", "-i", "sleep", seconds]));
-    let id = server.api.register(job).await;
-    server.api.until_state(&id, "completed").await;
-    let asleep = eventually("it sleeps", async || sleepers(&seconds).pop()).await;
+    let asleep = sleeper(&server, job, &seconds).await;
     let (_, shim, _, _) = stat(asleep).unwrap();
     kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
-    eventually("another one sleeps, and no other", async || {
-        let all = sleepers(&seconds);
-        (all.len() == 1 && all != [asleep]).then_some(())
-    })
-    .await;
-    server.api.stopped("web").await;
-    assert!(sleepers(&seconds).is_empty());
+    only_another_sleeps(&server, &seconds, asleep).await;
 }
 
 /// What the kernel says of a process: its state, its parent, its group, its session.
