@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::wire::Interval;
 use crate::workload::{Check, ErrorRate, Probe, Workload};
 
-/// Without a check, what has lived so long is healthy enough to take the place of another run.
+/// Without such a check as sees more, what has lived so long is healthy enough to take the place of another run.
 const LIVES_AFTER: Duration = Duration::from_secs(1);
 
 /// What was seen of a run.
@@ -186,7 +186,7 @@ impl Tally {
 
     /// Whether it is healthy now, at this age.
     pub fn is_ready(&self, age: Duration) -> bool {
-        let lives = !self.checks.is_empty() || age >= LIVES_AFTER;
+        let lives = self.ready_at().is_none_or(|at| age >= at);
         lives && self.checks.iter().all(|state| state.passing == Some(true))
     }
 
@@ -209,9 +209,11 @@ impl Tally {
         checks.chain(counters)
     }
 
-    /// When it may be without anything to be seen; only without a check.
+    /// When it may be without anything to be seen; only without a check that looks at more than that it lives.
     pub fn ready_at(&self) -> Option<Duration> {
-        self.checks.is_empty().then_some(LIVES_AFTER)
+        let mut probes = self.checks.iter().map(|state| &state.check.probe);
+        let only_lives = probes.all(|probe| *probe == Probe::Process);
+        only_lives.then_some(LIVES_AFTER)
     }
 }
 
@@ -219,6 +221,8 @@ impl State {
     /// Whether the result counts: one of a workload that has not come up yet does not.
     fn take(&mut self, passed: bool, age: Duration) -> bool {
         if !passed && self.passing.is_none() && age < self.check.start_period {
+            // But what passed before it is no row with what passes after it.
+            self.row = (false, 0);
             return false;
         }
         let row = if self.row.0 == passed {
@@ -326,6 +330,33 @@ mod tests {
         assert_eq!(tally.roll(), said(None, None));
         checked(&mut tally, 0, &[false], 5);
         assert_eq!(tally.roll(), said(Some(false), None));
+    }
+
+    #[test]
+    fn what_fails_in_between_is_no_row_also_while_it_comes_up() {
+        let check = json!({ "type": "tcp", "passes": 3, "fails": 3, "start_period": "60s" });
+        let mut tally = tally(json!({ "checks": [check] }));
+        for _ in 0..9 {
+            checked(&mut tally, 0, &[true, true, false], 1);
+        }
+        assert!(!tally.is_ready(Duration::from_secs(1)));
+        checked(&mut tally, 0, &[true, true, true], 1);
+        assert!(tally.is_ready(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn that_it_lives_is_to_be_seen_for_a_while() {
+        let process = json!({ "type": "process" });
+        for checks in [json!([]), json!([process])] {
+            let tally = tally(json!({ "checks": checks }));
+            assert!(!tally.is_ready(Duration::ZERO));
+            assert_eq!(tally.ready_at(), Some(LIVES_AFTER));
+            assert!(tally.is_ready(LIVES_AFTER));
+        }
+        let mut tally = tally(json!({ "checks": [process, { "type": "tcp" }] }));
+        assert!(tally.ready_at().is_none() && !tally.is_ready(LIVES_AFTER));
+        checked(&mut tally, 1, &[true], 0);
+        assert!(tally.is_ready(Duration::ZERO));
     }
 
     #[test]
