@@ -211,6 +211,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
         .into_owned();
     let mut settings = Settings::new("", &host, "/var/lib/orchestrator-agent");
     let mut leave = Leave::Running;
+    let mut token_file = None;
     let token = std::env::var("ORCHESTRATOR_TOKEN").ok();
     settings.token = token.as_deref().and_then(given);
     while let Some(arg) = args.next() {
@@ -224,14 +225,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
             "--node" => settings.node = text(value()?)?,
             "--data-dir" => settings.data_dir = value()?.into(),
             "--ca-cert" => settings.authorities = Some(value()?.into()),
-            "--token-file" => {
-                let path = PathBuf::from(value()?);
-                let read = std::fs::read_to_string(&path);
-                let unread =
-                    |why| format!("--token-file: {} cannot be read: {why}", path.display());
-                let token = read.map_err(unread)?;
-                settings.token = given(&token);
-            }
+            "--token-file" => token_file = Some(PathBuf::from(value()?)),
             "--label" => {
                 let label = text(value()?)?;
                 let (key, value) = label.split_once('=').ok_or("--label: not KEY=VALUE")?;
@@ -262,5 +256,50 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
             other => return Err(format!("{other} is no option")),
         }
     }
+    if let Some(path) = token_file {
+        settings.token = match std::fs::read_to_string(&path) {
+            Ok(token) => given(&token),
+            // Nor does who has taken it away.
+            Err(why) if why.kind() == io::ErrorKind::NotFound && settings.has_joined() => None,
+            Err(why) => {
+                let path = path.display();
+                return Err(format!("--token-file: {path} cannot be read: {why}"));
+            }
+        };
+    }
     Ok(Some((settings, leave)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_joined_needs_no_token_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        let given = || {
+            let told = [
+                "--server".into(),
+                "http://127.0.0.1:4650".into(),
+                "--token-file".into(),
+                token.clone().into_os_string(),
+                "--data-dir".into(),
+                dir.path().into(),
+            ];
+            let (settings, _) = read(told.into_iter())?.unwrap();
+            Ok::<_, String>(settings.token.map(|token| token.0))
+        };
+        let why = given().unwrap_err();
+        assert!(why.contains("No such file"), "{why}");
+        std::fs::write(dir.path().join(crate::settings::IDENTITY), "{}").unwrap();
+        assert_eq!(given(), Ok(None));
+        std::fs::write(&token, "secret\n").unwrap();
+        assert_eq!(given(), Ok(Some("secret".to_owned())));
+        std::fs::write(&token, "").unwrap();
+        assert_eq!(given(), Ok(None));
+        std::fs::remove_file(&token).unwrap();
+        std::fs::create_dir(&token).unwrap();
+        assert!(given().is_err());
+    }
 }

@@ -18,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,8 @@ pub struct Run {
     pub artifact: Option<PathBuf>,
     /// Its directory.
     pub dir: PathBuf,
+    /// When it was made, since this machine booted or earlier; an earlier program has not kept it.
+    pub made: Option<Moment>,
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub name: String,
 }
@@ -107,6 +110,8 @@ struct Kept {
     ports: BTreeMap<String, u16>,
     #[serde(default)]
     artifact: Option<PathBuf>,
+    #[serde(default)]
+    made_millis: Option<u64>,
     document: Document,
     /// It stays what it was, also where the data directory is moved.
     #[serde(default)]
@@ -192,6 +197,7 @@ impl Run {
             row: self.row,
             ports: self.ports.clone(),
             artifact: self.artifact.clone(),
+            made_millis: self.made.and_then(|made| made.as_millis().try_into().ok()),
             document: self.document.clone(),
             name: Some(self.name.clone()),
         };
@@ -259,6 +265,8 @@ impl Run {
 pub(crate) enum Mark {
     Asked,
     Told,
+    GivenUp,
+    Dismissed,
 }
 
 impl Mark {
@@ -266,6 +274,8 @@ impl Mark {
         match self {
             Self::Asked => "asked",
             Self::Told => "told",
+            Self::GivenUp => "given_up",
+            Self::Dismissed => "dismissed",
         }
     }
 }
@@ -280,6 +290,13 @@ pub(crate) fn remark(dir: &Path, text: &str) -> io::Result<()> {
     all += text;
     all.push('\n');
     disk::note(&path, all.as_bytes())
+}
+
+/// How long ago the run in this directory was made, as far as clocks and the directory tell.
+pub(crate) fn age(dir: &Path) -> Duration {
+    let made = std::fs::metadata(dir.join(KEPT)).and_then(|kept| kept.modified());
+    let age = made.ok().and_then(|made| made.elapsed().ok());
+    age.unwrap_or_default()
 }
 
 /// The directory of a run.
@@ -424,6 +441,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         row: kept.row,
         ports: kept.ports,
         artifact: kept.artifact,
+        made: kept.made_millis.map(Moment::from_millis),
         document: kept.document,
         workload: Arc::new(workload),
         dir,
@@ -488,6 +506,7 @@ impl Run {
             workload: Arc::new(Workload::read(&document).unwrap()),
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
+            made: None,
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
             dir,
         };

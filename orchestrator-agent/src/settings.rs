@@ -11,6 +11,9 @@ use crate::cgroup::Groups;
 /// Where a Docker Engine listens, if nothing is said.
 const DOCKER: &str = "/var/run/docker.sock";
 
+/// The node's own identity, in the data directory, once it has joined.
+pub(crate) const IDENTITY: &str = "identity.json";
+
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -75,6 +78,11 @@ impl Settings {
             artifacts: Bounds::default(),
             accept_older: false,
         }
+    }
+
+    /// Whether it has an identity, so that it needs no token.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.data_dir.join(IDENTITY).exists()
     }
 
     /// The program that goes on as a shim.

@@ -161,12 +161,12 @@ impl Ended {
         }
     }
 
-    /// Its exit code is known to nobody.
-    pub(crate) fn unseen() -> Self {
+    /// Its exit code is known to nobody. The machine may have ended, and then it was no fault of the run's: how long it lived
+    /// counts, as far as its directory tells.
+    pub(crate) fn unseen(dir: &Path) -> Self {
         Self {
             code: None,
-            cannot_start: None,
-            ran_millis: 0,
+            ..Self::with(-1, runs::age(dir))
         }
     }
 }
@@ -230,7 +230,10 @@ fn check(dir: &Path, mut words: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(command)
     };
     let why = match become_it() {
-        Ok(mut command) => command.exec(),
+        Ok(mut command) => {
+            let why = command.exec();
+            disk::of(Path::new(command.get_program()), &why)
+        }
         Err(why) => why,
     };
     // Who asked may have gone.

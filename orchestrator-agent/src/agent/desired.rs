@@ -10,7 +10,7 @@ use super::{Live, Work};
 use crate::client::Received;
 use crate::disk;
 use crate::plan::{self, Moment, Supply, Wanted};
-use crate::runs::{Key, RunId};
+use crate::runs::{Key, Mark, RunId};
 use crate::wire::Document;
 use crate::workload::Workload;
 
@@ -206,6 +206,8 @@ impl Work {
                     workload,
                     // Before the next plan it is looked whether it is.
                     supply: Supply::Here,
+                    is_held_up: false,
+                    on_trial: execution.target.is_some(),
                 },
             );
         }
@@ -214,6 +216,7 @@ impl Work {
         self.accepted.targets = targets;
         self.see_what_is_wanted();
         self.take_over(&before);
+        self.dismiss();
         let wanted = &self.accepted.wanted;
         let is_wanted = |key: &Key, generation| {
             wanted
@@ -274,6 +277,21 @@ impl Work {
         }
         if !all.is_empty() {
             self.see_what_is_wanted();
+        }
+    }
+
+    /// What ran before nothing was wanted is not put back after it.
+    fn dismiss(&mut self) {
+        if self.accepted.draining || !self.accepted.is_known() {
+            return;
+        }
+        let wanted = &self.accepted.wanted;
+        let is_wanted = |key: &Key| wanted.get(key).is_some_and(|wanted| wanted.version > 0);
+        for live in self.lives.values_mut() {
+            if !live.dismissed && !is_wanted(&live.run.id.key) {
+                live.dismissed = true;
+                live.mark(Mark::Dismissed);
+            }
         }
     }
 

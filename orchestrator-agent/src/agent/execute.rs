@@ -14,7 +14,7 @@ use crate::artifact::{Artifact, Failed, Made};
 use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
-use crate::plan::{Action, End, Phase};
+use crate::plan::{Action, End, Phase, Wanted};
 use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::shim::Ended;
 use crate::wire::Document;
@@ -65,6 +65,12 @@ impl Work {
             Action::Start(id) => self.start(&id),
             Action::Stop(id) => self.stop(&id, Stop::Gracefully),
             Action::Kill(id) => self.stop(&id, Stop::Now),
+            Action::GiveUp(id) => {
+                if let Some(live) = self.lives.get_mut(&id) {
+                    live.given_up = true;
+                    live.mark(Mark::GivenUp);
+                }
+            }
             Action::Forget(id) => self.forget(id),
         }
     }
@@ -114,6 +120,7 @@ impl Work {
         let run = Arc::new(Run {
             artifact,
             name: runs::name(&dir, &id),
+            made: Some(now),
             dir,
             id: id.clone(),
             version,
@@ -150,9 +157,10 @@ impl Work {
         // Also those of workloads that have not begun to listen.
         let alive = |live: &&Live| !matches!(live.phase, Phase::Ended { .. });
         let others = self.lives.values().filter(alive);
-        let taken: BTreeSet<u16> = others
-            .flat_map(|live| live.run.ports.values().copied())
-            .collect();
+        let taken = others.flat_map(|live| live.run.ports.values().copied());
+        // And of those that are about to begin.
+        let wanted = self.workloads().flat_map(|workload| &workload.ports);
+        let taken: BTreeSet<u16> = taken.chain(wanted.filter_map(|port| port.port)).collect();
         let mut held = Vec::new();
         let mut picked = BTreeMap::new();
         for port in &workload.ports {
@@ -182,27 +190,58 @@ impl Work {
         Ok(picked)
     }
 
+    /// Sees which executions need a port of a run that is about to end.
+    pub(super) fn hold_up(&mut self) {
+        let leaves =
+            |live: &&Live| live.asked.is_some() || !live.is_wanted && live.phase == Phase::Planned;
+        let leaving: BTreeSet<(u16, &Key)> = self
+            .holders()
+            .filter(leaves)
+            .flat_map(|live| {
+                live.run
+                    .ports
+                    .values()
+                    .map(|port| (*port, &live.run.id.key))
+            })
+            .collect();
+        let is_held_up = |key: &Key, workload: &Workload| {
+            let mut ports = workload.ports.iter().filter_map(|port| port.port);
+            let of_another = |port| {
+                leaving
+                    .iter()
+                    .any(|(held, by)| (*held, *by) != (port, key) && *held == port)
+            };
+            is_here(workload) && ports.any(of_another)
+        };
+        let held_up = |(key, wanted): (&Key, &Wanted)| {
+            let workload = wanted.workload.as_ref().ok()?;
+            is_held_up(key, workload).then(|| key.clone())
+        };
+        let held_up: BTreeSet<Key> = self.accepted.wanted.iter().filter_map(held_up).collect();
+        for (key, wanted) in &mut self.accepted.wanted {
+            wanted.is_held_up = held_up.contains(key);
+        }
+    }
+
+    /// What has ports of this node.
+    fn holders(&self) -> impl Iterator<Item = &Live> {
+        let lives = self.lives.values();
+        let alive = lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }));
+        alive.filter(|live| is_here(&live.run.workload))
+    }
+
     /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
     fn is_free(&self, id: &RunId, workload: &Workload, number: u16) -> Result<(), String> {
-        // What an operator's program runs may be elsewhere.
-        let is_here = |workload: &Workload| workload.driver != "external";
         if !is_here(workload) {
             return Ok(());
         }
-        let alive = || {
-            let lives = self.lives.values();
-            lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }))
-        };
-        let mut others = alive().filter(|live| live.run.id.key != id.key);
-        let has_it = |live: &&Live| {
-            let mut ports = live.run.ports.values();
-            is_here(&live.run.workload) && ports.any(|port| *port == number)
-        };
+        let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
+        let mut others = self.holders().filter(|live| live.run.id.key != id.key);
         if let Some(other) = others.find(has_it) {
             return Err(format!("is that of {} on this node", other.run.id.key.job));
         }
         // Two runs of an execution may share it: that is up to them.
-        let shares = alive().any(|live| live.run.id.key == id.key);
+        let shares = self.holders().any(|live| live.run.id.key == id.key);
         if workload.driver == "exec" && !shares {
             let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, number));
             if bound.is_err_and(|why| why.kind() == io::ErrorKind::AddrInUse) {
@@ -213,6 +252,10 @@ impl Work {
     }
 
     fn start(&mut self, id: &RunId) {
+        let now = self.now();
+        if let Some(live) = self.lives.get_mut(id) {
+            live.since = now;
+        }
         self.task(id, |driver, run, events| async move {
             let begun = driver.start(&run).await;
             let _ = events.send(Event::Begun(run.id.clone(), begun));
@@ -228,9 +271,7 @@ impl Work {
         match how {
             Stop::Gracefully => {
                 live.asked = Some(now);
-                if let Err(why) = live.run.mark(Mark::Asked) {
-                    tracing::warn!(%why, "a run cannot be marked");
-                }
+                live.mark(Mark::Asked);
             }
             Stop::Now => live.killed = Some(now),
         }
@@ -365,7 +406,7 @@ impl Work {
                 }
                 if !run.dir.exists() && tries > UNSEEN_TOLD_AFTER {
                     // It was forgotten; or somebody took it away, and nothing is left to be found.
-                    break Ended::unseen().into();
+                    break Ended::unseen(&run.dir).into();
                 }
                 sleep(again).await;
                 again = (again * 2).min(LOOK_AGAIN_AFTER_MAX);
@@ -397,7 +438,7 @@ impl Work {
         }
         let run = live.run.clone();
         let looked = match (looked, live.cannot_start.take()) {
-            (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen().into(),
+            (Look::Absent, _) if live.phase == Phase::Running => Ended::unseen(&run.dir).into(),
             // Its driver may have had no room to write that down.
             (Look::Absent, Some(why)) => Ended::cannot_start(why).into(),
             (looked, _) => looked,
@@ -407,7 +448,10 @@ impl Work {
             Look::Running => {
                 if live.phase != Phase::Running {
                     live.phase = Phase::Running;
-                    live.since = now;
+                    // What was found has its age.
+                    if live.is_fresh {
+                        live.since = now;
+                    }
                     live.watch = Some(Watch::start(&run, live.is_fresh, &driver, &self.sights));
                 }
                 let events = self.events.clone();
@@ -447,4 +491,9 @@ impl Work {
             live.tally.take(sight, now.saturating_sub(live.since));
         }
     }
+}
+
+/// Whether its ports are this node's: what an operator's program runs may be elsewhere.
+fn is_here(workload: &Workload) -> bool {
+    workload.driver != "external"
 }

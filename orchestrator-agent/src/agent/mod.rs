@@ -37,9 +37,9 @@ use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
 use crate::place::{self, Place};
-use crate::plan::{self, Moment, Phase, Plan, Seen};
+use crate::plan::{self, Action, Moment, Phase, Plan, Seen};
 use crate::runs::{self, Attempt, Found, Key, Mark, Run, RunId};
-use crate::settings::{Settings, facts};
+use crate::settings::{IDENTITY, Settings, facts};
 use crate::shim::{self, ENDED};
 use crate::status;
 use crate::wire::is_name;
@@ -249,7 +249,7 @@ impl Agent {
             node: self.settings.node.as_str().into(),
             labels: self.settings.labels.clone(),
             facts: facts(),
-            identity: self.dir.join("identity.json"),
+            identity: self.dir.join(IDENTITY),
             token: self.settings.token.clone(),
             is_new: false,
             outbox: outbox.clone(),
@@ -431,11 +431,13 @@ struct Live {
     cannot_start: Option<String>,
     /// Why it is not known where it is, if that lasts.
     unseen: Option<String>,
+    given_up: bool,
+    dismissed: bool,
     asked: Option<Moment>,
     killed: Option<Moment>,
     /// It could not be forgotten, and is not tried again before that.
     forget_again: Option<Moment>,
-    /// Since when it runs, as far as this agent knows.
+    /// Since when it runs; of what was found, when it was made.
     since: Moment,
     tally: Tally,
     watch: Option<Watch>,
@@ -465,6 +467,8 @@ impl Live {
             taken: None,
             is_wanted: false,
             is_fresh: true,
+            given_up: false,
+            dismissed: false,
             asked: None,
             killed: None,
             forget_again: None,
@@ -480,6 +484,13 @@ impl Live {
             is_told: false,
             phase,
             run,
+        }
+    }
+
+    /// Puts a mark on it; where that fails, only this agent knows.
+    fn mark(&self, mark: Mark) {
+        if let Err(why) = self.run.mark(mark) {
+            tracing::warn!(run = %self.run.id, ?mark, %why, "a run cannot be marked");
         }
     }
 
@@ -504,6 +515,8 @@ impl Live {
                 || self.forget_again.is_some_and(|again| now < again),
             // What a former agent has started may well be as it was.
             unseen: self.unseen.clone().filter(|_| !self.is_told),
+            given_up: self.given_up,
+            dismissed: self.dismissed,
             ready: self.unseen.is_none() && self.tally.is_ready(now.saturating_sub(self.since)),
             asked: self.asked,
             killed: self.killed,
@@ -534,7 +547,15 @@ impl Work {
             if !self.accepted.is_known() {
                 break (observed, None);
             }
+            self.hold_up();
             let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
+            // What begins may need a port of what ends.
+            if actions
+                .iter()
+                .any(|action| matches!(action, Action::Stop(_)))
+            {
+                actions.retain(|action| !matches!(action, Action::Create { .. }));
+            }
             let in_vain = actions.iter().any(|action| done.contains(action));
             actions.retain(|action| !done.contains(action));
             let room = ACTIONS_MAX - done.len();
@@ -691,10 +712,13 @@ impl Work {
                 continue;
             }
             live.is_fresh = false;
+            live.since = run.made.map_or(now, |made| made.min(now));
             live.taken = run.taken().unwrap_or_else(|why| {
                 tracing::warn!(run = %run.id, %why, "for whom it goes on is not known");
                 None
             });
+            live.given_up = run.has(Mark::GivenUp);
+            live.dismissed = run.has(Mark::Dismissed);
             live.is_told = run.has(Mark::Told) || starts.contains(&run.id);
             // What it has not heard is said again.
             live.asked = run.heard(now);

@@ -178,6 +178,7 @@ impl Work {
             let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
             let standing = match plan::standing(wanted, runs) {
                 Standing::Unknown if wanted.supply == Supply::Coming => "fetching".to_owned(),
+                Standing::Unknown if wanted.is_held_up => "waiting for a port".to_owned(),
                 Standing::Unknown => "unknown".to_owned(),
                 Standing::Up(_) => "up".to_owned(),
                 Standing::Down => "down".to_owned(),
@@ -187,7 +188,7 @@ impl Work {
             };
             json!({
                 "job": key.job.to_string(), "slot": key.slot, "version": wanted.version,
-                "generation": wanted.generation, "standing": standing,
+                "generation": wanted.generation, "on_trial": wanted.on_trial, "standing": standing,
             })
         });
         let runs = self.lives.values().map(|live| {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use super::execute::{Event, Events};
@@ -158,11 +159,14 @@ impl Supplies {
 async fn room(runs: PathBuf) -> Result<(), String> {
     let look = tokio::task::spawn_blocking(move || {
         let found = disk::has_room(&runs, ROOM_BYTES, ROOM_FILES);
-        found.map_err(|why| {
-            format!(
+        found.map_err(|why| match Errno::from_io_error(&why) {
+            Some(Errno::MFILE | Errno::NFILE) => {
+                format!("{why}: this agent holds one for each run (ulimit -n, LimitNOFILE)")
+            }
+            _ => format!(
                 "there is no room for another run in {}: {why}",
                 runs.display()
-            )
+            ),
         })
     });
     look.await.map_err(|why| why.to_string())?
@@ -292,7 +296,7 @@ impl Work {
         }
     }
 
-    fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         let wanted = self.accepted.wanted.values();
         wanted.filter_map(|wanted| wanted.workload.as_ref().ok())
     }

@@ -17,10 +17,10 @@
 //! They hear `TERM` and are killed three seconds later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ use crate::runs::{Run, RunId};
 use crate::shim::{self, Ended, Launch, Lost, Process};
 use crate::workload::{Workload, fault};
 
+/// The program of whoever looks, also where its file is gone.
+const OWN: &str = "/proc/self/exe";
 /// How long a shim may take to start a program.
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether a shim lives that has not begun to say so.
@@ -69,6 +71,8 @@ pub struct Exec {
     /// The agent's runs are in it.
     runs: PathBuf,
     groups: Groups,
+    /// A shim is this process's own program.
+    is_own: bool,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +181,32 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether what it is to run, as whom and where, is on this node, as far as that is known before a run of it is made.
+    fn is_possible(&self) -> Result<(), String> {
+        if let Some(name) = &self.user {
+            let ((id, _), _) = user(name)?;
+            let own = rustix::process::geteuid();
+            if !own.is_root() && own.as_raw() != id {
+                return Err(format!(
+                    "config: user: only root may become {name:?}, and this agent is not root's"
+                ));
+            }
+        }
+        let program = self.command.as_slice().first().map(Path::new);
+        let paths = [self.directory.as_deref(), program].into_iter().flatten();
+        let is_known = |path: &&Path| path.is_absolute() && !path.to_string_lossy().contains('{');
+        for path in paths.filter(is_known) {
+            match std::fs::metadata(path) {
+                Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                    return Err(disk::of(path, &why).to_string());
+                }
+                // What else is wrong with it is seen when it starts.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn signal(&self) -> Result<Signal, String> {
         let name = self.stop_signal.as_deref().unwrap_or("TERM");
         Ok(match name.strip_prefix("SIG").unwrap_or(name) {
@@ -245,11 +275,26 @@ impl Exec {
     /// With the program, and its first arguments, that goes on as [`shim::main`] with what it is told after them.
     /// And where all of the agent's runs are.
     pub fn new(shim: Vec<OsString>, runs: PathBuf) -> Self {
+        let own = std::env::current_exe().ok();
         Self {
+            is_own: own.is_some_and(|own| shim.first() == Some(&own.into())),
             shim,
             runs,
             groups: Groups::find(),
         }
+    }
+
+    /// To go on as a shim, with what else that is told. Who has put another program in the place of this one, or has taken it
+    /// away, has begun no other agent yet.
+    fn shim(&self) -> Command {
+        let (program, args) = self.shim.split_first().expect("a shim is a program");
+        let is_away = || disk::identity(Path::new(program)) != disk::identity(Path::new(OWN));
+        let mut shim = Command::new(match self.is_own && is_away() {
+            true => OWN.as_ref(),
+            false => program.as_os_str(),
+        });
+        shim.arg0(program).args(args).env_clear();
+        shim
     }
 
     async fn launch(&self, run: &Run) -> Result<(), String> {
@@ -268,11 +313,9 @@ impl Exec {
             groups.iter().for_each(|group| drop(group.remove()));
             return Err(why);
         }
-        let (program, args) = self.shim.split_first().expect("a shim is a program");
-        let shim = Command::new(program)
-            .args(args)
+        let shim = self
+            .shim()
             .arg(&run.dir)
-            .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -343,12 +386,12 @@ impl Exec {
             tracing::warn!(dir = %dir.display(), "this is a copy of a run that lives, which is ended");
             self.end_shims(dir, || elsewhere().into_iter().collect(), stop)
                 .await?;
-            return Ok(super::note_end(dir, Ended::unseen()));
+            return Ok(super::note_end(dir, Ended::unseen(dir)));
         }
         // Somebody has taken it away, and with it what tells of the program, which must not go on beside the next one.
         tracing::warn!(dir = %dir.display(), "the directory of a run is gone");
         self.end_lost(dir, &[], stop).await?;
-        Ok(Ended::unseen().into())
+        Ok(Ended::unseen(dir).into())
     }
 
     /// Where it is; `None` where its shim lives, but for another directory.
@@ -377,7 +420,7 @@ impl Exec {
         let killed = killed + shim::kill_strays(dir);
         self.groups_of(run)?.iter().for_each(Group::kill);
         tracing::warn!(dir = %dir.display(), killed, "a shim ended without a word: it was killed, or the node was");
-        Ok(Some(super::note_end(dir, Ended::unseen())))
+        Ok(Some(super::note_end(dir, Ended::unseen(dir))))
     }
 
     /// What holds a run to its limits.
@@ -464,6 +507,11 @@ impl Driver for Exec {
         check(workload)
     }
 
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+        let is_possible = || Config::read(workload)?.is_possible();
+        Some(Box::pin(async move { is_possible() }))
+    }
+
     fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {
         Box::pin(async move {
             let Err(why) = self.launch(run).await else {
@@ -547,10 +595,8 @@ impl Driver for Exec {
                 }
                 check
             } else {
-                let (program, args) = self.shim.split_first().expect("a shim is a program");
-                let mut check = Command::new(program);
-                check.args(args).arg(shim::CHECK).arg(&run.dir);
-                check.args(command).env_clear();
+                let mut check = self.shim();
+                check.arg(shim::CHECK).arg(&run.dir).args(command);
                 check
             };
             let answer = match is_limited {
@@ -563,7 +609,14 @@ impl Driver for Exec {
                 .stderr(Stdio::null())
                 .process_group(0)
                 .kill_on_drop(true)
-                .spawn()?;
+                .spawn();
+            let child = child.map_err(|why| {
+                let named = match is_limited {
+                    true => &self.shim[0],
+                    false => OsStr::new(program),
+                };
+                disk::of(Path::new(named), &why)
+            })?;
             let mut group = ProcessGroup(child);
             if let Some(answer) = group.0.stdout.take() {
                 let mut why = String::new();
@@ -575,7 +628,7 @@ impl Driver for Exec {
                     return Err(io::Error::other(why));
                 }
             }
-            let status = group.0.wait().await?;
+            let status = group.ended().await?;
             note_spared(&run.dir, &launch);
             Ok(status.code().unwrap_or(-1).into())
         })
@@ -653,11 +706,28 @@ fn stop_by_shim(dir: &Path, signal: Signal, has_begun: bool) -> io::Result<()> {
 /// A program and what it started. If nobody waits for it any more, all of it ends.
 pub(super) struct ProcessGroup(pub(super) tokio::process::Child);
 
+impl ProcessGroup {
+    /// Its program has ended, and with it all that it has left behind.
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let id = self.id();
+        let status = self.0.wait().await?;
+        // Nobody else has this number so soon.
+        if let Some(id) = id {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+        Ok(status)
+    }
+
+    /// For as long as its program was not waited for.
+    fn id(&self) -> Option<Pid> {
+        Pid::from_raw(self.0.id()?.cast_signed())
+    }
+}
+
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // It has an id for as long as it was not waited for.
-        if let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = kill_process_group(pid, Signal::KILL);
+        if let Some(id) = self.id() {
+            let _ = kill_process_group(id, Signal::KILL);
         }
     }
 }

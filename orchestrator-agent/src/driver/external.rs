@@ -214,7 +214,7 @@ impl External {
         let answer = self.ask(run, "look", json!({}), self.limits.look).await?;
         let ended = match read(&answer, "look")? {
             State::Absent {} if !run.dir.join(STARTED).exists() => return Ok(Look::Absent),
-            State::Absent {} => Ended::unseen(),
+            State::Absent {} => Ended::unseen(&run.dir),
             State::Running {} => return Ok(Look::Running),
             State::Ended { code, ran_millis } => {
                 Ended::with(code, Duration::from_millis(ran_millis))

@@ -63,7 +63,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Whether it could run this; else the sentence that says why not. Before anything else is done with it.
     fn check(&self, workload: &Workload) -> Result<(), String>;
 
-    /// Sees to it that what a workload needs of whoever runs it is here: an image. That is before anything ends for it, and
+    /// Sees to it that what a workload needs of whoever runs it is here: an image, a user. That is before anything ends for it, and
     /// once for each assignment; it may be given up at any moment. An error is said, and it is tried again. `None` where
     /// there is nothing to do.
     fn provide<'a>(&'a self, _workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {

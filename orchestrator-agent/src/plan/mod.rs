@@ -8,7 +8,8 @@
 //! - Where what it brings along is not here, nothing starts, and the newest of the others goes on meanwhile.
 //! - Where the wanted document cannot be understood, the newest of the others goes on: a node does not lose what works for
 //!   what cannot.
-//! - Where the wanted run has failed for good, and the job says so, what was stopped for it runs again.
+//! - Where the wanted run has failed while a deployment waits for it, and the job says so, it is given up, and what was
+//!   stopped for it runs again. Who has proved himself before is started again, and what a person has stopped stays so.
 //! - Nothing is done to a run that something is being done to.
 //! - What is wanted again while it still runs, since nothing has replaced it meanwhile, is not begun anew: it [goes
 //!   on](taken) for the later assignment. Who wants it begun anew wants it while nothing else is wanted.
@@ -46,6 +47,10 @@ pub struct Wanted {
     pub workload: Result<Arc<Workload>, String>,
     /// Whether it can start as far as that goes which it brings along.
     pub supply: Supply,
+    /// It needs a port of a run that is about to end.
+    pub is_held_up: bool,
+    /// A deployment waits to see how it goes, or did when the server last spoke of it.
+    pub on_trial: bool,
 }
 
 /// How it is with what a workload brings along.
@@ -88,6 +93,10 @@ pub struct Seen {
     pub busy: bool,
     /// Why it is not known whether it was begun, if that lasts.
     pub unseen: Option<String>,
+    /// Something else runs in its place, until something else is wanted.
+    pub given_up: bool,
+    /// Nothing was wanted since: it is not put back.
+    pub dismissed: bool,
     /// It is healthy.
     pub ready: bool,
     /// Since when it has been told to stop.
@@ -150,6 +159,8 @@ pub enum Action {
     Stop(RunId),
     /// End it.
     Kill(RunId),
+    /// It has failed: from now on what ran before it runs in its place.
+    GiveUp(RunId),
     /// Take away what is left of it. One that has not begun never will.
     Forget(RunId),
 }
@@ -163,6 +174,7 @@ impl fmt::Display for Action {
             Self::Start(run) => write!(f, "start {run}, which was made before"),
             Self::Stop(run) => write!(f, "stop {run}"),
             Self::Kill(run) => write!(f, "kill {run}"),
+            Self::GiveUp(run) => write!(f, "give {run} up"),
             Self::Forget(run) => write!(f, "forget {run}"),
         }
     }
@@ -321,10 +333,15 @@ impl<'a> Planner<'a> {
         let up = mine.is_some_and(|mine| mine.phase == Phase::Running);
         let ready = mine.is_some_and(|mine| up && mine.ready);
         let is_here = wanted.supply == Supply::Here;
-        let has_failed = puts_back && mine.is_some_and(|mine| mine.has_failed(workload));
+        let is_lost = |mine: &&Seen| mine.given_up || wanted.on_trial && mine.has_failed(workload);
+        let failed = mine.filter(|mine| puts_back && is_lost(mine));
         // An agent that has just begun does not know yet that it has failed.
         let may_have = puts_back && mine.is_some_and(|mine| mine.busy && !mine.is_over() && !up);
-        let goes_back = has_failed && (before.is_some() || self.best_other().is_some());
+        let failed = failed.filter(|_| before.is_some() || self.best_other().is_some());
+        let goes_back = failed.is_some();
+        if let Some(failed) = failed.filter(|failed| !failed.given_up) {
+            self.act(Action::GiveUp(self.id(failed)));
+        }
         let kept = match workload.start_first && !ready || !is_here && !up || goes_back || may_have
         {
             true => self.best_other(),
@@ -366,6 +383,7 @@ impl<'a> Planner<'a> {
     fn start(&mut self, wanted: &Wanted, workload: &Workload, mine: Option<&Seen>) {
         let run = self.another(wanted.generation);
         match mine {
+            _ if wanted.is_held_up => {}
             None => self.act(Action::Create { run, row: 0 }),
             Some(mine) if mine.busy => {}
             Some(mine) => match (&mine.phase, mine.next(workload)) {
@@ -410,12 +428,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of what is not wanted and has ended because it was told to, the newest.
+    /// Of what is not wanted and has ended because it was told to, for something else, the newest.
     fn before(&self) -> Option<&'a Seen> {
         let others = self
             .runs
             .iter()
-            .filter(|run| !run.is_wanted && run.is_over() && run.asked.is_some());
+            .filter(|run| !run.is_wanted && run.is_over() && run.asked.is_some() && !run.dismissed);
         others.max_by_key(|run| run.counts_as())
     }
 

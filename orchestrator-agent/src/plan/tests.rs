@@ -50,6 +50,13 @@ enum Happens {
     Forgets {
         slot: u32,
     },
+    TrialEnds {
+        slot: u32,
+    },
+    HeldUp {
+        slot: u32,
+        is: bool,
+    },
     Supplied {
         slot: u32,
         how: usize,
@@ -80,6 +87,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
         1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
         1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
+        2 => slot.clone().prop_map(|slot| Happens::TrialEnds { slot }),
+        2 => (slot.clone(), any::<bool>()).prop_map(|(slot, is)| Happens::HeldUp { slot, is }),
         3 => (slot, 0..3_usize).prop_map(|(slot, how)| Happens::Supplied { slot, how }),
         3 => (0..8_usize, 0..2_i32).prop_map(|(which, code)| Happens::Exits { which, code }),
         3 => (0..8_usize).prop_map(|which| Happens::BecomesReady { which }),
@@ -145,9 +154,11 @@ impl World {
         | Action::Start(id)
         | Action::Stop(id)
         | Action::Kill(id)
+        | Action::GiveUp(id)
         | Action::Forget(id)) = action;
         let runs = observed.get(&id.key).map_or(&[][..], Vec::as_slice);
         let wanted = self.desired.get(&id.key);
+        let on_trial = wanted.is_some_and(|wanted| wanted.on_trial);
         let is = |run: &&Seen| run.generation == id.generation && run.attempt == id.attempt;
         let run = runs.iter().find(is);
         assert!(!run.is_some_and(|run| run.busy), "{action:?} on a busy run");
@@ -157,6 +168,7 @@ impl World {
                 let wanted = wanted.expect("only what is wanted starts");
                 assert_eq!(wanted.generation, id.generation);
                 assert_eq!(wanted.supply, Supply::Here);
+                assert!(!wanted.is_held_up);
                 let alive = runs.iter().filter(|run| !run.is_over() && !is(run));
                 let most = usize::from(wanted.workload.as_ref().unwrap().start_first);
                 let alive: Vec<_> = alive.collect();
@@ -169,7 +181,15 @@ impl World {
                 let wanted = wanted.unwrap().workload.as_ref().unwrap();
                 assert!(wanted.restart.put_back && newest(runs).unwrap().has_failed(wanted));
                 let of = |run: &&Seen| (run.generation, run.attempt) == (of.generation, of.attempt);
-                assert!(!runs.iter().find(of).unwrap().is_wanted);
+                let of = runs.iter().find(of).unwrap();
+                assert!(!of.is_wanted && !of.dismissed);
+                let given_up = newest(runs).unwrap().given_up;
+                assert!(given_up || on_trial, "it is given up, or just now");
+            }
+            Action::GiveUp(_) => {
+                let (run, wanted) = (run.unwrap(), wanted.unwrap().workload.as_ref().unwrap());
+                assert!(on_trial && wanted.restart.put_back && !run.given_up);
+                assert!(run.is_wanted && run.has_failed(wanted));
             }
             Action::Stop(_) | Action::Kill(_) => {
                 let run = run.unwrap();
@@ -224,6 +244,8 @@ impl World {
                     phase: Phase::Planned,
                     busy: false,
                     unseen: None,
+                    given_up: false,
+                    dismissed: false,
                     ready: false,
                     asked: None,
                     killed: None,
@@ -241,6 +263,7 @@ impl World {
             Action::Start(id) => self.run(id).1 = Some(Task::Start),
             Action::Forget(id) => self.run(id).1 = Some(Task::Forget),
             Action::Stop(id) => self.run(id).0.asked = Some(now),
+            Action::GiveUp(id) => self.run(id).0.given_up = true,
             Action::Kill(id) => {
                 self.run(id).0.killed = Some(now);
                 end(&mut self.run(id).0, now, 137);
@@ -285,8 +308,17 @@ impl World {
             version: u32::try_from(document).unwrap(),
             workload,
             supply: Supply::Here,
+            is_held_up: false,
+            on_trial: true,
         };
         self.desired.insert(key.clone(), wanted);
+    }
+
+    /// Nothing is wanted.
+    fn dismiss(&mut self, slot: u32) {
+        for (run, ..) in self.runs.get_mut(&key(slot)).into_iter().flatten() {
+            run.dismissed = true;
+        }
     }
 
     /// Some run's document is wanted, which is that of a run that lives or of none.
@@ -350,8 +382,22 @@ impl World {
             Happens::WantsNothing { slot } => {
                 self.wants(slot, Err("no".to_owned()));
                 self.desired.get_mut(&key(slot)).unwrap().version = 0;
+                self.dismiss(slot);
             }
-            Happens::Forgets { slot } => drop(self.desired.remove(&key(slot))),
+            Happens::Forgets { slot } => {
+                self.desired.remove(&key(slot));
+                self.dismiss(slot);
+            }
+            Happens::TrialEnds { slot } => {
+                if let Some(wanted) = self.desired.get_mut(&key(slot)) {
+                    wanted.on_trial = false;
+                }
+            }
+            Happens::HeldUp { slot, is } => {
+                if let Some(wanted) = self.desired.get_mut(&key(slot)) {
+                    wanted.is_held_up = is;
+                }
+            }
             Happens::Supplied { slot, how } => {
                 let ways = [
                     Supply::Here,
@@ -418,6 +464,7 @@ impl World {
     fn settle(&mut self) {
         for wanted in self.desired.values_mut() {
             wanted.supply = Supply::Here;
+            wanted.is_held_up = false;
         }
         for _ in 0..200 {
             self.turn();
@@ -480,7 +527,8 @@ proptest! {
                 (_, Ok(workload)) if !alive.iter().any(|run| run.is_wanted) => {
                     prop_assert_eq!(alive.len(), 1, "{:?}", runs);
                     prop_assert!(workload.restart.put_back);
-                    prop_assert!(newest(&runs).unwrap().has_failed(workload));
+                    let mine = newest(&runs).unwrap();
+                    prop_assert!(mine.given_up && mine.has_failed(workload));
                 }
                 (_, Ok(_)) => {
                     prop_assert_eq!(alive.len(), 1, "{:?}", runs);

@@ -231,15 +231,20 @@ impl Node {
 
     /// Its agent, as a process.
     pub(crate) fn start_apart(&mut self, more: &[&str]) {
+        let program = std::env::var("AGENT");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
+        self.start_by(&program, more);
+    }
+
+    /// The same, by this program.
+    pub(crate) fn start_by(&mut self, program: &str, more: &[&str]) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("agent.log"))
             .unwrap();
-        let program = std::env::var("AGENT");
-        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
         let mut command = match &self.namespace {
-            Some(namespace) => inside(namespace, &program).into(),
+            Some(namespace) => inside(namespace, program).into(),
             None => Command::new(program),
         };
         let child = command

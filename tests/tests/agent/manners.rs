@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{Node, Server, eventually, immediate, rolling, service};
+use crate::restarts::apart;
 
 #[tokio::test]
 async fn a_check_that_never_answers_fails_and_leaves_nothing_behind() {
@@ -167,7 +168,7 @@ async fn a_check_says_why_it_does_not_pass() {
         { "type": "http", "passing": false, "why": "status 503" },
         { "type": "http", "passing": false, "why": "no answer within 300ms" },
         { "type": "command", "passing": false, "why": "it ended with 7" },
-        { "type": "command", "passing": false, "why": "No such file or directory (os error 2)" },
+        { "type": "command", "passing": false, "why": "/nowhere/check: No such file or directory (os error 2)" },
         { "type": "tcp", "passing": true },
         { "type": "error_rate", "why": "port 1, /metrics: Connection refused (os error 111)" },
     ]);
@@ -240,4 +241,60 @@ async fn who_is_told_twice_to_end_does_not_wait_for_what_does_not_stop() {
     kill_process(agent, Signal::TERM).unwrap();
     assert!(!node.ended().await.success());
     assert!(!node.processes().is_empty(), "it goes on");
+}
+
+#[tokio::test]
+async fn what_a_check_has_left_running_ends_with_it() {
+    let server = Server::start().await;
+    let node = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    for resources in [json!({}), json!({ "processes": 100 })] {
+        let mut job = service(&[], rolling());
+        job["resources"] = resources;
+        job["checks"] = json!([{
+            "type": "command", "command": ["sh", "-c", "sleep 1000 & exit 0"], "interval": "100ms",
+        }]);
+        let id = server.api.register(job).await;
+        server.api.until_state(&id, "completed").await;
+        // That of a check which goes on just now is there.
+        let few = async || (node.processes().len() <= 3).then_some(());
+        eventually("they are no more than of one check", few).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_goes_from_one_job_to_another() {
+    let (server, mut node) = apart().await;
+    let [one, two] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two] = [one, two].map(|free| free.local_addr().unwrap().port());
+    let job = |name: &str, port: u16, color: &str| {
+        let mut job = service(&[("COLOR", color)], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job
+    };
+    // It takes its time to end.
+    let mut slow = job("old", one, "red");
+    let script = "trap 'sleep 1; exit 0' TERM; sleep 1000 & wait";
+    slow["config"] = json!({ "command": ["sh", "-c", script] });
+    slow["checks"] = json!([]);
+    let id = server.api.register(slow).await;
+    server.api.until_state(&id, "completed").await;
+    server
+        .api
+        .post("/v1/jobs/default/old/stop", json!({}))
+        .await;
+    let id = server.api.register(job("web", one, "red")).await;
+    server.api.until_state(&id, "completed").await;
+
+    // Two exchange theirs, both told at once.
+    let id = server.api.register(job("shop", two, "red")).await;
+    server.api.until_state(&id, "completed").await;
+    node.kill().await;
+    let first = server.api.register(job("web", two, "green")).await;
+    let second = server.api.register(job("shop", one, "green")).await;
+    node.start_apart(&[]);
+    for id in [first, second] {
+        server.api.until_state(&id, "completed").await;
+    }
 }

@@ -697,20 +697,42 @@ async fn what_ran_before_is_put_back_where_that_is_said() {
     server.api.until_state(&id, "completed").await;
     let first = node.answers(1).await;
 
-    let mut missing = job("green");
-    missing["config"] = json!({ "command": "/nowhere/program" });
+    let with = |field: &str, value: &str| {
+        let mut job = job("green");
+        job["config"][field] = json!(value);
+        job
+    };
     let mut crashes = job("blue");
     crashes["env"]["CRASH"] = json!("1");
-    for (bad, sentence) in [
-        (missing, "/nowhere/program: No such file"),
-        (crashes, "code 3"),
+    for (bad, is_known_before, sentence) in [
+        (
+            with("command", "/nowhere/program"),
+            true,
+            "/nowhere/program: No such file",
+        ),
+        (
+            with("directory", "/nowhere"),
+            true,
+            "/nowhere: No such file",
+        ),
+        (
+            with("user", "n.n."),
+            true,
+            "there is no \\\"n.n.\\\" on this node",
+        ),
+        (
+            with("command", "/etc/passwd"),
+            false,
+            "/etc/passwd: Permission denied",
+        ),
+        (crashes, false, "code 3"),
     ] {
         let id = server.api.register(bad).await;
         server.api.until_state(&id, "failed").await;
         let said = server.api.targets(&id).await;
         assert!(said.contains(sentence), "{said}");
         let pid = node.answers(1).await;
-        assert_ne!(pid, first, "it was stopped in between");
+        assert_eq!(pid == first, is_known_before, "whether it was stopped");
         // The next agent leaves it so.
         node.kill().await;
         node.start_apart(&[]);
@@ -720,6 +742,127 @@ async fn what_ran_before_is_put_back_where_that_is_said() {
 
     let id = server.api.register(job("white")).await;
     server.api.until_state(&id, "completed").await;
-    let pid = node.answers(4).await;
+    let pid = node.answers(7).await;
     assert_eq!(node.processes(), [pid]);
+}
+
+#[tokio::test]
+async fn what_has_proved_itself_is_not_replaced_and_what_was_stopped_is_not_put_back() {
+    let (server, mut node) = apart().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (program, away) = (dir.path().join("service"), dir.path().join("away"));
+    std::fs::copy(env!("CARGO_BIN_EXE_service"), &program).unwrap();
+    let job = |command: &str| {
+        let mut job = service(&[], rolling());
+        job["config"] = json!({ "command": command });
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job["restart"]["put_back"] = json!(true);
+        job
+    };
+    let theirs = program.to_str().unwrap();
+    for command in [env!("CARGO_BIN_EXE_service"), theirs] {
+        let id = server.api.register(job(command)).await;
+        server.api.until_state(&id, "completed").await;
+    }
+    let mut pid = node.answers(2).await;
+    let until = async |node: &Node, standing: &str| {
+        let is = |status: &Value| {
+            let said = status["executions"][0]["standing"].as_str();
+            said.is_some_and(|said| said.starts_with(standing))
+        };
+        node.until(standing, is).await;
+    };
+    // The server says so when it hears of it the next time.
+    let is_over = |status: &Value| status["executions"][0]["on_trial"] == false;
+    node.until("no deployment waits for it any more", is_over)
+        .await;
+    // It cannot be started for a while: that says nothing of the version, which runs well.
+    for agent_is_new in [false, true] {
+        std::fs::rename(&program, &away).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        until(&node, "cannot start").await;
+        if agent_is_new {
+            node.kill().await;
+            node.start_apart(&[]);
+            until(&node, "cannot start").await;
+        }
+        std::fs::rename(&away, &program).unwrap();
+        pid = node.answers(2).await;
+        assert_eq!(node.processes(), [pid]);
+    }
+    // What a person has stopped was not stopped for what comes next.
+    server.api.stopped("web").await;
+    for agent_is_new in [false, true] {
+        if agent_is_new {
+            node.kill().await;
+            node.start_apart(&[]);
+        }
+        let id = server.api.register(job("/etc/passwd")).await;
+        server.api.until_state(&id, "failed").await;
+        until(&node, "cannot start").await;
+        assert!(node.processes().is_empty());
+        server.api.stopped("web").await;
+    }
+}
+
+#[tokio::test]
+async fn what_ran_for_long_when_its_machine_ended_has_not_crashed() {
+    let (server, mut node) = apart().await;
+    let mut job = plain(json!(["sleep", "1000"]));
+    job["restart"] = json!({ "attempts": 1, "reset_after": "1s", "backoff": "100ms" });
+    let id = server.api.register(job).await;
+    server.api.until_state(&id, "completed").await;
+    for _ in 0..3 {
+        let is_up = |status: &Value| status["executions"][0]["standing"] == "up";
+        node.until("it runs", is_up).await;
+        let [pid] = node.processes()[..] else {
+            panic!("one runs: {:?}", node.processes());
+        };
+        let run = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let run = String::from_utf8(run).unwrap();
+        let run = run
+            .split('\0')
+            .find_map(|one| one.strip_prefix("ORCHESTRATOR_RUN="));
+        let kept = std::path::Path::new(run.unwrap()).join("run.json");
+        // As if it had been begun a minute ago.
+        let made = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        let kept = std::fs::File::options().write(true).open(kept).unwrap();
+        kept.set_modified(made).unwrap();
+        let (_, shim, _, _) = stat(pid).unwrap();
+        node.kill().await;
+        for pid in [shim, pid] {
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        }
+        node.start_apart(&[]);
+        eventually("another one runs", async || {
+            let all = node.processes();
+            (all.len() == 1 && all != [pid]).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Who installs each version in a directory of its own takes away that of the agent that still works.
+#[tokio::test]
+async fn an_agent_whose_program_is_gone_begins_and_checks_as_before() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("agent");
+    std::fs::copy(env!("CARGO_BIN_EXE_agent"), &program).unwrap();
+    node.start_by(program.to_str().unwrap(), &[]);
+    server.api.nodes(1).await;
+    let mut job = service(&[], rolling());
+    job["resources"] = json!({ "processes": 100 });
+    job["checks"] = json!([{ "type": "command", "command": ["true"], "interval": "100ms" }]);
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    for version in 1..=2 {
+        job["env"]["VERSION"] = json!(version.to_string());
+        let id = server.api.register(job.clone()).await;
+        server.api.until_state(&id, "completed").await;
+    }
+    let pid = node.answers(2).await;
+    node.kill().await;
+    node.start_apart(&[]);
+    assert_eq!(node.answers(2).await, pid);
 }

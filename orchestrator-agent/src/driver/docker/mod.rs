@@ -430,7 +430,7 @@ impl Docker {
         let ended = match found {
             None => {
                 tracing::warn!(container = name, "somebody has taken a container away");
-                Ended::unseen()
+                Ended::unseen(&run.dir)
             }
             Some(container) if container.state.is_new() => return Ok(Look::Absent),
             Some(container) => match container.state.ended() {

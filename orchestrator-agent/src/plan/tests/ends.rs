@@ -17,6 +17,8 @@ fn ended(attempt: u32, row: u32, how: End, ran: u64) -> Seen {
         },
         busy: false,
         unseen: None,
+        given_up: false,
+        dismissed: false,
         ready: false,
         asked: None,
         killed: None,
@@ -34,6 +36,8 @@ fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, St
         version: 1,
         workload,
         supply: Supply::Here,
+        is_held_up: false,
+        on_trial: true,
     };
     let standing = standing(&wanted, std::slice::from_ref(&run));
     let desired = BTreeMap::from([(key(0), wanted)]);
@@ -131,6 +135,8 @@ fn what_it_brings_along_is_waited_for() {
             version: 2,
             workload: Ok(workload(false)),
             supply,
+            is_held_up: false,
+            on_trial: true,
         };
         assert_eq!(standing(&wanted, &runs), stands, "{wanted:?}");
         let desired = BTreeMap::from([(key(0), wanted)]);
@@ -180,43 +186,86 @@ fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
         busy: true,
         ..mine(no())
     };
-    for (put_back, observed, action) in [
-        (true, vec![old.clone(), mine(no())], Some(back(1, 2, 0))),
-        // It lives, and nothing else is tried.
-        (
-            true,
-            vec![old.clone(), again(2, 0, runs.clone()), mine(no())],
-            None,
-        ),
-        // Nor is it stopped by an agent that has just begun, and does not know how it is with the other.
-        (true, vec![old.clone(), again(2, 0, runs), looked_at], None),
-        // It ends by itself.
-        (
-            true,
-            vec![old.clone(), again(2, 0, None), mine(no())],
-            Some(back(2, 3, 1)),
-        ),
-        // What may yet come up is tried first, and where nothing was before it is all there is.
-        (
-            true,
-            vec![old.clone(), mine(End::Exited(1))],
-            Some(create.clone()),
-        ),
-        (true, vec![mine(no())], Some(create.clone())),
-        (false, vec![old.clone(), mine(no())], Some(create)),
-    ] {
+    let give_up = Action::GiveUp(id(2, 1));
+    let given_up = Seen {
+        given_up: true,
+        ..mine(no())
+    };
+    let dismissed = Seen {
+        dismissed: true,
+        ..old.clone()
+    };
+    let trial = |put_back, on_trial, observed: &[&Seen], actions: &[&Action]| {
         let wanted = Wanted {
             generation: 2,
             version: 2,
             workload: Ok(that(false, put_back)),
             supply: Supply::Here,
+            is_held_up: false,
+            on_trial,
         };
         let desired = BTreeMap::from([(key(0), wanted)]);
+        let observed = observed.iter().copied().cloned().collect();
         let seen = BTreeMap::from([(key(0), observed)]);
         let plan = plan(&desired, &seen, Duration::from_secs(9));
-        let action: Vec<_> = action.into_iter().collect();
-        assert_eq!(plan.actions, action, "{seen:?}");
+        assert!(
+            plan.actions.iter().eq(actions.iter().copied()),
+            "{plan:?} {seen:?}"
+        );
+    };
+    let (first, third) = (back(1, 2, 0), back(2, 3, 1));
+    let (runs, over) = (again(2, 0, runs), again(2, 0, None));
+    trial(true, true, &[&old, &mine(no())], &[&give_up, &first]);
+    // It lives, and nothing else is tried.
+    trial(true, true, &[&old, &runs, &mine(no())], &[&give_up]);
+    // Nor is it stopped by an agent that has just begun, and does not know how it is with the other.
+    trial(true, true, &[&old, &runs, &looked_at], &[]);
+    // It ends by itself.
+    trial(true, true, &[&old, &over, &mine(no())], &[&give_up, &third]);
+    // What may yet come up is tried first, and where nothing was before it is all there is.
+    trial(true, true, &[&old, &mine(End::Exited(1))], &[&create]);
+    trial(true, true, &[&mine(no())], &[&create]);
+    trial(false, true, &[&old, &mine(no())], &[&create]);
+    // What was given up stays so; what fails when nobody waits for it any more is not.
+    for on_trial in [true, false] {
+        trial(true, on_trial, &[&old, &given_up], &[&first]);
+        trial(true, on_trial, &[&old, &runs, &given_up], &[]);
     }
+    trial(true, false, &[&old, &mine(no())], &[&create]);
+    // It was not stopped for this one, but because nothing was wanted.
+    trial(true, true, &[&dismissed, &mine(no())], &[&create]);
+}
+
+#[test]
+fn what_needs_a_port_of_what_ends_waits_for_that_and_keeps_nothing() {
+    let mut wanted = Wanted {
+        generation: 2,
+        version: 2,
+        workload: Ok(workload(false)),
+        supply: Supply::Here,
+        is_held_up: true,
+        on_trial: true,
+    };
+    let other = Seen {
+        is_wanted: false,
+        phase: Phase::Running,
+        ..ended(1, 0, End::Exited(0), 1)
+    };
+    let id = |generation| RunId {
+        key: key(0),
+        generation,
+        attempt: 1,
+    };
+    let mut planned = |is_held_up, runs: &[Seen]| {
+        wanted.is_held_up = is_held_up;
+        let desired = BTreeMap::from([(key(0), wanted.clone())]);
+        let observed = BTreeMap::from([(key(0), runs.to_vec())]);
+        plan(&desired, &observed, Duration::ZERO).actions
+    };
+    assert_eq!(planned(true, &[other]), [Action::Stop(id(1))]);
+    assert_eq!(planned(true, &[]), []);
+    let run = id(2);
+    assert_eq!(planned(false, &[]), [Action::Create { run, row: 0 }]);
 }
 
 #[test]
@@ -226,6 +275,8 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         version,
         workload: workload.clone(),
         supply: Supply::Missing("none".to_owned()),
+        is_held_up: false,
+        on_trial: true,
     };
     let (old, new) = (Ok(that(false, false)), Ok(that(true, false)));
     let no = Err("no".to_owned());
