@@ -219,6 +219,8 @@ enum Command {
 
 /// The word that this program is the agent by.
 const AGENT: &str = "agent";
+/// What it is called then.
+const AGENT_CALLED: &str = "orchestrator agent";
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
@@ -227,12 +229,13 @@ pub fn main() -> ExitCode {
         // These have a command line of their own.
         Some(word) if word == AGENT || word == "shim" => {
             let words = (word == "shim").then_some(word).into_iter().chain(words);
-            return orchestrator_agent::cli::run("orchestrator agent", words);
+            return orchestrator_agent::cli::run(AGENT_CALLED, words);
         }
         Some(word) if word == dev::DEMO => return demo(),
         _ => {}
     }
-    let mut command = Cli::command();
+    let of_agent = orchestrator_agent::cli::usage(AGENT_CALLED);
+    let mut command = Cli::command().mut_subcommand(AGENT, |agent| agent.override_help(of_agent));
     // Clap speaks before anything is read.
     if std::env::args_os().any(|word| word == "--no-color") {
         command = command.color(ColorChoice::Never);
@@ -320,7 +323,10 @@ fn run(cli: Cli) -> Result<u8, Error> {
             let runtime = tokio::runtime::Runtime::new()?;
             runtime.block_on(dev::run(options, &out))
         }
-        Command::Agent { .. } => unreachable!("it is run before the command line is read"),
+        // Without anything before that word it is run before the command line is read.
+        Command::Agent { .. } => Err(Error::Usage(format!(
+            "what the agent is told stands after `{AGENT}`, and nothing before it; see `{AGENT_CALLED} --help`"
+        ))),
         Command::Job(command) => runtime()?.block_on(jobs::run(command, &client()?, &out)),
         Command::Deployment(command) => {
             runtime()?.block_on(deployments::run(command, &client()?, &out))

@@ -152,6 +152,26 @@ async fn what_is_not_there_and_what_is_typed_wrong() {
 }
 
 #[tokio::test]
+async fn what_the_agent_is_told_stands_after_its_name() {
+    let person = Person::at("http://127.0.0.1:9");
+    let help = person.types("agent --help").await;
+    assert!(help.stdout.contains("--drain"), "{help:?}");
+    assert_eq!(person.types("help agent").await.stdout, help.stdout);
+    for line in [
+        "--no-color agent --help",
+        "--output text agent status --data-dir x",
+        "--address http://127.0.0.1:4650 agent --node n1",
+    ] {
+        let ran = person.types(line).await;
+        let said = "error: what the agent is told stands after `agent`, and nothing before it; see `orchestrator agent --help`\n";
+        assert_eq!((ran.code, ran.stderr.as_str()), (64, said), "{line}");
+    }
+    let ran = person.types("--output json agent status").await;
+    assert_eq!(ran.code, 64, "{ran:?}");
+    assert!(ran.stderr.contains("problem:usage"), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there() {
     // Nobody listens on a port that was just given back.
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
