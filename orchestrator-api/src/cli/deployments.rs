@@ -286,6 +286,16 @@ fn list_text(page: &schema::DeploymentPage, out: &Out) -> String {
         Left("state"),
         Left("begun"),
         Left("message"),
+    ])
+    .giving(&[
+        ("message", 30),
+        ("from", 0),
+        ("to", 0),
+        ("begun", 0),
+        ("type", 0),
+        ("message", 12),
+        ("message", 0),
+        ("job", 8),
     ]);
     for shown in &page.deployments {
         table.row(vec![

@@ -250,6 +250,14 @@ fn list_text(page: &schema::GroupPage, out: &Out) -> String {
         Right("jobs"),
         Left("begun"),
         Left("message"),
+    ])
+    .giving(&[
+        ("message", 30),
+        ("jobs", 0),
+        ("begun", 0),
+        ("message", 12),
+        ("message", 0),
+        ("name", 8),
     ]);
     for group in &page.groups {
         table.row(vec![
@@ -284,6 +292,12 @@ fn status_text(schema::GroupResponse { group }: &schema::GroupResponse, out: &Ou
         Left("state"),
         Left("deployment"),
         Left("taken back by"),
+    ])
+    .giving(&[
+        ("after", 12),
+        ("taken back by", 0),
+        ("deployment", 0),
+        ("after", 0),
     ]);
     for member in &group.members {
         table.row(vec![

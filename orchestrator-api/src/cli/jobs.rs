@@ -343,7 +343,8 @@ fn jobs_text(page: &schema::JobPage, out: &Out) -> String {
         Right("current"),
         Right("stable"),
         Left("last deployment"),
-    ]);
+    ])
+    .giving(&[("type", 0), ("last deployment", 0)]);
     for job in &page.jobs {
         let stable = job.stable_versions.last().map(ToString::to_string);
         table.row(vec![

@@ -159,10 +159,11 @@ pub(super) enum Column {
 
 use Column::{Left, Right};
 
-/// Rows under their names. The last column takes what room is left, and is cut off on a terminal.
+/// Rows under their names. What a terminal has no room for is cut off at its edge.
 pub(super) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
+    giving: &'static [(&'static str, usize)],
 }
 
 impl Table {
@@ -170,7 +171,15 @@ impl Table {
         Self {
             columns: columns.to_vec(),
             rows: Vec::new(),
+            giving: &[],
         }
+    }
+
+    /// What is of less worth than the rest where a terminal is too narrow, in this order: a column is cut to no less than
+    /// so much, or left out where that is 0.
+    pub(super) fn giving(mut self, giving: &'static [(&'static str, usize)]) -> Self {
+        self.giving = giving;
+        self
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
@@ -183,14 +192,16 @@ impl Table {
         });
         let names: Vec<String> = names.collect();
         let all = || std::iter::once(&names).chain(&self.rows);
-        let widths: Vec<usize> = (0..names.len())
+        let widths = (0..names.len())
             .map(|at| all().map(|row| width(&row[at])).max().unwrap_or(0))
             .collect();
+        let widths = self.fitting(widths, out.width);
         let mut text = String::new();
         for row in all() {
             let mut line = String::new();
-            for (at, cell) in row.iter().enumerate() {
-                let room = " ".repeat(widths[at] - width(cell));
+            for (at, cell) in row.iter().enumerate().filter(|(at, _)| widths[*at] > 0) {
+                let cell = cut(cell, Some(widths[at]));
+                let room = " ".repeat(widths[at] - width(&cell));
                 match self.columns[at] {
                     Left(_) => line += &format!("{cell}{room}"),
                     Right(_) => line += &format!("{room}{cell}"),
@@ -201,6 +212,32 @@ impl Table {
             text += "\n";
         }
         text
+    }
+
+    /// How wide each column is where there is so much room; one that is left out has no width.
+    fn fitting(&self, mut widths: Vec<usize>, room: Option<usize>) -> Vec<usize> {
+        let Some(room) = room else {
+            return widths;
+        };
+        for (name, least) in self.giving {
+            let whole: usize = widths
+                .iter()
+                .filter(|width| **width > 0)
+                .map(|w| w + 2)
+                .sum();
+            let over = whole.saturating_sub(room + 2);
+            let is_it =
+                |column: &Column| matches!(column, Left(known) | Right(known) if known == name);
+            let at = self.columns.iter().position(is_it);
+            let Some(at) = at.filter(|at| over > 0 && widths[*at] > *least) else {
+                continue;
+            };
+            widths[at] = match least {
+                0 => 0,
+                least => widths[at].saturating_sub(over).max(*least),
+            };
+        }
+        widths
     }
 }
 
@@ -362,6 +399,36 @@ mod tests {
             .filter_map(|(letter, seen)| seen.then_some(letter))
             .collect();
         assert_eq!(plain, expected);
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_the_lesser_columns_give_way_to_the_others() {
+        let columns = [Left("id"), Left("name"), Left("state"), Left("message")];
+        let giving = &[("message", 9), ("name", 0), ("message", 0), ("nobody", 0)];
+        let mut table = Table::new(&columns).giving(giving);
+        let row = [
+            "01969af3",
+            "default/web",
+            "completed",
+            "3 of 3 nodes updated",
+        ];
+        table.row(row.map(str::to_owned).to_vec());
+        let shown = |width: usize| {
+            let narrow = Out {
+                width: Some(width),
+                ..PLAIN
+            };
+            table.text(&narrow).lines().nth(1).map(str::to_owned)
+        };
+        for (width, expected) in [
+            (54, "01969af3  default/web  completed  3 of 3 nodes updated"),
+            (44, "01969af3  default/web  completed  3 of 3 no…"),
+            (42, "01969af3  completed  3 of 3 n…"),
+            (19, "01969af3  completed"),
+            (18, "01969af3  complet…"),
+        ] {
+            assert_eq!(shown(width).as_deref(), Some(expected), "{width}");
+        }
     }
 
     #[test]

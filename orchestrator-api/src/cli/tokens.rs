@@ -244,6 +244,13 @@ fn audit_text(page: &schema::AuditPage, out: &Out) -> String {
         Left("action"),
         Left("object"),
         Left("outcome"),
+    ])
+    .giving(&[
+        ("who", 10),
+        ("when", 0),
+        ("who", 4),
+        ("object", 12),
+        ("action", 8),
     ]);
     for line in &page.lines {
         table.row(vec![

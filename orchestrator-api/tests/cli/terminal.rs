@@ -10,11 +10,16 @@ use crate::outcomes::with_fate;
 use crate::run::{Person, output};
 use crate::stories::{canary, person};
 
-/// The command in a terminal of this size.
+/// The command in a terminal of 90 columns.
 fn in_terminal(person: &Person, line: &str, no_color: bool) -> Command {
+    in_terminal_of(90, person, line, no_color)
+}
+
+/// The command in a terminal of so many columns.
+fn in_terminal_of(columns: u32, person: &Person, line: &str, no_color: bool) -> Command {
     let typed = person.command(line);
     let program = typed.get_program().to_str().unwrap();
-    let inner = format!("stty cols 90 rows 30; exec {program} {line}");
+    let inner = format!("stty cols {columns} rows 30; exec {program} {line}");
     let mut command = Command::new("script");
     command.args(["-qefc", &inner, "/dev/null"]);
     command.current_dir(person.dir()).env_clear();
@@ -206,6 +211,36 @@ async fn colours_are_for_terminals_that_want_them() {
         let all = piped.stdout + &piped.stderr;
         assert!(!all.contains('\x1b'), "{line}: {all:?}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_narrow_terminal_shows_ids_and_states_whole() {
+    let mut server = Server::start().await;
+    server.nodes(2, as_told).await;
+    let person = person(&server);
+    assert_eq!(person.types("job run web.toml").await.code, 0);
+    person.writes("web.toml", &with_fate("silent"));
+    let ran = person
+        .types("job run web.toml --detach --output json")
+        .await;
+    let id = ran.json()["deployment_id"].as_str().unwrap().to_owned();
+    for columns in [80, 60] {
+        let list = in_terminal_of(columns, &person, "deployment list", true);
+        let list = output(list).await;
+        let wide = |line: &&str| line.chars().count() > columns as usize;
+        assert_eq!(list.lines().into_iter().find(wide), None, "{list:?}");
+        assert!(list.lines()[1].starts_with(&id), "{list:?}");
+        assert!(list.lines()[1].contains("in_progress"), "{list:?}");
+        assert!(list.lines()[2].contains("completed"), "{list:?}");
+        let message = list.lines()[2].contains("  completed: ");
+        assert_eq!(message, columns == 80, "{list:?}");
+        let audit = in_terminal_of(columns, &person, "audit list", true);
+        let audit = output(audit).await;
+        assert_eq!(audit.lines().into_iter().find(wide), None, "{audit:?}");
+        assert!(audit.lines()[1].ends_with("  done"), "{audit:?}");
+    }
+    person.types("deployment cancel web").await;
     server.stop().await;
 }
 
