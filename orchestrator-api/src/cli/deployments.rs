@@ -253,6 +253,11 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
             let id = which.id(client).await?;
             let answer = client.get(&format!("/v1/deployments/{id}/explain")).await?;
             out.answer(answer, explain_text)?;
+            if !out.json {
+                let shown = client.get(&format!("/v1/deployments/{id}")).await?;
+                let schema::GetDeploymentResponse { deployment } = read(shown)?;
+                out.say(&pairs(&live::choice(&deployment), out))?;
+            }
         }
         Command::Targets { which, limit } => {
             let id = which.id(client).await?;
@@ -345,7 +350,9 @@ fn status_text(answer: &schema::GetDeploymentResponse, out: &Out) -> String {
 
 pub(super) fn explain_text(answer: &schema::ExplanationResponse, out: &Out) -> String {
     let schema::Explanation { links, now } = &answer.explanation;
-    let now = [("now".to_owned(), &**now)];
+    // Of one that is over, its end is the last that happened.
+    let is_said = links.last().is_some_and(|last| last.text == *now);
+    let now = (!is_said).then(|| ("now".to_owned(), &**now));
     causes(links.iter().map(line).chain(now).collect(), out)
 }
 

@@ -78,6 +78,26 @@ fn failed(shown: &Deployment, paint: Paint) -> String {
     )
 }
 
+/// What to type where healthy canaries wait for a person, and what that does.
+pub(super) fn choice(shown: &Deployment) -> Vec<(&'static str, String)> {
+    if !waits_for_promotion(shown) {
+        return Vec::new();
+    }
+    let command = |verb: &str| {
+        let (namespace, job) = (&shown.namespace, &shown.job_id);
+        format!("orchestrator deployment {verb} {namespace}/{job}")
+    };
+    vec![
+        ("to go on", command("promote")),
+        ("to take back", command("fail")),
+    ]
+}
+
+/// Whether its canaries are healthy, and nothing goes on without a word.
+pub(super) fn waits_for_promotion(shown: &Deployment) -> bool {
+    shown.status.waiting_on.as_deref() == Some("promotion")
+}
+
 /// The targets of a wave, counted.
 #[derive(Default)]
 struct Wave {
@@ -194,6 +214,8 @@ pub(super) fn picture(
         let left = deadline.as_millis().saturating_sub(now.as_millis());
         lines.push(named("deadline", format!("the next in {}", span(left))));
     }
+    let choice = choice(shown).into_iter();
+    lines.extend(choice.map(|(name, command)| named(name, command)));
     lines.push(String::new());
     lines.push(status.message.clone());
     let lines: Vec<String> = lines.iter().map(|line| cut(line, out.width)).collect();
@@ -336,6 +358,28 @@ in_progress  1m 16s  01900000-0000-7000-8000-000000000000
 
 wave: going on";
         assert_eq!(drawn(4, 100, 40).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_picture_of_what_waits_for_a_person_says_what_to_type() {
+        let (mut shown, _) = rollout(2);
+        let commands = |shown: &Deployment| choice(shown).len();
+        assert_eq!(commands(&shown), 0);
+        shown.status.waiting_on = Some("promotion".to_owned());
+        let out = Out {
+            json: false,
+            width: Some(80),
+            height: 24,
+            paint: Paint(false),
+        };
+        let lines = picture(&shown, None, Time::from_millis(0), &out);
+        let expected = [
+            "  to go on      orchestrator deployment promote default/web",
+            "  to take back  orchestrator deployment fail default/web",
+            "",
+            "wave: going on",
+        ];
+        assert!(lines.ends_with(&expected.map(str::to_owned)), "{lines:#?}");
     }
 
     #[test]

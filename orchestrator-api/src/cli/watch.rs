@@ -12,7 +12,7 @@ use super::client::Client;
 use super::deployments::links_text;
 use super::error::Error;
 use super::live;
-use super::show::{Out, now, read};
+use super::show::{Out, now, pairs, read};
 use crate::native::schema::{
     Deployment, ExplanationResponse, GetDeploymentResponse, Link, State, TargetPage,
 };
@@ -117,6 +117,7 @@ async fn watch_until(until: Until, id: String, client: &Client, out: &Out) -> Re
         until,
         screen: Screen::new(out),
         seen: None,
+        waited: false,
     };
     watching.follow(id).await
 }
@@ -128,6 +129,8 @@ struct Watching<'a> {
     screen: Screen,
     /// What was shown last: which deployment, and its revision.
     seen: Option<(String, u64)>,
+    /// Whether it waited for a person then.
+    waited: bool,
 }
 
 impl Watching<'_> {
@@ -135,10 +138,14 @@ impl Watching<'_> {
         let mut taken_back = false;
         loop {
             let shown = self.next(&id).await?;
-            let waits = shown.status.waiting_on.as_deref() == Some("promotion");
+            let waits = live::waits_for_promotion(&shown);
             if waits && self.until == Until::Promotion {
                 return Ok(COMPLETED);
             }
+            if let (false, Screen::Lines { .. }) = (self.waited, &self.screen) {
+                self.out.say(&pairs(&live::choice(&shown), self.out))?;
+            }
+            self.waited = waits;
             if shown.status.state == State::Failed && !self.out.json {
                 self.screen.keep();
                 if let Screen::Live { .. } = self.screen {

@@ -60,6 +60,7 @@ async fn the_exit_code_says_how_it_ended() {
     person.writes("alone.toml", &alone);
     let ran = session.watches("job run alone.toml").await;
     assert_eq!(ran.code, 2);
+    session.types("deployment explain alone").await;
     let silent = with_fate("silent").replace("\"web\"", "\"silent\"");
     person.writes("silent.toml", &silent);
     let ran = person.types("job run silent.toml --timeout 100ms").await;
@@ -86,9 +87,16 @@ async fn a_script_waits_for_its_turn_to_promote() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let said = ran.stdout.lines().last().unwrap_or_default();
     assert!(said.ends_with("waiting for promotion"), "{ran:?}");
+    // Who watches on is told what to type.
+    let watched = person.types("deployment watch web --timeout 1s").await;
+    let told = "waiting for promotion\nto go on      orchestrator deployment promote default/web\n\
+                to take back  orchestrator deployment fail default/web\n";
+    assert!(watched.stdout.ends_with(told), "{watched:?}");
     let ran = person.types("deployment promote web").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(person.types("deployment watch web").await.code, 0);
+    let watched = person.types("deployment watch web").await;
+    assert_eq!(watched.code, 0, "{watched:?}");
+    assert!(!watched.stdout.contains("promote"), "{watched:?}");
     // What never gets that far has ended as it has ended.
     let bad = fated(&canary(), "bad");
     person.writes("web.toml", &bad);
