@@ -11,7 +11,7 @@ use super::client::{Client, with_query};
 use super::error::Error;
 use super::live;
 use super::show::Column::{Left, Right};
-use super::show::{Out, Table, ago, maybe_ago, pairs, read, word, yes};
+use super::show::{Out, Table, ago, maybe_ago, pairs, read, version, word, yes};
 use super::watch::{self, Follow};
 use crate::native::schema;
 use crate::typed;
@@ -307,8 +307,8 @@ fn list_text(page: &schema::DeploymentPage, out: &Out) -> String {
             shown.id.clone(),
             format!("{}/{}", shown.namespace, shown.job_id),
             word(&shown.kind),
-            shown.from_version.to_string(),
-            shown.to_version.to_string(),
+            version(shown.from_version),
+            version(shown.to_version),
             out.paint.state(&word(&shown.status.state)),
             ago(&shown.status.created_at),
             shown.status.message.clone(),

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::file::JobFile;
 use super::logs;
 use super::show::Column::{Left, Right};
-use super::show::{Out, Table, ago, count, pairs, read, some, word, yes};
+use super::show::{Out, Table, ago, count, pairs, read, some, version, word, yes};
 use super::watch::{self, Follow};
 use crate::native::schema::{self, State, Type};
 
@@ -217,10 +217,10 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
             };
             match answer.changed {
                 true => format!("{}, deployment {id}", aim(&last)),
-                false => format!("nothing to change at version {goal}, last deployment {id}"),
+                false => format!("nothing to change{}, last deployment {id}", at(goal)),
             }
         }
-        None => format!("nothing to do at version {}", answer.version),
+        None => format!("nothing to do{}", at(answer.version)),
     };
     if !out.json {
         out.say(&format!("{namespace}/{job_id}: {what}\n"))?;
@@ -233,6 +233,14 @@ async fn started(answer: Value, follow: &Follow, client: &Client, out: &Out) -> 
     }
 }
 
+/// At which version it stays, where there is one.
+fn at(version: u32) -> String {
+    match version {
+        0 => String::new(),
+        version => format!(" at version {version}"),
+    }
+}
+
 /// What a deployment is to bring about.
 fn aim(deployment: &schema::Deployment) -> String {
     let (from, to) = (deployment.from_version, deployment.to_version);
@@ -240,6 +248,7 @@ fn aim(deployment: &schema::Deployment) -> String {
         Type::Create | Type::Update => format!("version {to}"),
         Type::Restart => format!("restart of version {to}"),
         Type::Rollback => format!("rollback to version {to}"),
+        Type::Stop if from == 0 => "stop of what has not proved itself".to_owned(),
         Type::Stop => format!("stop of version {from}"),
     }
 }
@@ -351,7 +360,7 @@ fn jobs_text(page: &schema::JobPage, out: &Out) -> String {
             format!("{}/{}", job.namespace, job.job_id),
             job.job_type.as_ref().map(word).unwrap_or_default(),
             job.version.to_string(),
-            job.current_version.to_string(),
+            version(job.current_version),
             stable.unwrap_or_default(),
             job.deployment_id.clone().unwrap_or_default(),
         ]);

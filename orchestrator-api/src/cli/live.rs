@@ -14,10 +14,11 @@ const OTHER_LINES: usize = 12;
 pub(super) fn what(shown: &Deployment) -> String {
     let kind = word(&shown.kind);
     let versions = match (shown.from_version, shown.to_version) {
-        (0, to) => format!("version {to}"),
-        (from, 0) => format!("version {from}"),
-        (from, to) if from == to => format!("version {to}"),
-        (from, to) => format!("version {from} to {to}"),
+        (0, 0) => String::new(),
+        (0, to) => format!(", version {to}"),
+        (from, 0) => format!(", version {from}"),
+        (from, to) if from == to => format!(", version {to}"),
+        (from, to) => format!(", version {from} to {to}"),
     };
     let strategy = word(&shown.spec.strategy);
     let pace = match (shown.spec.strategy, shown.spec.max_parallel) {
@@ -29,7 +30,7 @@ pub(super) fn what(shown: &Deployment) -> String {
         JobType::Batch => ", batch",
         JobType::Service => "",
     };
-    format!("{kind}, {versions}, {strategy}{pace}{batch}")
+    format!("{kind}{versions}, {strategy}{pace}{batch}")
 }
 
 /// Its nodes, as a bar and in numbers.

@@ -353,6 +353,14 @@ pub(super) fn yes(flag: bool) -> String {
     if flag { "yes" } else { "" }.to_owned()
 }
 
+/// A version in a table. There is none of the number 0: that says that nothing runs.
+pub(super) fn version(number: u32) -> String {
+    match number {
+        0 => "-".to_owned(),
+        number => number.to_string(),
+    }
+}
+
 /// How many of a wave are named.
 const NAMED: usize = 8;
 

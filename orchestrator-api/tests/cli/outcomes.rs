@@ -61,6 +61,13 @@ async fn the_exit_code_says_how_it_ended() {
     let ran = session.watches("job run alone.toml").await;
     assert_eq!(ran.code, 2);
     session.types("deployment explain alone").await;
+    // There is no version 0.
+    let ran = session.watches("job stop alone").await;
+    assert_eq!(ran.code, 0);
+    session.types("job stop alone --detach").await;
+    session.types("job list").await;
+    session.types("deployment list --job alone").await;
+    session.types("deployment status alone").await;
     let silent = with_fate("silent").replace("\"web\"", "\"silent\"");
     person.writes("silent.toml", &silent);
     let ran = person.types("job run silent.toml --timeout 100ms").await;
