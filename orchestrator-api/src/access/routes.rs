@@ -7,7 +7,7 @@ use super::role::Class;
 /// To be given to a [`Guard`](super::Guard).
 pub fn native(method: &Method, path: &str) -> Option<Class> {
     let class = match (method.as_str(), path) {
-        ("GET", "/healthz" | "/readyz" | "/openapi.json" | "/docs") => Class::Public,
+        ("GET", "/" | "/healthz" | "/readyz" | "/openapi.json" | "/docs") => Class::Public,
 
         ("GET", "/metrics" | "/v1/jobs" | "/v1/deployments" | "/v1/nodes") => Class::Read,
         ("GET", "/v1/groups" | "/v1/groups/{id}") => Class::Read,

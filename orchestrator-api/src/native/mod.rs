@@ -28,11 +28,14 @@ mod sse;
 mod strict;
 mod tokens;
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn;
+use axum::response::Redirect;
+use axum::routing::get;
 use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -84,6 +87,8 @@ impl Api {
     pub fn router(&self) -> Router {
         let (router, _) = routes().split_for_parts();
         let router = router
+            // For people who open the address that the server names: it is no part of the contract.
+            .route("/", get(|| ready(Redirect::temporary("/docs"))))
             .fallback(request::no_such_route)
             .method_not_allowed_fallback(request::no_such_method)
             .with_state(self.clone());

@@ -13,7 +13,6 @@ async fn what_is_not_there_is_a_problem_too() {
     let server = Server::start().await;
     let api = &server.client;
     for path in [
-        "/",
         "/v1",
         "/v1/job",
         "/v1/deployments/",
@@ -237,6 +236,8 @@ async fn it_says_how_it_is() {
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(text.matches("# EOF").count(), 1);
 
+    let first = api.get("/").await;
+    assert_eq!((first.status, first.header("location")), (307, "/docs"));
     let docs = api.get("/docs").await;
     assert_eq!(docs.header("content-type"), "text/html; charset=utf-8");
     assert!(
