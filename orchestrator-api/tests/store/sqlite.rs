@@ -1,7 +1,7 @@
 //! What SQLite's store has to bear besides.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::process::{Command, Stdio};
 
 use orchestrator_api::store::sqlite::Sqlite;
@@ -49,6 +49,37 @@ async fn closing_folds_the_log_into_the_file() {
     let claim = own(&store, "a/web").await;
     assert_eq!((claim.epoch, claim.seq), (2, 40));
     assert_eq!(*store.position().borrow(), 40);
+}
+
+#[tokio::test]
+async fn a_store_that_others_can_read_is_closed_when_it_is_opened() {
+    let dir = closed(10).await;
+    fs::set_permissions(file(&dir), fs::Permissions::from_mode(0o644)).expect("ours");
+    drop(Sqlite::open(dir.path()).expect("opened again"));
+    let mode = fs::metadata(file(&dir)).expect("there").mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// As `token create` makes the first token in the directory of the server's own user.
+#[tokio::test]
+async fn what_root_makes_in_the_directory_of_another_user_is_that_ones() {
+    let dir = Dir::new();
+    fs::create_dir_all(dir.path()).expect("made");
+    // Only root can try this.
+    if chown(dir.path(), Some(4650), Some(4651)).is_err() {
+        return;
+    }
+    let store = Sqlite::open(dir.path()).expect("opened");
+    own(&store, "a/web").await;
+    let files = fs::read_dir(dir.path()).expect("there");
+    let mut names = Vec::new();
+    for file in files.map(|file| file.expect("there")) {
+        let found = file.metadata().expect("there");
+        assert_eq!((found.uid(), found.gid()), (4650, 4651), "{file:?}");
+        assert_eq!(found.mode() & 0o077, 0, "{file:?}");
+        names.push(file.file_name());
+    }
+    assert!(names.len() > 2, "{names:?}");
 }
 
 /// What is written to a file that has no name any more nobody finds again.

@@ -14,9 +14,9 @@ mod sql;
 mod write;
 mod writer;
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,6 +75,7 @@ impl Sqlite {
             Err(error) if error.kind() == ErrorKind::NotFound => make(dir, &place)?,
             _ => {}
         }
+        close(dir).map_err(|error| place.io(error))?;
         let conn = schema::open(&place)?;
         settle(dir).map_err(|error| place.io(error))?;
         let readers = Readers::open(&place).map_err(|error| place.fault(error))?;
@@ -299,13 +300,41 @@ fn settle(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// The file, made for this user alone if it is not there.
+/// Lets nobody else read what others have copied here, a backup for one: there are the hashes of tokens in it.
+fn close(dir: &Path) -> std::io::Result<()> {
+    for name in [
+        FILE.to_owned(),
+        format!("{FILE}-wal"),
+        format!("{FILE}-shm"),
+    ] {
+        let path = dir.join(name);
+        let Ok(found) = path.metadata() else {
+            continue;
+        };
+        if found.is_file() && found.mode() & 0o077 != 0 {
+            match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+                // It is another user's, who lets this one in on purpose.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                changed => changed?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The file, made for this user alone if it is not there: or for the one whose directory it is in, where root makes it
+/// before that one's server begins.
 fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    let made = match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return options.open(path),
+        made => made?,
+    };
+    let dir = path.parent().unwrap_or(path).metadata()?;
+    if made.metadata()?.uid() != dir.uid() {
+        // Only root can; who may only write there has made his own files in it before.
+        let _ = fchown(&made, Some(dir.uid()), Some(dir.gid()));
+    }
+    Ok(made)
 }
