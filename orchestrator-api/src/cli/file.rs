@@ -118,6 +118,10 @@ impl Written {
             _ => path.display().to_string(),
         };
         let source = Source { name, text };
+        if is_yaml(path) {
+            let what = "this is YAML: write it as TOML or JSON".to_owned();
+            return Err(source.error(vec![Wrong { at: None, what }]));
+        }
         let mut places = Places::default();
         let read = match is_json {
             true => of_json_text(&source.text, &mut places).map(|value| (value, Vec::new())),
@@ -166,7 +170,11 @@ impl Written {
                 WHOLE if !here.is_empty() => here.to_owned(),
                 field => part(here, field),
             };
-            let mut what = error.to_string();
+            let said = error.to_string();
+            let mut what = match said.strip_prefix(&format!("{}: ", error.field)) {
+                Some(rest) => format!("{}: {}", error.field, of_field(rest)),
+                None => said,
+            };
             if !self.is_json && error.allowed == "an array" && error.value.starts_with('{') {
                 what += &format!(": begin each of its items with [[{}]]", error.field);
             }
@@ -192,7 +200,7 @@ impl Written {
                     let (field, rest) = named(document, here, &said);
                     let what = match field.as_str() {
                         "" => said,
-                        field => format!("{field}: {rest}"),
+                        field => format!("{field}: {}", of_field(rest)),
                     };
                     wrong.push(self.wrong(&field, what));
                 }
@@ -354,7 +362,7 @@ impl Places {
         let mut known = field;
         let at = loop {
             if let Some(Place { key, value }) = self.0.get(known) {
-                let of_key = ["there is no such field", "each field only once"];
+                let of_key = [NO_SUCH_FIELD, "each field only once"];
                 let is_key = known != field || of_key.iter().any(|said| what.contains(said));
                 break Some(if is_key { key } else { value }.clone());
             }
@@ -365,6 +373,26 @@ impl Places {
         };
         Wrong { at, what }
     }
+}
+
+/// What is said of a field that nobody knows.
+const NO_SUCH_FIELD: &str = "there is no such field";
+
+/// What is said of a field; of one that nobody knows not its value, which is not what is wrong.
+fn of_field(said: &str) -> &str {
+    let end = format!(" is not allowed; {NO_SUCH_FIELD}");
+    match said.find(&end) {
+        Some(at) => &said[at + end.len() - NO_SUCH_FIELD.len()..],
+        None => said,
+    }
+}
+
+fn is_yaml(path: &Path) -> bool {
+    let is = |name: &str| {
+        path.extension()
+            .is_some_and(|it| it.eq_ignore_ascii_case(name))
+    };
+    is("yaml") || is("yml")
 }
 
 /// How the core calls a document as a whole.

@@ -82,6 +82,8 @@ async fn a_job_file_that_is_wrong_is_shown_at_its_lines() {
     session.types("job run soon.toml").await;
     person.writes("image.json", "{ \"job_id\": \"web\", \"driver\": \"docker\",\n  \"config\": { \"pull\": \"always\" } }\n");
     session.types("job run image.json").await;
+    person.writes("web.yaml", "job_id: web\ndriver: exec\n");
+    session.types("job plan web.yaml").await;
     session.types("job plan none.toml").await;
     person.writes("long.toml", &"#\n".repeat(1 << 20));
     session.types("job plan long.toml").await;
