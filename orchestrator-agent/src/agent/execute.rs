@@ -14,7 +14,7 @@ use crate::artifact::{Artifact, Failed, Made};
 use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
-use crate::plan::{Action, End, Phase, Wanted};
+use crate::plan::{Action, End, Phase};
 use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::shim::Ended;
 use crate::wire::Document;
@@ -155,9 +155,9 @@ impl Work {
     /// workload cannot start, and the next attempt has another.
     fn pick(&self, id: &RunId, workload: &Workload) -> Result<BTreeMap<String, u16>, String> {
         // Also those of workloads that have not begun to listen.
-        let alive = |live: &&Live| !matches!(live.phase, Phase::Ended { .. });
-        let others = self.lives.values().filter(alive);
-        let taken = others.flat_map(|live| live.run.ports.values().copied());
+        let taken = self
+            .alive()
+            .flat_map(|live| live.run.ports.values().copied());
         // And of those that are about to begin.
         let wanted = self.workloads().flat_map(|workload| &workload.ports);
         let taken: BTreeSet<u16> = taken.chain(wanted.filter_map(|port| port.port)).collect();
@@ -194,40 +194,34 @@ impl Work {
     pub(super) fn hold_up(&mut self) {
         let leaves =
             |live: &&Live| live.asked.is_some() || !live.is_wanted && live.phase == Phase::Planned;
-        let leaving: BTreeSet<(u16, &Key)> = self
-            .holders()
-            .filter(leaves)
-            .flat_map(|live| {
-                live.run
-                    .ports
-                    .values()
-                    .map(|port| (*port, &live.run.id.key))
-            })
-            .collect();
-        let is_held_up = |key: &Key, workload: &Workload| {
-            let mut ports = workload.ports.iter().filter_map(|port| port.port);
-            let of_another = |port| {
-                leaving
-                    .iter()
-                    .any(|(held, by)| (*held, *by) != (port, key) && *held == port)
-            };
-            is_here(workload) && ports.any(of_another)
+        let ports_of = |live: &Live| {
+            let key = live.run.id.key.clone();
+            let ports: Vec<u16> = live.run.ports.values().copied().collect();
+            (key, ports)
         };
-        let held_up = |(key, wanted): (&Key, &Wanted)| {
-            let workload = wanted.workload.as_ref().ok()?;
-            is_held_up(key, workload).then(|| key.clone())
-        };
-        let held_up: BTreeSet<Key> = self.accepted.wanted.iter().filter_map(held_up).collect();
+        let leaving: Vec<(Key, Vec<u16>)> = self.holders().filter(leaves).map(ports_of).collect();
         for (key, wanted) in &mut self.accepted.wanted {
-            wanted.is_held_up = held_up.contains(key);
+            let others = || leaving.iter().filter(|(by, _)| by != key);
+            let is_held = |port: u16| others().any(|(_, held)| held.contains(&port));
+            wanted.is_held_up = wanted.workload.as_ref().is_ok_and(|workload| {
+                is_here(workload)
+                    && workload
+                        .ports
+                        .iter()
+                        .filter_map(|port| port.port)
+                        .any(is_held)
+            });
         }
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Live> {
+        let has_ended = |live: &Live| matches!(live.phase, Phase::Ended { .. });
+        self.lives.values().filter(move |live| !has_ended(live))
     }
 
     /// What has ports of this node.
     fn holders(&self) -> impl Iterator<Item = &Live> {
-        let lives = self.lives.values();
-        let alive = lives.filter(|live| !matches!(live.phase, Phase::Ended { .. }));
-        alive.filter(|live| is_here(&live.run.workload))
+        self.alive().filter(|live| is_here(&live.run.workload))
     }
 
     /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
