@@ -114,6 +114,11 @@ impl Place {
         })
     }
 
+    /// The name of the directory, which no other one has but for its copies.
+    pub(crate) fn name(&self) -> &str {
+        &self.kept.name
+    }
+
     /// Whether it is there still.
     pub(crate) fn is_there(&self) -> bool {
         disk::identity(&self.kept.dir) == Some(self.kept.identity)

@@ -25,7 +25,7 @@ use self::execute::Event;
 use self::numbers::Numbers;
 use self::report::Told;
 use self::supply::Supplies;
-use crate::client::{Client, News};
+use crate::client::{Client, News, NotLet};
 use crate::disk;
 use crate::driver::Driver;
 use crate::driver::docker::Docker;
@@ -148,6 +148,14 @@ pub enum AgentError {
         /// The name of the node.
         node: String,
     },
+    /// The server did not let it join, whoever it is: another agent has its name, or there is no place for one more.
+    #[error("{server} does not let this node join: {why}")]
+    Taken {
+        /// Which server.
+        server: String,
+        /// What it says.
+        why: String,
+    },
     /// The data directory, in which runs are where nobody would know them as its own.
     #[error("{0}")]
     Link(String),
@@ -247,6 +255,7 @@ impl Agent {
             address: self.address.clone(),
             url: self.settings.server.clone(),
             node: self.settings.node.as_str().into(),
+            agent: self.place.name().to_owned(),
             labels: self.settings.labels.clone(),
             facts: facts(),
             identity: self.dir.join(IDENTITY),
@@ -351,8 +360,9 @@ impl Agent {
                 Some(refused) = talks.join_next() => {
                     let Settings { server, node, token, .. } = self.settings;
                     return Err(match refused {
-                        Ok(_) if token.is_none() => AgentError::NoToken { server, node },
-                        Ok(why) => AgentError::Refused { server, why },
+                        Ok(NotLet::Unknown(_)) if token.is_none() => AgentError::NoToken { server, node },
+                        Ok(NotLet::Unknown(why)) => AgentError::Refused { server, why },
+                        Ok(NotLet::Taken(why)) => AgentError::Taken { server, why },
                         Err(_) => AgentError::Broken,
                     });
                 }

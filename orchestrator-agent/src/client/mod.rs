@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, http::request};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
@@ -38,6 +38,8 @@ use crate::runs::RunId;
 use crate::settings::Token;
 use crate::wire::{Desired, Join, Joined};
 
+/// By which an agent says which one it is.
+const AGENT: &str = "orchestrator-agent";
 /// About as long as an identity is on disk.
 const IDENTITY_BYTES: usize = 1024;
 /// The longest other answer.
@@ -53,6 +55,8 @@ pub(crate) struct Client {
     /// As it was given: whose revisions these are.
     pub(crate) url: String,
     pub(crate) node: Arc<str>,
+    /// Which agent this is: no other one of the node is believed while it is heard.
+    pub(crate) agent: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) facts: BTreeMap<String, String>,
     /// Where the node's own token is kept.
@@ -118,6 +122,15 @@ struct Identity {
     token: String,
 }
 
+/// Why a server does not let a node join, in its words.
+#[derive(Debug)]
+pub(crate) enum NotLet {
+    /// It says that it knows who asks, and that he may not; or that he does not say who he is.
+    Unknown(String),
+    /// Another agent has the name, or there is no place for one more.
+    Taken(String),
+}
+
 /// Why it did not work.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -146,12 +159,20 @@ impl Failure {
         )
     }
 
-    /// It says that it knows who asks, and that he may not; or that he does not say who he is.
-    fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)
-        )
+    /// Where a node that was never there need not try it again.
+    fn not_let(&self) -> Option<NotLet> {
+        match self {
+            Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, why) => {
+                Some(NotLet::Unknown(why.clone()))
+            }
+            Self::Status(StatusCode::CONFLICT, why) => Some(NotLet::Taken(why.clone())),
+            _ => None,
+        }
+    }
+
+    /// There is nothing to talk about until it is let in again.
+    fn ends_talk(&self) -> bool {
+        self.is_of_identity() || matches!(self, Self::Status(StatusCode::CONFLICT, _))
     }
 
     /// Only joining again may help.
@@ -181,8 +202,8 @@ impl Backoff {
 }
 
 impl Client {
-    /// Goes on for as long as it is let; or answers why a node that nobody knows may not join.
-    pub(crate) async fn run(self, news: News) -> String {
+    /// Goes on for as long as it is let; or answers why a node that was never there may not join.
+    pub(crate) async fn run(self, news: News) -> NotLet {
         let mut own = self.own_token();
         let mut is_stranger = self.is_new && own.is_none();
         let mut backoff = Backoff::new();
@@ -196,7 +217,6 @@ impl Client {
                 // An earlier server: it hears of what runs until nothing does.
                 joined = self.join(&mut own, false).await;
             }
-            let is_refused = joined.as_ref().is_err_and(Failure::is_refusal);
             match joined {
                 Ok(joined) => {
                     is_stranger = false;
@@ -222,8 +242,10 @@ impl Client {
                         backoff = Backoff::new();
                     }
                 }
-                Err(Failure::Status(_, why)) if is_stranger && is_refused => return why,
-                Err(why) => news.trouble(Part::Join, &why),
+                Err(why) => match why.not_let() {
+                    Some(not_let) if is_stranger => return not_let,
+                    _ => news.trouble(Part::Join, &why),
+                },
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -328,15 +350,20 @@ impl Client {
         token: Option<&String>,
         body: Vec<u8>,
     ) -> io::Result<Request<Full<Bytes>>> {
-        let mut request = self
-            .address
-            .request("POST", path)
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let request = self.request("POST", path, token);
+        let request = request.header(CONTENT_TYPE, "application/json");
         // A token that no header can hold.
         request.body(Full::from(body)).map_err(io::Error::other)
+    }
+
+    /// A request that says who makes it.
+    fn request(&self, method: &str, path: &str, token: Option<&String>) -> request::Builder {
+        let request = self.address.request(method, path);
+        let request = request.header(AGENT, &self.agent);
+        match token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::AUTHORIZATION;
 use hyper::{Request, StatusCode};
 use tokio::time::{Instant, sleep};
 
@@ -82,7 +81,7 @@ impl Talk<'_> {
             match heard {
                 Ok(Streamed::Ended) => (cuts, backoff) = (0, Backoff::new()),
                 Ok(Streamed::Cut) => cuts += 1,
-                Err(why) if why.is_of_identity() => return why,
+                Err(why) if why.ends_talk() => return why,
                 Err(why) => self.news.trouble(Part::Listen, &why),
             }
             backoff.wait().await;
@@ -156,14 +155,8 @@ impl Talk<'_> {
 
     fn get(&self, more: &str, accept: &str) -> io::Result<Request<Full<Bytes>>> {
         let path = format!("/v1/agent/stream?node={}{more}", self.client.node);
-        let mut request = self
-            .client
-            .address
-            .request("GET", &path)
-            .header("accept", accept);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let request = self.client.request("GET", &path, self.token.as_ref());
+        let request = request.header("accept", accept);
         request.body(Full::default()).map_err(io::Error::other)
     }
 
@@ -223,7 +216,7 @@ impl Talk<'_> {
                     break;
                 };
                 connection = None;
-                if why.is_of_identity() {
+                if why.ends_talk() {
                     return why;
                 }
                 if why.is_timeout() {

@@ -65,6 +65,7 @@ struct Joined<'a> {
 )]
 async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
     ask.key();
+    let agent = ask.agent();
     let (who, caller) = (ask.who(), ask.caller().clone());
     let body = ask.json();
     let known = ["name", "labels", "facts", "leaving"];
@@ -87,16 +88,19 @@ async fn join(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
     };
     // Before the token is used up for it.
     input.check()?;
+    let patience = api.handle().settings().fleet;
+    let (agent, lease) = (agent.as_deref(), patience.lease());
+    api.0.voices.admit(&name, agent, lease)?;
     let made = api.access().join(&caller, &name).await?;
     api.handle().fleet(input, Some(who)).await?;
+    api.0.voices.heard(&name, agent, lease)?;
     let record = api.node(&name).await?;
     let server = api.handle().store().identity().await?;
-    let patience = api.handle().settings().fleet;
     Ok(audited(written(&Joined {
         node: RawValue::from_string(record).expect("a record is JSON"),
         token: made.as_ref().map(|made| made.token.reveal()),
         server,
-        lease: patience.lease(),
+        lease,
         down_after: patience.down_after(),
     })))
 }
@@ -123,6 +127,7 @@ pub(super) fn name(fields: &mut Fields<'_, '_>, field: &str) -> Option<NodeName>
     responses((status = 200, content((schema::Desired = "application/json"), (String = "text/event-stream"))))
 )]
 async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
+    let agent = ask.agent();
     let node = ask.named("node").map(NodeName::from);
     if node.is_none() && ask.faults().is_empty() {
         ask.refuse(Fault::of_parameter("node", "missing; the node's name"));
@@ -135,7 +140,10 @@ async fn listen(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     }
     let caller = ask.caller().clone();
     let node = ask.done(node)?;
+    let (agent, lease) = (agent.as_deref(), api.handle().settings().fleet.lease());
+    api.0.voices.admit(&node, agent, lease)?;
     let mut news = soon(api.handle().connect(node.clone())).await??;
+    api.0.voices.heard(&node, agent, lease)?;
     let open = api.0.metrics.agent_listens(caller.has_token());
     if streams {
         news.mark_changed();
@@ -176,6 +184,7 @@ fn sent(desired: &Desired) -> Sent {
 )]
 async fn reports(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
     ask.key();
+    let agent = ask.agent();
     let body = ask.json();
     let (node, said) = read(&body, ask.faults());
     if let Some(node) = &node {
@@ -183,8 +192,11 @@ async fn reports(State(api): State<Api>, mut ask: Ask) -> Result<Response, Probl
     }
     let node = ask.done(node)?;
     let rates = said.iter().filter_map(Rates::of_report).collect();
+    let (agent, lease) = (agent.as_deref(), api.handle().settings().fleet.lease());
+    api.0.voices.admit(&node, agent, lease)?;
     api.handle().report(node.clone(), said).await?;
     // Only now it is known that there is such a node.
+    api.0.voices.heard(&node, agent, lease)?;
     api.0.rates.put(&node, rates);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -31,6 +31,8 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(30);
 /// How many faults are told at once.
 const FAULTS_MAX: usize = 100;
+/// By which an agent says which one it is.
+pub(super) const AGENT: HeaderName = HeaderName::from_static("orchestrator-agent");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A request. Its readers give `None` for what is absent, and after they have noted what is wrong with it;
@@ -306,6 +308,17 @@ impl Ask {
             return None;
         }
         Some(key)
+    }
+
+    /// Which agent it is, where it says so.
+    pub(super) fn agent(&mut self) -> Option<String> {
+        let agent = self.header(&AGENT)?;
+        if !is_name(&agent) {
+            let detail = refused(&agent, "1 to 200 of letters, digits, '-', '_' and '.'");
+            self.malformed_header(&AGENT, detail);
+            return None;
+        }
+        Some(agent)
     }
 
     /// What the caller believes to be so, by `If-Match` or by this parameter.

@@ -56,6 +56,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 )]
 async fn take(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem> {
     ask.key();
+    let agent = ask.agent();
     if !api.logs().admits(ask.body_bytes()) {
         let detail = "more output comes in than is taken: send it later";
         let busy = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-much-output", detail);
@@ -70,6 +71,8 @@ async fn take(State(api): State<Api>, mut ask: Ask) -> Result<Response, Problem>
         ask.speaks_for(node)?;
     }
     let node = ask.done(node)?;
+    let lease = api.handle().settings().fleet.lease();
+    api.0.voices.admit(&node, agent.as_deref(), lease)?;
     let have = api.logs().take(&node, parts, now());
     Ok(written(&schema::Taken { have }))
 }

@@ -27,6 +27,7 @@ pub mod schema;
 mod sse;
 mod strict;
 mod tokens;
+mod voices;
 
 use std::future::ready;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub use self::openapi::document;
 pub(crate) use self::problem::{AGAIN, TAKEN_BACK, TOKEN_NEEDED};
 pub use self::problem::{Fault, Problem};
 use self::rates::Rates;
+use self::voices::Voices;
 use crate::access::{Access, Caller, Guard, routes as table};
 use crate::engine::Handle;
 use crate::logs::Logs;
@@ -58,6 +60,7 @@ struct Inner {
     access: Access,
     logs: Arc<Logs>,
     rates: Rates,
+    voices: Voices,
     metrics: Metrics,
     document: String,
     stopping: watch::Sender<bool>,
@@ -75,6 +78,7 @@ impl Api {
             access,
             logs: Arc::new(Logs::new()),
             rates: Rates::default(),
+            voices: Voices::default(),
             metrics: Metrics::new(),
             document: openapi::text(),
             stopping: watch::Sender::new(false),

@@ -132,5 +132,6 @@ async fn remove(State(api): State<Api>, mut ask: Ask) -> Result<Response, Proble
     let input = Input::Remove { name: name.clone() };
     api.handle().fleet(input, Some(who)).await?;
     api.0.rates.forget(&name);
+    api.0.voices.forget(&name);
     Ok(audited(StatusCode::NO_CONTENT.into_response()))
 }

@@ -133,6 +133,21 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
             .schema(Some(key));
         parameters.push(RefOr::T(key.build()));
     }
+    let is_of_agents = path.starts_with("/v1/agent/");
+    if is_of_agents {
+        let agent = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[A-Za-z0-9._-]{1,200}$"));
+        let agent = ParameterBuilder::new()
+            .name("Orchestrator-Agent")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(
+                "Which agent it is. While one of them is heard, another one is refused for the same node",
+            ))
+            .schema(Some(agent));
+        parameters.push(RefOr::T(agent.build()));
+    }
     if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
         body.required = Some(match may_be_left_out(body) {
             true => Required::False,
@@ -160,15 +175,14 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         parameters.push(RefOr::T(tag.build()));
     }
     let has_body = *method != HttpMethod::Get;
-    let named = path.contains('{') || path.starts_with("/v1/agent/");
-    let commands = posts && !path.starts_with("/v1/agent/");
+    let named = path.contains('{') || is_of_agents;
     let statuses = [
         ("400", true, "The request cannot be read"),
         ("404", named, "There is no such thing"),
         ("408", has_body, "The body came too slowly"),
         (
             "409",
-            commands || path == "/v1/agent/join",
+            posts || is_of_agents,
             "What is there does not allow it",
         ),
         ("412", guarded, "It has changed meanwhile"),

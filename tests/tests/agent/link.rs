@@ -54,6 +54,54 @@ async fn workloads_go_on_without_a_server_and_the_fleet_converges_after() {
 }
 
 #[tokio::test]
+async fn of_two_agents_with_one_name_the_second_is_refused() {
+    let mut server = Server::start().await;
+    let mut first = Node::here(&server, "n1");
+    server.api.nodes(1).await;
+    let id = server.api.register(service(&[], rolling())).await;
+    server.api.until_state(&id, "completed").await;
+    let pid = first.answers(1).await;
+
+    // It was never there: somebody has given it a name that is taken.
+    let mut second = Node::new(&server, "n1");
+    second.start_apart(&[]);
+    let ended = second.ended().await;
+    let said = second.log();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(said.contains("does not let this node join: another agent speaks for node n1"));
+    assert!(second.processes().is_empty());
+    let status = first.status().await.unwrap();
+    assert_eq!(status["server"]["trouble"], Value::Null, "{status:#}");
+
+    // It comes first to a server that has just been begun; and who was there before goes on with what he has.
+    first.leave(Leave::Running).await;
+    server.away().await;
+    server.back().await;
+    second.start_here();
+    second
+        .until("it is heard", |status| status["server"]["way"] == "streams")
+        .await;
+    first.start_here();
+    let is_told = |status: &Value| {
+        let trouble = status["server"]["trouble"].as_str();
+        trouble.is_some_and(|trouble| trouble.contains("another agent speaks for node n1"))
+    };
+    first.until("it is told", is_told).await;
+    assert_eq!(first.answers(1).await, pid);
+
+    // The name is free again.
+    server.away().await;
+    second.leave(Leave::Running).await;
+    server.back().await;
+    first
+        .until("it is heard", |status| {
+            status["server"]["trouble"].is_null() && status["server"]["way"] == "streams"
+        })
+        .await;
+    assert_eq!(first.answers(1).await, pid);
+}
+
+#[tokio::test]
 async fn what_happened_while_server_and_agent_were_away_is_told() {
     let mut server = Server::start().await;
     let mut node = Node::new(&server, "n1");
