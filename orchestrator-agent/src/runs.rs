@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::plan::Moment;
+use crate::plan::{Moment, Trial};
 use crate::shim::{self, ENDED, RUN};
 use crate::wire::{Document, Job};
 use crate::workload::{self, PortRef, Workload};
@@ -34,6 +34,7 @@ pub(crate) const LOCK: &str = "lock";
 const REMARKS: &str = "remarks";
 const HEARD: &str = "heard";
 const TAKEN: &str = "taken.json";
+const TRIAL: &str = "trial.json";
 /// Between the name of a run's directory and a number, where it was put aside.
 const ASIDE: &str = ".broken-";
 
@@ -141,9 +142,8 @@ impl Run {
 
     /// The environment of whatever runs for it: the job's, and what the run is.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
         let dir = self.dir.to_string_lossy().into_owned();
-        let mut all = BTreeMap::from([("PATH".to_owned(), path)]);
+        let mut all = BTreeMap::from([("PATH".to_owned(), search_path())]);
         for (word, value) in self.facts() {
             let name = match word.starts_with("PORT") {
                 true => word,
@@ -256,9 +256,25 @@ impl Run {
         disk::read_or_put_aside(&self.dir.join(TAKEN))
     }
 
+    /// Notes how far its version has proved itself.
+    pub(crate) fn note_trial(&self, trial: Trial) -> io::Result<()> {
+        disk::note_json(&self.dir.join(TRIAL), &trial)
+    }
+
+    /// How far its version has proved itself. Of an earlier program's, and of what cannot be read, nothing is doubted.
+    pub(crate) fn trial(&self) -> Trial {
+        let noted = disk::read_or_put_aside(&self.dir.join(TRIAL));
+        noted.ok().flatten().unwrap_or_default()
+    }
+
     pub(crate) fn has(&self, mark: Mark) -> bool {
         self.dir.join(mark.name()).exists()
     }
+}
+
+/// Where programs are looked for, if a job says nothing else.
+pub(crate) fn search_path() -> String {
+    std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into())
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -15,6 +15,8 @@
 //! remarks         what an operator should know of it
 //! ```
 //!
+//! The same program, told `check` or `look`, goes for the agent where that could be held up: see [`main`].
+//!
 //! Of two shims for the same run one gets the lock, and the other ends at once: so a run is started at most once.
 //!
 //! What the workload's process has started is the shim's to end, however far it has gone from there: what loses its parent
@@ -22,9 +24,10 @@
 
 mod family;
 mod left;
+mod possible;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -53,6 +56,8 @@ pub(crate) use self::left::{
     Lost, Seat, hold, kill_marked, kill_session, kill_strays, kill_unknown, living,
 };
 
+pub(crate) use self::possible::Needs;
+
 pub(crate) const LAUNCH: &str = "launch.json";
 pub(crate) const LOCK: &str = "lock";
 /// A pipe that nobody writes to, and that is at its end when the shim is.
@@ -74,6 +79,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// What a shim is told before a run's directory and the words of a check. A program that does not know it finds no run
 /// there, and fails.
 pub(crate) const CHECK: &str = "check";
+/// What a shim is told before what it is to look for: it says what is not there.
+pub(crate) const LOOK: &str = "look";
 /// The run's directory, wherever that is by now: a shim is in it.
 const HERE: &str = ".";
 /// How it ended takes no more, but for a long reason.
@@ -183,13 +190,17 @@ impl From<Ended> for Look {
 }
 
 /// With all that it is told after the words by which the program knows that it is a shim. That is a run's directory: it
-/// starts that run, unless it was before, and stays until it is over. Or it becomes a check of a run.
+/// starts that run, unless it was before, and stays until it is over. Or it becomes a check of a run, or looks for what a
+/// program needs.
 pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut told = told.into_iter();
     let first = told.next().unwrap_or_default();
     if first == CHECK {
         let dir = PathBuf::from(told.next().unwrap_or_default());
         return check(&dir, told);
+    }
+    if first == LOOK {
+        return look(&told.next().unwrap_or_default());
     }
     // An agent of before asks so for a check, and would take a second shim's end for a check that passes.
     if std::env::var_os(EARLIER_CHECK).is_some() {
@@ -206,6 +217,19 @@ pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what keeps a program from beginning, if anything does.
+fn look(needs: &OsStr) -> ExitCode {
+    let needs = serde_json::from_slice::<Needs>(needs.as_encoded_bytes());
+    let looked = needs
+        .map_err(io::Error::from)
+        .and_then(|needs| needs.look());
+    if let Err(why) = looked {
+        // Who asked may have gone.
+        let _ = write!(io::stdout(), "{why}");
+    }
+    ExitCode::SUCCESS
 }
 
 /// Becomes a program, where the run's own is held to its limits: what checks it costs no one else. Why it cannot is all

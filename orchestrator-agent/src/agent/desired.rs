@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Live, Work};
 use crate::client::Received;
 use crate::disk;
+use crate::health::watch::Watch;
 use crate::plan::{self, Moment, Supply, Wanted};
 use crate::runs::{Key, Mark, RunId};
 use crate::wire::Document;
@@ -142,15 +143,13 @@ impl Accepted {
     /// what this agent reads in it; and not only the numbers, which begin anew with a job of the same name.
     pub(super) fn is_of(&self, live: &Live) -> bool {
         let run = &live.run;
-        let counts = live.taken.map(|taken| taken.generation);
-        let counts = counts.unwrap_or(run.id.generation);
         let same = |wanted: &Wanted| {
             let workload = wanted
                 .workload
                 .as_ref()
                 .is_ok_and(|wanted| *wanted == run.workload);
             let (generation, version) = (wanted.generation, wanted.version);
-            workload && (generation, version) == (counts, run.version)
+            workload && (generation, version) == (live.generation(), run.version)
         };
         self.wanted.get(&run.id.key).is_some_and(same)
     }
@@ -272,8 +271,11 @@ impl Work {
                 tracing::warn!(run = %id, %why, "that it goes on cannot be kept");
             }
             (live.taken, live.is_told) = (Some(*taken), false);
-            // What was seen before is said of no later assignment.
+            // What was before is said of no later assignment: not what was seen, nor what will be seen of it.
             live.tally.roll();
+            if let Some(driver) = self.drivers.get(live.run.workload.driver.as_str()) {
+                live.watch = Some(Watch::start(&live.run, false, driver, &self.sights));
+            }
         }
         if !all.is_empty() {
             self.see_what_is_wanted();

@@ -14,7 +14,7 @@ use crate::artifact::{Artifact, Failed, Made};
 use crate::driver::{Driver, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
-use crate::plan::{Action, End, Phase};
+use crate::plan::{self, Action, End, Phase, Trial};
 use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::shim::Ended;
 use crate::wire::Document;
@@ -65,8 +65,16 @@ impl Work {
             Action::Start(id) => self.start(&id),
             Action::Stop(id) => self.stop(&id, Stop::Gracefully),
             Action::Kill(id) => self.stop(&id, Stop::Now),
-            Action::GiveUp(id) => {
+            Action::Try(id, trial) => {
                 if let Some(live) = self.lives.get_mut(&id) {
+                    live.is_tried(trial);
+                }
+            }
+            Action::GiveUp(id) => {
+                let generation = self.lives.get(&id).map(Live::generation);
+                let all = self.lives.values_mut();
+                let same = all.filter(|live| live.run.id.key == id.key);
+                for live in same.filter(|live| Some(live.generation()) == generation) {
                     live.given_up = true;
                     live.mark(Mark::GivenUp);
                 }
@@ -84,7 +92,13 @@ impl Work {
             return;
         };
         let (workload, document) = (workload.clone(), document.clone());
-        self.make(id, row, wanted.version, workload, document);
+        let observed = self.observed(self.now());
+        let runs = observed.get(&id.key).map_or(&[][..], Vec::as_slice);
+        let trial = plan::trial(wanted, runs);
+        self.make(&id, row, wanted.version, workload, document);
+        if let Some(live) = self.lives.get_mut(&id).filter(|_| trial != Trial::Over) {
+            live.is_tried(trial);
+        }
     }
 
     fn put_back(&mut self, id: RunId, of: &RunId, row: u32) {
@@ -93,20 +107,20 @@ impl Work {
         };
         let run = live.run.clone();
         let (workload, document) = (run.workload.clone(), run.document.clone());
-        self.make(id, row, run.version, workload, document);
+        self.make(&id, row, run.version, workload, document);
     }
 
     /// Makes a run and starts it.
     fn make(
         &mut self,
-        id: RunId,
+        id: &RunId,
         row: u32,
         version: u32,
         workload: Arc<Workload>,
         document: Document,
     ) {
         let now = self.now();
-        let picked = self.pick(&id, &workload);
+        let picked = self.pick(id, &workload);
         let ports = picked
             .as_ref()
             .map_or_else(|_| BTreeMap::new(), Clone::clone);
@@ -116,10 +130,10 @@ impl Work {
             true => Err("the artifact is not here any more".to_owned()),
             false => Ok(()),
         };
-        let dir = runs::directory(&self.runs_dir, &id);
+        let dir = runs::directory(&self.runs_dir, id);
         let run = Arc::new(Run {
             artifact,
-            name: runs::name(&dir, &id),
+            name: runs::name(&dir, id),
             made: Some(now),
             dir,
             id: id.clone(),
@@ -147,7 +161,7 @@ impl Work {
         self.lives.insert(id.clone(), live);
         if is_made {
             self.logs.add(&run);
-            self.start(&id);
+            self.start(id);
         }
     }
 

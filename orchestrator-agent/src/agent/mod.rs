@@ -37,7 +37,7 @@ use crate::logs::Logs;
 use crate::net::{Address, AddressError};
 use crate::outbox::{self, Outbox};
 use crate::place::{self, Place};
-use crate::plan::{self, Action, Moment, Phase, Plan, Seen};
+use crate::plan::{self, Action, Moment, Phase, Plan, Seen, Trial};
 use crate::runs::{self, Attempt, Found, Key, Mark, Run, RunId};
 use crate::settings::{IDENTITY, Settings, facts};
 use crate::shim::{self, ENDED};
@@ -441,6 +441,7 @@ struct Live {
     cannot_start: Option<String>,
     /// Why it is not known where it is, if that lasts.
     unseen: Option<String>,
+    trial: Trial,
     given_up: bool,
     dismissed: bool,
     asked: Option<Moment>,
@@ -450,6 +451,8 @@ struct Live {
     /// Since when it runs; of what was found, when it was made.
     since: Moment,
     tally: Tally,
+    /// Since when it is healthy.
+    ready_since: Option<Moment>,
     watch: Option<Watch>,
     /// Waits for its end.
     waits: Option<Waits>,
@@ -477,6 +480,7 @@ impl Live {
             taken: None,
             is_wanted: false,
             is_fresh: true,
+            trial: Trial::Over,
             given_up: false,
             dismissed: false,
             asked: None,
@@ -487,6 +491,7 @@ impl Live {
             unseen: None,
             since: now,
             tally: Tally::new(&run.workload),
+            ready_since: None,
             watch: None,
             waits: None,
             stops: None,
@@ -501,6 +506,35 @@ impl Live {
     fn mark(&self, mark: Mark) {
         if let Err(why) = self.run.mark(mark) {
             tracing::warn!(run = %self.run.id, ?mark, %why, "a run cannot be marked");
+        }
+    }
+
+    /// Of which assignment it is by now.
+    fn generation(&self) -> u64 {
+        self.taken
+            .map_or(self.run.id.generation, |taken| taken.generation)
+    }
+
+    fn is_ready(&self, now: Moment) -> bool {
+        self.unseen.is_none() && self.tally.is_ready(now.saturating_sub(self.since))
+    }
+
+    /// When it will have been healthy for as long as its document asks for.
+    fn proves_at(&self) -> Option<Moment> {
+        let min_healthy = self.run.workload.min_healthy;
+        self.ready_since
+            .map(|since| since.saturating_add(min_healthy))
+    }
+
+    /// It has proved itself so far.
+    fn is_tried(&mut self, trial: Trial) {
+        self.trial = trial;
+        // Of what could not be made there is nothing to write on.
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return;
+        }
+        if let Err(why) = self.run.note_trial(trial) {
+            tracing::warn!(run = %self.run.id, ?trial, %why, "how a run proves itself cannot be kept");
         }
     }
 
@@ -525,9 +559,14 @@ impl Live {
                 || self.forget_again.is_some_and(|again| now < again),
             // What a former agent has started may well be as it was.
             unseen: self.unseen.clone().filter(|_| !self.is_told),
+            trial: self.trial,
             given_up: self.given_up,
             dismissed: self.dismissed,
-            ready: self.unseen.is_none() && self.tally.is_ready(now.saturating_sub(self.since)),
+            ready: self.is_ready(now),
+            lasts: self
+                .proves_at()
+                .is_some_and(|at| self.is_ready(now) && now >= at),
+            ill: self.tally.is_ill(),
             asked: self.asked,
             killed: self.killed,
             workload: self.run.workload.clone(),
@@ -551,6 +590,10 @@ impl Work {
         let now = self.now();
         let keep = self.accepted.keep_again(now);
         let supply = self.supply(now);
+        for live in self.lives.values_mut() {
+            let is_ready = live.phase == Phase::Running && live.is_ready(now);
+            live.ready_since = is_ready.then(|| live.ready_since.unwrap_or(now));
+        }
         let mut done = Vec::new();
         let (observed, wake) = loop {
             let observed = self.observed(now);
@@ -593,7 +636,12 @@ impl Work {
             let ready = live.since + live.tally.ready_at()?;
             (live.phase == Phase::Running && ready > now).then_some(ready)
         });
+        let proves = self.lives.values().filter_map(|live| {
+            let at = live.proves_at().filter(|at| *at > now);
+            at.filter(|_| live.trial != Trial::Over)
+        });
         ready
+            .chain(proves)
             .chain(wake)
             .chain(tell)
             .chain(supply)
@@ -727,6 +775,7 @@ impl Work {
                 tracing::warn!(run = %run.id, %why, "for whom it goes on is not known");
                 None
             });
+            live.trial = run.trial();
             live.given_up = run.has(Mark::GivenUp);
             live.dismissed = run.has(Mark::Dismissed);
             live.is_told = run.has(Mark::Told) || starts.contains(&run.id);

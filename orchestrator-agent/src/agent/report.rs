@@ -202,7 +202,7 @@ impl Work {
             let id = &live.run.id;
             json!({
                 "job": id.key.job.to_string(), "slot": id.key.slot, "version": live.run.version,
-                "generation": id.generation, "attempt": id.attempt, "taken": live.taken, "phase": phase,
+                "generation": id.generation, "attempt": id.attempt, "taken": live.taken, "trial": live.trial, "phase": phase,
                 "ready": live.phase == Phase::Running && live.seen(now).ready,
                 "checks": live.tally.checks().collect::<Vec<_>>(),
                 "ports": live.run.ports, "directory": live.run.dir, "remarks": live.run.remarks(),

@@ -17,11 +17,11 @@
 //! They hear `TERM` and are killed three seconds later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -38,12 +38,14 @@ use crate::cgroup::{Group, Groups};
 use crate::disk;
 use crate::net::within;
 use crate::plan::End;
-use crate::runs::{Run, RunId};
-use crate::shim::{self, Ended, Launch, Lost, Process};
+use crate::runs::{self, Run, RunId};
+use crate::shim::{self, Ended, Launch, Lost, Needs, Process};
 use crate::workload::{Workload, fault};
 
 /// The program of whoever looks, also where its file is gone.
 const OWN: &str = "/proc/self/exe";
+/// How long it may take to find what a program needs.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// How long a shim may take to start a program.
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether a shim lives that has not begun to say so.
@@ -73,6 +75,8 @@ pub struct Exec {
     groups: Groups,
     /// A shim is this process's own program.
     is_own: bool,
+    /// What somebody looks for still, where a file system does not answer.
+    stuck: Arc<Mutex<BTreeSet<Needs>>>,
 }
 
 #[derive(Deserialize)]
@@ -181,8 +185,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether what it is to run, as whom and where, is on this node, as far as that is known before a run of it is made.
-    fn is_possible(&self) -> Result<(), String> {
+    /// What is to be on this node before a run of it is made, as far as that is known by then; an error where it is not.
+    fn needs(&self, workload: &Workload) -> Result<Needs, String> {
         if let Some(name) = &self.user {
             let ((id, _), _) = user(name)?;
             let own = rustix::process::geteuid();
@@ -192,19 +196,15 @@ impl Config {
                 ));
             }
         }
-        let program = self.command.as_slice().first().map(Path::new);
-        let paths = [self.directory.as_deref(), program].into_iter().flatten();
-        let is_known = |path: &&Path| path.is_absolute() && !path.to_string_lossy().contains('{');
-        for path in paths.filter(is_known) {
-            match std::fs::metadata(path) {
-                Err(why) if why.kind() == io::ErrorKind::NotFound => {
-                    return Err(disk::of(path, &why).to_string());
-                }
-                // What else is wrong with it is seen when it starts.
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
+        let is_known = |text: &str| !text.contains('{');
+        let directory = self.directory.clone();
+        let program = self.command.as_slice().first().map(PathBuf::from);
+        let path = workload.env.get("PATH").cloned();
+        Ok(Needs {
+            directory: directory.filter(|it| it.is_absolute() && is_known(&it.to_string_lossy())),
+            program: program.filter(|it| is_known(&it.to_string_lossy())),
+            path: Some(path.unwrap_or_else(runs::search_path)).filter(|path| is_known(path)),
+        })
     }
 
     fn signal(&self) -> Result<Signal, String> {
@@ -257,6 +257,10 @@ impl Config {
     }
 }
 
+fn held<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A user's and his group's number, and his home.
 fn user(wanted: &str) -> Result<((u32, u32), String), String> {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -281,6 +285,63 @@ impl Exec {
             shim,
             runs,
             groups: Groups::find(),
+            stuck: Arc::default(),
+        }
+    }
+
+    /// Has it looked for what is to be there, by a process that may be held up by that.
+    async fn look_for(&self, needs: Needs) -> Result<(), String> {
+        let names = [&needs.directory, &needs.program].into_iter().flatten();
+        let names: Vec<_> = names.map(|path| path.to_string_lossy()).collect();
+        let silent = format!(
+            "whether the program can begin is not known: looking for {} takes more than {} s",
+            names.join(" and "),
+            LOOK_WITHIN.as_secs()
+        );
+        let question = serde_json::to_string(&needs).map_err(|why| why.to_string())?;
+        let stuck = self.stuck.clone();
+        if held(&stuck).contains(&needs) {
+            return Err(silent);
+        }
+        let child = self
+            .shim()
+            .arg(shim::LOOK)
+            .arg(question)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.map_err(|why| format!("nobody can look for what it needs: {why}"))?;
+        // Who asked may be gone by then.
+        let looked = tokio::spawn(async move {
+            let answered = within(LOOK_WITHIN, async {
+                let mut said = String::new();
+                if let Some(answer) = &mut child.stdout {
+                    let mut answer = answer.take(ANSWER_BYTES_MAX);
+                    answer.read_to_string(&mut said).await?;
+                }
+                Ok::<_, io::Error>((said, child.wait().await?))
+            });
+            match answered.await {
+                Ok(answered) => answered.map_err(|why| why.to_string()),
+                Err(_) => {
+                    // Who is held up may not even end when he is killed. Until he does nobody else is sent there.
+                    held(&stuck).insert(needs.clone());
+                    tokio::spawn(async move {
+                        let _ = child.kill().await;
+                        held(&stuck).remove(&needs);
+                    });
+                    Err(silent)
+                }
+            }
+        });
+        match looked.await.map_err(|why| why.to_string())?? {
+            (said, _) if !said.is_empty() => Err(said),
+            (_, status) if !status.success() => {
+                Err(format!("who looked for what it needs has ended: {status}"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -508,8 +569,10 @@ impl Driver for Exec {
     }
 
     fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
-        let is_possible = || Config::read(workload)?.is_possible();
-        Some(Box::pin(async move { is_possible() }))
+        Some(Box::pin(async move {
+            let needs = Config::read(workload)?.needs(workload)?;
+            self.look_for(needs).await
+        }))
     }
 
     fn start<'a>(&'a self, run: &'a Run) -> Doing<'a, Result<(), String>> {
@@ -584,39 +647,19 @@ impl Driver for Exec {
             let launch = self.launched(run)?;
             // What the last one has done, where nobody waited for its end.
             note_spared(&run.dir, &launch);
-            let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-            let is_limited = !launch.groups.is_empty();
-            let mut check = if !is_limited {
-                let mut check = Command::new(program);
-                check.args(args).env_clear().envs(&launch.env);
-                check.current_dir(launch.directory_in(&run.dir));
-                if let Some((user, group)) = launch.user {
-                    check.uid(user).gid(group);
-                }
-                check
-            } else {
-                let mut check = self.shim();
-                check.arg(shim::CHECK).arg(&run.dir).args(command);
-                check
-            };
-            let answer = match is_limited {
-                true => Stdio::piped(),
-                false => Stdio::null(),
-            };
-            let child = check
+            // It goes where it is to run by itself: on the way there it may be held up.
+            let child = self
+                .shim()
+                .arg(shim::CHECK)
+                .arg(&run.dir)
+                .args(command)
                 .stdin(Stdio::null())
-                .stdout(answer)
+                .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .process_group(0)
                 .kill_on_drop(true)
                 .spawn();
-            let child = child.map_err(|why| {
-                let named = match is_limited {
-                    true => &self.shim[0],
-                    false => OsStr::new(program),
-                };
-                disk::of(Path::new(named), &why)
-            })?;
+            let child = child.map_err(|why| disk::of(Path::new(&self.shim[0]), &why))?;
             let mut group = ProcessGroup(child);
             if let Some(answer) = group.0.stdout.take() {
                 let mut why = String::new();

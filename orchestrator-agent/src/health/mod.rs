@@ -190,6 +190,12 @@ impl Tally {
         lives && self.checks.iter().all(|state| state.passing == Some(true))
     }
 
+    /// Whether it is known not to be healthy now.
+    pub fn is_ill(&self) -> bool {
+        let mut checks = self.checks.iter();
+        checks.any(|state| state.passing == Some(false))
+    }
+
     /// How it is with each check, and with reading the counters.
     pub fn checks(&self) -> impl Iterator<Item = CheckHealth> {
         let checks = self.checks.iter().map(|state| CheckHealth {

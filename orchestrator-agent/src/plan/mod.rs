@@ -5,11 +5,11 @@
 //! - Of the assignment that is wanted, one run is alive, or will be when its back-off is over, or its end was final.
 //! - Everything else is told to stop, and killed when its time of grace is over. With `start_first` the newest of the
 //!   others goes on until the wanted run is healthy; otherwise nothing starts before all others have ended.
-//! - Where what it brings along is not here, nothing starts, and the newest of the others goes on meanwhile.
-//! - Where the wanted document cannot be understood, the newest of the others goes on: a node does not lose what works for
-//!   what cannot.
-//! - Where the wanted run has failed while a deployment waits for it, and the job says so, it is given up, and what was
-//!   stopped for it runs again. Who has proved himself before is started again, and what a person has stopped stays so.
+//! - Where what it brings along is not here, or the wanted document cannot be understood, nothing starts, and the newest of
+//!   the others goes on meanwhile: a node does not lose what works for what cannot. To go on is to be started again, too,
+//!   as often as its own document says.
+//! - Where the wanted run has failed before it had [proved itself](Trial), and the job says so, it is given up, and what ran
+//!   before runs again. Who has proved himself is started again, and what a person has stopped stays so.
 //! - Nothing is done to a run that something is being done to.
 //! - What is wanted again while it still runs, since nothing has replaced it meanwhile, is not begun anew: it [goes
 //!   on](taken) for the later assignment. Who wants it begun anew wants it while nothing else is wanted.
@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use self::standing::{Standing, newest, standing};
 use crate::runs::{Attempt, Key, RunId};
@@ -72,6 +74,20 @@ impl Wanted {
     }
 }
 
+/// How far a version has proved itself that was begun while a deployment waited for it. When that is over, well or not, it has
+/// to be healthy for as long as a deployment asks for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trial {
+    /// It need not, or has.
+    #[default]
+    Over,
+    /// It was never healthy.
+    Begun,
+    /// It was healthy, but a deployment waited still.
+    Well,
+}
+
 /// A run as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
@@ -93,12 +109,18 @@ pub struct Seen {
     pub busy: bool,
     /// Why it is not known whether it was begun, if that lasts.
     pub unseen: Option<String>,
+    /// How far its version has proved itself.
+    pub trial: Trial,
     /// Something else runs in its place, until something else is wanted.
     pub given_up: bool,
     /// Nothing was wanted since: it is not put back.
     pub dismissed: bool,
     /// It is healthy.
     pub ready: bool,
+    /// And so it was for as long as its document asks for.
+    pub lasts: bool,
+    /// A check of it fails.
+    pub ill: bool,
     /// Since when it has been told to stop.
     pub asked: Option<Moment>,
     /// When it was killed last.
@@ -159,7 +181,9 @@ pub enum Action {
     Stop(RunId),
     /// End it.
     Kill(RunId),
-    /// It has failed: from now on what ran before it runs in its place.
+    /// It has proved itself so far.
+    Try(RunId, Trial),
+    /// It has failed, and with it all attempts of its assignment: from now on what ran before runs in its place.
     GiveUp(RunId),
     /// Take away what is left of it. One that has not begun never will.
     Forget(RunId),
@@ -174,6 +198,8 @@ impl fmt::Display for Action {
             Self::Start(run) => write!(f, "start {run}, which was made before"),
             Self::Stop(run) => write!(f, "stop {run}"),
             Self::Kill(run) => write!(f, "kill {run}"),
+            Self::Try(run, Trial::Over) => write!(f, "keep {run}, which has proved itself"),
+            Self::Try(run, trial) => write!(f, "keep {run} on trial: {trial:?}"),
             Self::GiveUp(run) => write!(f, "give {run} up"),
             Self::Forget(run) => write!(f, "forget {run}"),
         }
@@ -190,6 +216,7 @@ pub struct Plan {
 }
 
 /// Of what runs, that which is wanted now and was not until now: it goes on for this assignment, and as which attempt of it.
+/// One that is ill does not: to be begun anew may heal it.
 pub fn taken<'a>(
     before: &Wanted,
     wanted: &Wanted,
@@ -200,9 +227,18 @@ pub fn taken<'a>(
     }
     let workload = wanted.workload.as_ref().ok()?;
     let is_it = |run: &&Seen| (run.version, &run.workload) == (wanted.version, workload);
-    let goes_on = serving(runs).filter(|run| !run.busy && run.unseen.is_none());
+    let goes_on = serving(runs).filter(|run| !run.busy && run.unseen.is_none() && !run.ill);
     let run = goes_on.filter(is_it).max_by_key(|run| run.worth())?;
     Some((run, another(runs, wanted.generation)))
+}
+
+/// How far the next run of what is wanted has proved itself: as far as the one before it.
+pub fn trial(wanted: &Wanted, runs: &[Seen]) -> Trial {
+    match newest(runs) {
+        Some(before) => before.trial,
+        None if wanted.on_trial => Trial::Begun,
+        None => Trial::Over,
+    }
 }
 
 /// Says what to do next.
@@ -259,6 +295,31 @@ impl Seen {
     /// It has ended.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// It lives, and is to.
+    fn is_up(&self) -> bool {
+        self.phase == Phase::Running && self.asked.is_none()
+    }
+
+    /// What ran before it is to run in its place, where the job says so.
+    fn is_lost(&self, wanted: &Wanted, workload: &Workload) -> bool {
+        let is_tried = wanted.on_trial || self.trial != Trial::Over;
+        // Nobody waits any more for one that was never healthy.
+        let is_over = self.is_over() && self.asked.is_none();
+        let is_down = is_over && matches!(self.next(workload), Next::At { .. });
+        let is_vain = !wanted.on_trial && self.trial == Trial::Begun && is_down;
+        self.given_up || is_tried && self.has_failed(workload) || is_vain
+    }
+
+    /// How far it has proved itself by now, if that is further than it is noted.
+    fn proves(&self, wanted: &Wanted) -> Option<Trial> {
+        let by_now = match self.lasts && !wanted.on_trial {
+            true => Trial::Over,
+            false => Trial::Well,
+        };
+        let is_further = ![Trial::Over, by_now].contains(&self.trial);
+        (is_further && self.is_up() && self.ready && !self.busy).then_some(by_now)
     }
 
     /// It could not start, or ended badly and is not started again.
@@ -320,21 +381,28 @@ impl<'a> Planner<'a> {
     fn wanted(&mut self, wanted: &Wanted) {
         let workload = wanted.workload.as_ref().ok();
         let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
-        let before = self.before().filter(|_| puts_back);
-        self.forget(None, before);
+        let mine = newest(self.runs);
+        let (in_place, meanwhile) = (self.before(true).filter(|_| puts_back), self.before(false));
+        self.forget(None, &[in_place, meanwhile]);
+        let before = match mine {
+            Some(_) => in_place,
+            None => meanwhile,
+        };
         if wanted.version == 0 {
             return self.stop_all_but(None);
         }
         let Ok(workload) = &wanted.workload else {
             let kept = self.best_other();
-            return self.stop_all_but(kept);
+            self.stop_all_but(kept);
+            return self.bring_back(kept, before);
         };
-        let mine = newest(self.runs);
-        let up = mine.is_some_and(|mine| mine.phase == Phase::Running);
+        let up = mine.is_some_and(Seen::is_up);
         let ready = mine.is_some_and(|mine| up && mine.ready);
+        if let Some((mine, trial)) = mine.and_then(|mine| Some((mine, mine.proves(wanted)?))) {
+            self.act(Action::Try(self.id(mine), trial));
+        }
         let is_here = wanted.supply == Supply::Here;
-        let is_lost = |mine: &&Seen| mine.given_up || wanted.on_trial && mine.has_failed(workload);
-        let failed = mine.filter(|mine| puts_back && is_lost(mine));
+        let failed = mine.filter(|mine| puts_back && mine.is_lost(wanted, workload));
         // An agent that has just begun does not know yet that it has failed.
         let may_have = puts_back && mine.is_some_and(|mine| mine.busy && !mine.is_over() && !up);
         let failed = failed.filter(|_| before.is_some() || self.best_other().is_some());
@@ -347,36 +415,36 @@ impl<'a> Planner<'a> {
             true => self.best_other(),
             false => None,
         };
-        for other in self.runs.iter().filter(|run| !run.is_over()) {
-            let stays = [mine, kept]
-                .into_iter()
-                .flatten()
-                .any(|run| std::ptr::eq(run, other));
-            if !stays {
-                self.stop(other);
-            }
-        }
-        let alone = |run: &&Seen| {
-            let stays = [mine, kept]
-                .into_iter()
-                .flatten()
-                .any(|stays| std::ptr::eq(stays, *run));
-            run.is_over() || stays
+        // One that was told to stop, and is wanted again, is on its way out.
+        let mine_stays = mine.filter(|mine| mine.asked.is_none());
+        let stays = |run: &Seen| {
+            let mut those = [mine_stays, kept].into_iter().flatten();
+            those.any(|stays| std::ptr::eq(stays, run))
         };
-        if !self.runs.iter().all(|run| alone(&run)) {
-            return;
+        let leaves = |run: &&Seen| !run.is_over() && !stays(run);
+        let leaving: Vec<&Seen> = self.runs.iter().filter(leaves).collect();
+        if !leaving.is_empty() {
+            return leaving.into_iter().for_each(|run| self.stop(run));
         }
-        match before {
-            _ if goes_back && kept.is_some() => {}
-            Some(before) if goes_back => self.put_back(before),
+        match mine {
+            _ if goes_back => self.bring_back(kept, before),
+            None if !is_here => self.bring_back(kept, before),
             _ if is_here => self.start(wanted, workload, mine),
             _ => {}
         }
     }
 
+    /// What runs in place of what is wanted is up, or comes up.
+    fn bring_back(&mut self, kept: Option<&Seen>, before: Option<&Seen>) {
+        let is_alone = self.runs.iter().all(Seen::is_over);
+        if let Some(before) = before.filter(|_| kept.is_none() && is_alone) {
+            self.put_back(before);
+        }
+    }
+
     fn unwanted(&mut self) {
         self.stop_all_but(None);
-        self.forget(Some(ENDED_KEPT_FOR), None);
+        self.forget(Some(ENDED_KEPT_FOR), &[]);
     }
 
     /// Brings up what is wanted, now that nothing is in its way.
@@ -428,13 +496,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of what is not wanted and has ended because it was told to, for something else, the newest.
-    fn before(&self) -> Option<&'a Seen> {
-        let others = self
-            .runs
-            .iter()
-            .filter(|run| !run.is_wanted && run.is_over() && run.asked.is_some() && !run.dismissed);
-        others.max_by_key(|run| run.counts_as())
+    /// Of what is not wanted, and was when it ended, the newest that would come up again. If it is to replace what has begun, it
+    /// is one that was healthy, and may have been stopped for that.
+    fn before(&self, has_begun: bool) -> Option<&'a Seen> {
+        let others = self.runs.iter().filter(|run| {
+            let comes_up = matches!(run.next(&run.workload), Next::At { .. });
+            let is_good = !has_begun || run.trial != Trial::Begun;
+            !run.is_wanted && !run.dismissed && !run.given_up && comes_up && is_good
+        });
+        let newest = others.max_by_key(|run| run.counts_as());
+        newest.filter(|run| has_begun || run.asked.is_none())
     }
 
     /// Of what is not wanted, the newest that lives and was not told to stop.
@@ -474,15 +545,15 @@ impl<'a> Planner<'a> {
     }
 
     /// Forgets the oldest ends, but not the one that says what to do next, nor the one that may be put back.
-    fn forget(&mut self, after: Option<Duration>, before: Option<&Seen>) {
+    fn forget(&mut self, after: Option<Duration>, before: &[Option<&Seen>]) {
         let last = newest(self.runs);
         let mut over: Vec<_> = self
             .runs
             .iter()
             .filter(|run| run.is_over() && !run.busy)
             .filter(|run| {
-                let spared = [last, before].into_iter().flatten();
-                !spared.into_iter().any(|spared| std::ptr::eq(spared, *run))
+                let mut spared = before.iter().copied().chain([last]).flatten();
+                !spared.any(|spared| std::ptr::eq(spared, *run))
             })
             .collect();
         over.sort_by_key(|run| std::cmp::Reverse(run.counts_as()));
@@ -519,8 +590,7 @@ impl<'a> Planner<'a> {
 
 /// Those that live and were not told to stop.
 fn serving(runs: &[Seen]) -> impl Iterator<Item = &Seen> {
-    runs.iter()
-        .filter(|run| run.phase == Phase::Running && run.asked.is_none())
+    runs.iter().filter(|run| run.is_up())
 }
 
 /// The next attempt of an assignment. No run has been it, and none is called so.

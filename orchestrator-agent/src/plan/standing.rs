@@ -32,7 +32,7 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
         Err(why) => return Standing::CannotStart(why.clone()),
     };
     let newest = newest(runs);
-    let up = newest.is_some_and(|run| run.phase == Phase::Running);
+    let up = newest.is_some_and(Seen::is_up);
     if let (Supply::Missing(why), false) = (&wanted.supply, up) {
         return Standing::CannotStart(why.clone());
     }
@@ -45,6 +45,8 @@ pub fn standing(wanted: &Wanted, runs: &[Seen]) -> Standing {
     match &run.phase {
         Phase::Planned if run.counts_as().number == 1 => Standing::Unknown,
         Phase::Planned => Standing::Down,
+        // It is on its way out, and will be started again.
+        Phase::Running if !up => Standing::Down,
         Phase::Running => Standing::Up(run.counts_as().number),
         Phase::Ended {
             how: End::CannotStart(why),

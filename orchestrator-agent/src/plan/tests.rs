@@ -154,11 +154,11 @@ impl World {
         | Action::Start(id)
         | Action::Stop(id)
         | Action::Kill(id)
+        | Action::Try(id, _)
         | Action::GiveUp(id)
         | Action::Forget(id)) = action;
         let runs = observed.get(&id.key).map_or(&[][..], Vec::as_slice);
         let wanted = self.desired.get(&id.key);
-        let on_trial = wanted.is_some_and(|wanted| wanted.on_trial);
         let is = |run: &&Seen| run.generation == id.generation && run.attempt == id.attempt;
         let run = runs.iter().find(is);
         assert!(!run.is_some_and(|run| run.busy), "{action:?} on a busy run");
@@ -178,23 +178,36 @@ impl World {
             Action::PutBack { of, .. } => {
                 assert!(run.is_none());
                 assert!(runs.iter().all(Seen::is_over), "beside {runs:?}");
-                let wanted = wanted.unwrap().workload.as_ref().unwrap();
-                assert!(wanted.restart.put_back && newest(runs).unwrap().has_failed(wanted));
                 let of = |run: &&Seen| (run.generation, run.attempt) == (of.generation, of.attempt);
                 let of = runs.iter().find(of).unwrap();
-                assert!(!of.is_wanted && !of.dismissed);
-                let given_up = newest(runs).unwrap().given_up;
-                assert!(given_up || on_trial, "it is given up, or just now");
+                assert!(!of.is_wanted && !of.dismissed && !of.given_up);
+                assert!(newest(runs).is_none() || of.trial != Trial::Begun);
+                let wanted = wanted.unwrap();
+                match (newest(runs), &wanted.workload) {
+                    (Some(mine), Ok(workload)) => {
+                        assert!(workload.restart.put_back && mine.is_lost(wanted, workload));
+                    }
+                    (None, Ok(_)) => assert!(wanted.supply != Supply::Here && of.asked.is_none()),
+                    (_, Err(_)) => assert!(of.asked.is_none()),
+                }
+            }
+            Action::Try(_, trial) => {
+                let (run, on_trial) = (run.unwrap(), wanted.unwrap().on_trial);
+                assert!(run.is_wanted && run.ready && run.trial != Trial::Over);
+                assert_eq!(on_trial || !run.lasts, *trial == Trial::Well);
             }
             Action::GiveUp(_) => {
-                let (run, wanted) = (run.unwrap(), wanted.unwrap().workload.as_ref().unwrap());
-                assert!(on_trial && wanted.restart.put_back && !run.given_up);
-                assert!(run.is_wanted && run.has_failed(wanted));
+                let (run, wanted) = (run.unwrap(), wanted.unwrap());
+                let workload = wanted.workload.as_ref().unwrap();
+                assert!(workload.restart.put_back && !run.given_up && run.is_wanted);
+                assert!(wanted.on_trial || run.trial != Trial::Over);
+                assert!(run.is_over() && run.asked.is_none());
             }
             Action::Stop(_) | Action::Kill(_) => {
                 let run = run.unwrap();
                 assert_eq!(run.phase, Phase::Running);
-                assert!(!run.is_wanted, "what is wanted is not stopped");
+                let is_out = run.asked.is_some();
+                assert!(!run.is_wanted || is_out, "what is wanted is not stopped");
                 if let Action::Kill(_) = action {
                     assert!(self.now >= run.asked.unwrap() + run.workload.stop_grace);
                 }
@@ -230,6 +243,11 @@ impl World {
         let now = self.now;
         match action {
             Action::Create { run, row } | Action::PutBack { run, row, .. } => {
+                let runs = self.observed().remove(&run.key).unwrap_or_default();
+                let trial = match action {
+                    Action::PutBack { .. } => Trial::Over,
+                    _ => trial(&self.desired[&run.key], &runs),
+                };
                 let document = match action {
                     Action::PutBack { of, .. } => self.run(of).2,
                     _ => self.documents[&run.key],
@@ -244,6 +262,9 @@ impl World {
                     phase: Phase::Planned,
                     busy: false,
                     unseen: None,
+                    trial,
+                    lasts: false,
+                    ill: false,
                     given_up: false,
                     dismissed: false,
                     ready: false,
@@ -263,7 +284,13 @@ impl World {
             Action::Start(id) => self.run(id).1 = Some(Task::Start),
             Action::Forget(id) => self.run(id).1 = Some(Task::Forget),
             Action::Stop(id) => self.run(id).0.asked = Some(now),
-            Action::GiveUp(id) => self.run(id).0.given_up = true,
+            Action::Try(id, trial) => self.run(id).0.trial = *trial,
+            Action::GiveUp(id) => {
+                let generation = self.run(id).0.counts_as().generation;
+                for (run, ..) in self.runs.get_mut(&id.key).unwrap() {
+                    run.given_up |= run.counts_as().generation == generation;
+                }
+            }
             Action::Kill(id) => {
                 self.run(id).0.killed = Some(now);
                 end(&mut self.run(id).0, now, 137);
@@ -415,7 +442,8 @@ impl World {
             }
             Happens::BecomesReady { which } => {
                 if let Some(run) = self.nth(which, |run| run.0.phase == Phase::Running) {
-                    run.0.ready = true;
+                    // Soon, and after a while.
+                    (run.0.ready, run.0.lasts) = (true, run.0.ready);
                 }
             }
             Happens::TaskEnds { which, well } => self.task_ends(which, well),
@@ -426,7 +454,7 @@ impl World {
                     if task.take() == Some(Task::Start) && run.generation % 2 == 0 {
                         run.phase = Phase::Running;
                     }
-                    (run.killed, run.ready) = (None, false);
+                    (run.killed, run.ready, run.lasts) = (None, false, false);
                     run.asked = run.asked.map(|_| now);
                 }
             }
@@ -479,7 +507,7 @@ impl World {
             let now = self.now;
             for (run, ..) in self.runs.values_mut().flatten() {
                 if run.phase == Phase::Running {
-                    run.ready = true;
+                    (run.ready, run.lasts) = (true, true);
                     if run.asked.is_some() {
                         end(run, now, 0);
                     }
@@ -498,7 +526,7 @@ fn end(run: &mut Seen, now: Moment, code: i32) {
         since: now,
         ran: Duration::from_secs(1),
     };
-    run.ready = false;
+    (run.ready, run.lasts) = (false, false);
 }
 
 proptest! {
@@ -527,8 +555,7 @@ proptest! {
                 (_, Ok(workload)) if !alive.iter().any(|run| run.is_wanted) => {
                     prop_assert_eq!(alive.len(), 1, "{:?}", runs);
                     prop_assert!(workload.restart.put_back);
-                    let mine = newest(&runs).unwrap();
-                    prop_assert!(mine.given_up && mine.has_failed(workload));
+                    prop_assert!(newest(&runs).unwrap().given_up);
                 }
                 (_, Ok(_)) => {
                     prop_assert_eq!(alive.len(), 1, "{:?}", runs);
@@ -536,7 +563,7 @@ proptest! {
                     prop_assert!(matches!(standing(wanted, &runs), Standing::Up(_)));
                 }
             }
-            prop_assert!(runs.len() <= ENDED_KEPT + 3);
+            prop_assert!(runs.len() <= ENDED_KEPT + 4);
         }
         for (key, runs) in world.observed() {
             let is_over = runs.iter().all(Seen::is_over);

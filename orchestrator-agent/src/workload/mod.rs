@@ -15,7 +15,7 @@
 //! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
-//! | `restart.put_back` | `false` | when it cannot start, or is not started again, while a deployment waits for it, what was stopped for it runs again, until something else is wanted. What fails later is started again by its policy. No deployment waits for long with the strategy `immediate` |
+//! | `restart.put_back` | `false` | when a version that a deployment began cannot start, or is not started again, what ran before runs again, until something else is wanted; so it does when the deployment ends while it is down and was never healthy. What has been healthy after the end of its deployment is started again by its policy. No deployment waits for long with the strategy `immediate` |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
 //! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`: it gets no more. A node that cannot hold a program to it, for want of control groups, says so among the run's `remarks` on the status page |
@@ -95,6 +95,8 @@ pub struct Workload {
     pub restart: Restart,
     /// The length of an interval of health.
     pub interval: Duration,
+    /// For how long it is to be healthy before it has proved itself.
+    pub min_healthy: Duration,
 }
 
 /// A directory or a file of the node, or something the engine keeps, inside a container.

@@ -71,6 +71,7 @@ impl Workload {
                 span(value).map_err(|why| format!("rollout: health_check: interval: {why}"))?
             }
         };
+        let min_healthy = &document["rollout"]["health_check"]["min_healthy_time"];
         Ok(Self {
             driver,
             config,
@@ -86,6 +87,8 @@ impl Workload {
             start_first,
             restart: restart.read(batch),
             interval: interval.max(INTERVAL_MIN),
+            // Only the server needs to understand it.
+            min_healthy: span(min_healthy).unwrap_or(MIN_HEALTHY_TIME),
         })
     }
 }
@@ -100,7 +103,7 @@ impl Workload {
             return Ok(());
         };
         // It is seen healthy at the end of an interval, and counts from there.
-        let healthy = given("min_healthy_time").unwrap_or(MIN_HEALTHY_TIME);
+        let healthy = self.min_healthy;
         let intervals = healthy.as_nanos().div_ceil(self.interval.as_nanos()) + 1;
         let first = self.interval.as_nanos().saturating_mul(intervals);
         if first < deadline.as_nanos() {
@@ -183,6 +186,7 @@ impl Workload {
             start_first: false,
             restart: RestartDocument::default().read(false),
             interval: INTERVAL,
+            min_healthy: MIN_HEALTHY_TIME,
         }
     }
 }

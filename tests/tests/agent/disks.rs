@@ -4,7 +4,7 @@ use orchestrator_agent::Leave;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{Disk, Node, Server, eventually, immediate, service};
+use crate::harness::{Disk, Node, Server, Silent, eventually, immediate, rolling, service};
 use crate::restarts::apart;
 
 #[tokio::test]
@@ -176,4 +176,57 @@ async fn what_could_not_be_kept_is_not_acted_on_later() {
     })
     .await;
     node.leave(Leave::Running).await;
+}
+
+#[tokio::test]
+async fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    server.api.nodes(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let Some(silent) = Silent::mount(&dir.path().join("silent")) else {
+        return;
+    };
+    let there = dir.path().join("silent/x");
+    let first = server.api.register(service(&[], rolling())).await;
+    server.api.until_state(&first, "completed").await;
+    let pid = node.answers(1).await;
+
+    // A check that cannot even begin, of another job.
+    let mut other = immediate();
+    other["job_id"] = json!("z-sleeper");
+    other["driver"] = json!("exec");
+    other["config"] = json!({ "command": ["sleep", "1000"] });
+    other["checks"] = json!([{
+        "type": "command", "command": [there], "interval": "200ms", "timeout": "300ms",
+    }]);
+    server.api.register(other).await;
+    let is_late = |status: &Value| {
+        let said = status["runs"].to_string();
+        said.contains("no answer within 300ms")
+    };
+    node.until("its check does not answer", is_late).await;
+
+    let mut job = service(&[("COLOR", "red")], rolling());
+    job["config"]["directory"] = json!(there);
+    job["rollout"]["no_auto_rollback"] = json!(true);
+    let second = server.api.register(job).await;
+    server.api.until_state(&second, "failed").await;
+    let said = server.api.targets(&second).await;
+    assert!(said.contains("takes more than 5 s"), "{said}");
+    assert_eq!(node.answers(1).await, pid, "it was never stopped");
+
+    // It is looked after as before, also by an agent that finds all of this.
+    for _ in 0..2 {
+        let pid = node.answers(1).await;
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        eventually("it runs again", async || {
+            node.answer().await.filter(|(_, other)| *other != pid)
+        })
+        .await;
+        node.leave(Leave::Running).await;
+        node.start_apart(&[]);
+    }
+    drop(silent);
 }

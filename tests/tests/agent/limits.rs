@@ -239,7 +239,7 @@ async fn groups_go_with_what_cannot_start() {
     let Some(node) = begun(&server).await else {
         return;
     };
-    let job = job(json!(["/etc/passwd"]), json!({ "processes": 8 }));
+    let job = job(json!(["./nothing"]), json!({ "processes": 8 }));
     server.api.register(job).await;
     let run = run_in(&node, "ended").await;
     let groups = groups(&run);

@@ -722,8 +722,18 @@ async fn what_ran_before_is_put_back_where_that_is_said() {
         ),
         (
             with("command", "/etc/passwd"),
-            false,
+            true,
             "/etc/passwd: Permission denied",
+        ),
+        (
+            with("command", "no-such-program"),
+            true,
+            "no-such-program: no such program in PATH",
+        ),
+        (
+            with("command", "./program"),
+            false,
+            "./program: No such file",
         ),
         (crashes, false, "code 3"),
     ] {
@@ -742,8 +752,52 @@ async fn what_ran_before_is_put_back_where_that_is_said() {
 
     let id = server.api.register(job("white")).await;
     server.api.until_state(&id, "completed").await;
-    let pid = node.answers(7).await;
+    let pid = node.answers(9).await;
     assert_eq!(node.processes(), [pid]);
+}
+
+#[tokio::test]
+async fn what_was_never_healthy_is_not_tried_for_ever() {
+    let (server, mut node) = apart().await;
+    let job = |env: &[(&str, &str)]| {
+        let mut job = service(env, rolling());
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job["restart"] = json!({ "put_back": true, "backoff": "100ms" });
+        job
+    };
+    let id = server.api.register(job(&[])).await;
+    server.api.until_state(&id, "completed").await;
+    node.answers(1).await;
+    for agent_is_new in [false, true] {
+        let crash = ("CRASH", if agent_is_new { "2" } else { "1" });
+        let id = server.api.register(job(&[crash])).await;
+        let has_crashed = |status: &Value| {
+            let runs = status["runs"].as_array().unwrap();
+            let attempts = runs.iter().filter(|run| run["trial"] == "begun");
+            attempts.count() > 1
+        };
+        node.until("it was started again", has_crashed).await;
+        match agent_is_new {
+            false => {
+                server.api.until_state(&id, "failed").await;
+            }
+            true => {
+                node.kill().await;
+                let cancel = format!("/v1/deployments/{id}/cancel");
+                server.api.post(&cancel, json!({})).await;
+                node.start_apart(&[]);
+            }
+        }
+        let pid = node.answers(1).await;
+        assert_eq!(node.processes(), [pid]);
+        // It is what is to run here for now, and so it is started again.
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        let again = eventually("it runs again", async || {
+            node.answer().await.filter(|(_, other)| *other != pid)
+        });
+        let (version, pid) = again.await;
+        assert_eq!((version, node.processes()), (1, vec![pid]));
+    }
 }
 
 #[tokio::test]

@@ -151,6 +151,13 @@ async fn what_cannot_start_says_why_and_what_ran_before_goes_on() {
         Some((1, pid)),
         "it was never stopped"
     );
+    // And where it ends, it begins again: until something better can, it is what runs here.
+    let process = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    let again = eventually("it runs again", async || {
+        nodes[0].answer().await.filter(|(_, other)| *other != pid)
+    });
+    assert_eq!(again.await.0, 1);
 
     let mut missing = service(&[], rolling());
     missing["config"] = json!({ "command": "/nowhere/to/be/found" });

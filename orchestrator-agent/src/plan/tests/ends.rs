@@ -17,6 +17,9 @@ fn ended(attempt: u32, row: u32, how: End, ran: u64) -> Seen {
         },
         busy: false,
         unseen: None,
+        trial: Trial::Over,
+        lasts: false,
+        ill: false,
         given_up: false,
         dismissed: false,
         ready: false,
@@ -337,9 +340,15 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         ..run(1, 3, true)
     };
     let over = ended(3, 0, End::Exited(1), 9);
+    // To be begun anew may heal it.
+    let ill = Seen {
+        ill: true,
+        ..run(1, 3, false)
+    };
     for run in [
         told,
         unseen,
+        ill,
         Seen {
             is_wanted: false,
             ..over
@@ -392,4 +401,222 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         attempt: 2,
     };
     assert_eq!(plan.actions, [Action::Create { run, row: 1 }]);
+}
+
+/// What is done about version 2, wanted on this switch, where these run.
+fn about(wanted: &Wanted, runs: &[&Seen], secs: u64) -> Vec<Action> {
+    let runs = runs.iter().copied().cloned().collect();
+    let desired = BTreeMap::from([(key(0), wanted.clone())]);
+    let observed = BTreeMap::from([(key(0), runs)]);
+    plan(&desired, &observed, Duration::from_secs(secs)).actions
+}
+
+fn wanted(workload: Result<Arc<Workload>, String>, supply: Supply) -> Wanted {
+    Wanted {
+        generation: 2,
+        version: 2,
+        workload,
+        supply,
+        is_held_up: false,
+        on_trial: true,
+    }
+}
+
+fn id(generation: u64, attempt: u32) -> RunId {
+    RunId {
+        key: key(0),
+        generation,
+        attempt,
+    }
+}
+
+#[test]
+fn what_goes_on_for_what_cannot_begin_is_started_again() {
+    let of_before = |asked| Seen {
+        is_wanted: false,
+        asked,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let (old, stopped) = (of_before(None), of_before(Some(Duration::ZERO)));
+    let dismissed = Seen {
+        dismissed: true,
+        ..old.clone()
+    };
+    let done = Seen {
+        workload: {
+            let once = json!({ "driver": "exec", "config": {}, "restart": { "policy": "never" } });
+            Arc::new(Workload::read(&once).unwrap())
+        },
+        ..old.clone()
+    };
+    let back = Action::PutBack {
+        run: id(1, 2),
+        of: id(1, 1),
+        row: 1,
+    };
+    for cannot in [
+        wanted(Ok(workload(false)), Supply::Coming),
+        wanted(Ok(workload(true)), Supply::Missing("no".to_owned())),
+        wanted(Err("no".to_owned()), Supply::Here),
+    ] {
+        assert_eq!(about(&cannot, &[&old], 0), [], "its back-off");
+        assert_eq!(about(&cannot, &[&old], 9), std::slice::from_ref(&back));
+        for run in [&stopped, &dismissed, &done] {
+            assert_eq!(about(&cannot, &[run], 9), []);
+        }
+        // It comes up, or what is stopped goes first.
+        for asked in [None, Some(Duration::ZERO)] {
+            let lives = Seen {
+                attempt: 2,
+                phase: Phase::Running,
+                busy: true,
+                ..of_before(asked)
+            };
+            assert_eq!(about(&cannot, &[&old, &lives], 9), []);
+        }
+    }
+    // What has begun is started again itself, when that can be.
+    let mine = Seen {
+        generation: 2,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let cannot = wanted(Ok(workload(false)), Supply::Coming);
+    assert_eq!(about(&cannot, &[&old, &mine], 9), []);
+    let can = wanted(Ok(workload(false)), Supply::Here);
+    let create = Action::Create {
+        run: id(2, 1),
+        row: 0,
+    };
+    assert_eq!(about(&can, &[&old], 0), [create]);
+}
+
+#[test]
+fn who_has_proved_himself_is_not_given_up() {
+    let mut wanted = wanted(Ok(that(false, true)), Supply::Here);
+    let old = Seen {
+        is_wanted: false,
+        asked: Some(Duration::ZERO),
+        ..ended(1, 0, End::Exited(0), 9)
+    };
+    let mine = |trial| Seen {
+        generation: 2,
+        trial,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let runs = |trial, (ready, lasts)| Seen {
+        phase: Phase::Running,
+        ready,
+        lasts,
+        ..mine(trial)
+    };
+    assert_eq!(trial(&wanted, std::slice::from_ref(&old)), Trial::Begun);
+    let again = [old.clone(), mine(Trial::Well)];
+    assert_eq!(trial(&wanted, &again), Trial::Well);
+
+    let tried = |trial| vec![Action::Try(id(2, 1), trial)];
+    let seen = |wanted: &Wanted, trial, ready| about(wanted, &[&old, &runs(trial, ready)], 0);
+    let (not, is, lasts) = ((false, false), (true, false), (true, true));
+    assert_eq!(seen(&wanted, Trial::Begun, not), []);
+    assert_eq!(seen(&wanted, Trial::Begun, is), tried(Trial::Well));
+    assert_eq!(seen(&wanted, Trial::Begun, lasts), tried(Trial::Well));
+    assert_eq!(seen(&wanted, Trial::Well, lasts), []);
+
+    // The deployment is over.
+    wanted.on_trial = false;
+    assert_eq!(trial(&wanted, std::slice::from_ref(&old)), Trial::Over);
+    assert_eq!(seen(&wanted, Trial::Begun, not), []);
+    assert_eq!(seen(&wanted, Trial::Begun, is), tried(Trial::Well));
+    assert_eq!(seen(&wanted, Trial::Begun, lasts), tried(Trial::Over));
+    assert_eq!(seen(&wanted, Trial::Well, lasts), tried(Trial::Over));
+    assert_eq!(seen(&wanted, Trial::Well, is), []);
+    assert_eq!(seen(&wanted, Trial::Over, lasts), []);
+    let is_given_up = |trial, how: &End, restart: serde_json::Value| {
+        let mut wanted = wanted.clone();
+        let mut document = json!({ "driver": "exec", "config": {}, "restart": restart });
+        document["restart"]["put_back"] = true.into();
+        wanted.workload = Ok(Arc::new(Workload::read(&document).unwrap()));
+        let mine = Seen {
+            phase: ended(1, 0, how.clone(), 0).phase,
+            ..mine(trial)
+        };
+        about(&wanted, &[&old, &mine], 9).contains(&Action::GiveUp(id(2, 1)))
+    };
+    let fails = End::Exited(1);
+    for (trial, again, no_more) in [
+        // It was never healthy.
+        (Trial::Begun, true, true),
+        // It was, and may be again.
+        (Trial::Well, false, true),
+        (Trial::Over, false, false),
+    ] {
+        assert_eq!(is_given_up(trial, &fails, json!({})), again, "{trial:?}");
+        let last = json!({ "attempts": 0 });
+        assert_eq!(is_given_up(trial, &fails, last), no_more, "{trial:?}");
+        // It has done what it was to do.
+        let once = json!({ "policy": "never" });
+        assert!(!is_given_up(trial, &End::Exited(0), once));
+    }
+}
+
+#[test]
+fn what_runs_in_place_of_what_was_given_up_is_started_again() {
+    let old = Seen {
+        is_wanted: false,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let mine = Seen {
+        generation: 2,
+        given_up: true,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let back = Action::PutBack {
+        run: id(1, 2),
+        of: id(1, 1),
+        row: 1,
+    };
+    let wanted = wanted(Ok(that(true, true)), Supply::Here);
+    // It was never told to stop: the other was begun beside it.
+    assert_eq!(about(&wanted, &[&old, &mine], 9), [back]);
+    // What was given up itself is none that ran before.
+    let former = Seen {
+        given_up: true,
+        ..old
+    };
+    let create = Action::Create {
+        run: id(2, 2),
+        row: 1,
+    };
+    assert_eq!(
+        about(&wanted, &[&former, &mine], 9),
+        std::slice::from_ref(&create)
+    );
+    let never_healthy = Seen {
+        given_up: false,
+        trial: Trial::Begun,
+        ..former
+    };
+    assert_eq!(about(&wanted, &[&never_healthy, &mine], 9), [create]);
+}
+
+#[test]
+fn what_is_on_its_way_out_and_wanted_again_is_ended_first() {
+    let wanted = wanted(Ok(workload(false)), Supply::Here);
+    let mut mine = Seen {
+        generation: 2,
+        phase: Phase::Running,
+        asked: Some(Duration::from_secs(1)),
+        ..ended(1, 0, End::Exited(0), 0)
+    };
+    assert_eq!(
+        standing(&wanted, std::slice::from_ref(&mine)),
+        Standing::Down
+    );
+    assert_eq!(about(&wanted, &[&mine], 5), [], "it has 5 s of grace");
+    assert_eq!(about(&wanted, &[&mine], 6), [Action::Kill(id(2, 1))]);
+    mine.phase = ended(1, 0, End::Exited(137), 0).phase;
+    let create = Action::Create {
+        run: id(2, 2),
+        row: 0,
+    };
+    assert_eq!(about(&wanted, &[&mine], 6), [create]);
 }
