@@ -30,6 +30,8 @@ const UNSEEN_TOLD_AFTER: u32 = 4;
 const STOP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
 /// And for how long. An engine that is begun anew is back by then.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// Who has a port.
+const FOREIGN: &str = "is in use by a program that is not the agent's";
 /// What keeps a run from being forgotten lasts.
 const FORGET_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -238,6 +240,30 @@ impl Work {
         self.alive().filter(|live| is_here(&live.run.workload))
     }
 
+    /// Which port of this node it needs, and cannot have for as long as another one has it who is to keep it.
+    pub(super) fn taken_port(&self, key: &Key, workload: &Workload) -> Option<String> {
+        let fixed = workload
+            .ports
+            .iter()
+            .filter_map(|port| Some((port, port.port?)));
+        fixed
+            .filter(|_| is_here(workload))
+            .find_map(|(port, number)| {
+                let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
+                let mut holders = self.holders().filter(has_it).peekable();
+                let why = match holders.peek() {
+                    // Its own are up to it; others may be about to end.
+                    Some(_) => holders
+                        .find(|live| {
+                            live.run.id.key != *key && live.is_wanted && live.asked.is_none()
+                        })
+                        .map(of_another),
+                    None => is_listened_to(workload, number).then(|| FOREIGN.to_owned()),
+                };
+                why.map(|why| format!("port {}: {number} {why}", port.name))
+            })
+    }
+
     /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
     fn is_free(&self, id: &RunId, workload: &Workload, number: u16) -> Result<(), String> {
         if !is_here(workload) {
@@ -246,17 +272,14 @@ impl Work {
         let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
         let mut others = self.holders().filter(|live| live.run.id.key != id.key);
         if let Some(other) = others.find(has_it) {
-            return Err(format!("is that of {} on this node", other.run.id.key.job));
+            return Err(of_another(other));
         }
         // Two runs of an execution may share it: that is up to them.
         let shares = self.holders().any(|live| live.run.id.key == id.key);
-        if workload.driver == "exec" && !shares {
-            let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, number));
-            if bound.is_err_and(|why| why.kind() == io::ErrorKind::AddrInUse) {
-                return Err("is in use by a program that is not the agent's".to_owned());
-            }
+        match !shares && is_listened_to(workload, number) {
+            true => Err(FOREIGN.to_owned()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn start(&mut self, id: &RunId) {
@@ -499,6 +522,17 @@ impl Work {
             live.tally.take(sight, now.saturating_sub(live.since));
         }
     }
+}
+
+fn of_another(live: &Live) -> String {
+    format!("is that of {} on this node", live.run.id.key.job)
+}
+
+/// Whether somebody listens to it already, where this agent can see that.
+fn is_listened_to(workload: &Workload, number: u16) -> bool {
+    let bound = || TcpListener::bind((Ipv4Addr::LOCALHOST, number));
+    let is_in_use = |why: io::Error| why.kind() == io::ErrorKind::AddrInUse;
+    workload.driver == "exec" && bound().is_err_and(is_in_use)
 }
 
 /// Whether its ports are this node's: what an operator's program runs may be elsewhere.

@@ -27,6 +27,8 @@ const WAIT_AT_LEAST: f64 = 0.5;
 /// A run needs no more on the disk before it works, but for what it brings along.
 const ROOM_BYTES: usize = 256 << 10;
 const ROOM_FILES: u64 = 32;
+/// How soon it is looked again whether a port is free.
+const PORT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// What is not what was promised will hardly be better soon, and costs as much again.
 const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -188,6 +190,13 @@ impl Work {
         // What has a run was here, and whoever starts it again looks for himself.
         let begun = self.lives.values().filter(|live| live.is_wanted);
         let begun: BTreeSet<&Key> = begun.map(|live| &live.run.id.key).collect();
+        let taken: BTreeMap<Key, String> = (self.accepted.wanted.iter())
+            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key))
+            .filter_map(|(key, execution)| {
+                let workload = execution.workload.as_ref().ok()?;
+                Some((key.clone(), self.taken_port(key, workload)?))
+            })
+            .collect();
         let mut provided = BTreeSet::new();
         for (key, execution) in &mut self.accepted.wanted {
             execution.supply = Supply::Here;
@@ -212,6 +221,9 @@ impl Work {
                     execution.supply = supply;
                 }
             }
+            if let Some(why) = taken.get(key) {
+                execution.supply = Supply::Missing(why.clone());
+            }
         }
         // What is wanted no more is abandoned.
         self.supplies
@@ -228,7 +240,11 @@ impl Work {
             .filter(|provided| !provided.is_here);
         let all = ours.chain(theirs.map(|provided| &provided.coming));
         let waiting = all.filter(|coming| coming.task.is_none());
-        let wake = waiting.map(|coming| coming.again).min();
+        let wake = waiting.map(|coming| coming.again);
+        // Who has a port, and is none of ours, does not say that he lets it go.
+        let wake = wake
+            .chain((!taken.is_empty()).then_some(now + PORT_AGAIN_AFTER))
+            .min();
         if std::mem::take(&mut self.supplies.is_dirty) {
             self.clean(&wanted);
         }

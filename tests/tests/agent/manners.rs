@@ -297,4 +297,30 @@ async fn a_port_goes_from_one_job_to_another() {
     for id in [first, second] {
         server.api.until_state(&id, "completed").await;
     }
+
+    // For one that another keeps nothing ends; and when that one wants another, too, both go where they want to.
+    let of = async |name: &str| {
+        let status = node.status().await.unwrap();
+        let runs = status["runs"].as_array().unwrap().iter();
+        let mut of_it =
+            runs.filter(|run| run["job"] == format!("default/{name}") && run["phase"] == "running");
+        let run = of_it.next().cloned();
+        run.map(|run| (run["version"].clone(), run["ports"]["http"].clone()))
+    };
+    let before = of("web").await;
+    assert!(before.is_some());
+    let mut job_of_web = job("web", one, "blue");
+    job_of_web["rollout"]["no_auto_rollback"] = json!(true);
+    let id = server.api.register(job_of_web).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    let sentence = format!("port http: {one} is that of default/shop on this node");
+    assert!(said.contains(&sentence), "{said}");
+    assert_eq!(of("web").await, before);
+    let id = server.api.register(job("shop", two, "blue")).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it has the port that it wants", async || {
+        (of("web").await == Some((json!(3), json!(one)))).then_some(())
+    })
+    .await;
 }
