@@ -202,6 +202,12 @@ pub fn main(told: impl IntoIterator<Item = OsString>) -> ExitCode {
     if first == LOOK {
         return look(&told.next().unwrap_or_default());
     }
+    if first.is_empty() {
+        say(
+            "this is a part of the agent, who begins it himself: there is nothing here to be typed",
+        );
+        return ExitCode::from(64);
+    }
     // An agent of before asks so for a check, and would take a second shim's end for a check that passes.
     if std::env::var_os(EARLIER_CHECK).is_some() {
         return ExitCode::FAILURE;

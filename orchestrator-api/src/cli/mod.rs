@@ -357,10 +357,29 @@ fn run(cli: Cli) -> Result<u8, Error> {
 
 /// A manual page for a command, and for each below it.
 fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
-    clap_mangen::Man::new(command.clone())
+    let page = clap_mangen::Man::new(command.clone())
         .source(concat!("orchestrator ", env!("CARGO_PKG_VERSION")))
-        .manual("orchestrator")
-        .generate_to(dir)?;
+        .manual("orchestrator");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    // Where what follows the options has a name of its own, that is the name.
+    let mut text = text
+        .replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n")
+        .replace(".SH EXTRA\n", ".SH NOTES\n");
+    let of_environment = |arg: &clap::Arg| {
+        let name = arg.get_env()?.to_str()?.to_owned();
+        Some(format!(
+            ".TP\n\\fB{name}\\fR\nInstead of \\-\\-{}\n",
+            arg.get_long()?
+        ))
+    };
+    let environment: Vec<String> = command.get_arguments().filter_map(of_environment).collect();
+    if !environment.is_empty() {
+        text += ".SH ENVIRONMENT\n";
+        text += &environment.concat();
+    }
+    std::fs::write(dir.join(page.get_filename()), text)?;
     let below = command.get_subcommands();
     // The agent has a command line of its own.
     let mut below = below.filter(|command| command.get_name() != AGENT);
