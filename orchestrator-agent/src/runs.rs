@@ -6,6 +6,8 @@
 //!   asked        that it was to be told to stop
 //!   heard        when that was said
 //!   told         that the server knows of this start
+//!   taken.json   for which later assignment it goes on
+//!   trial.json   how far its version has proved itself
 //!   remarks      what an operator should know of it, one sentence a line
 //!   work/        where it runs, if it does not say otherwise
 //!   …            the driver's
@@ -187,9 +189,12 @@ impl Run {
         facts
     }
 
-    /// Makes its directory, before anything is started.
-    pub(crate) fn keep(&self) -> io::Result<()> {
+    /// Makes its directory, before anything is started, and notes how far its version has proved itself by then.
+    pub(crate) fn keep(&self, trial: Trial) -> io::Result<()> {
         disk::directory(&self.dir.join("work"))?;
+        if trial != Trial::Over {
+            self.note_trial(trial)?;
+        }
         let kept = Kept {
             id: self.id.clone(),
             version: self.version,
@@ -526,7 +531,7 @@ impl Run {
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
             dir,
         };
-        run.keep().unwrap();
+        run.keep(Trial::Over).unwrap();
         run
     }
 }

@@ -97,10 +97,7 @@ impl Work {
         let observed = self.observed(self.now());
         let runs = observed.get(&id.key).map_or(&[][..], Vec::as_slice);
         let trial = plan::trial(wanted, runs);
-        self.make(&id, row, wanted.version, workload, document);
-        if let Some(live) = self.lives.get_mut(&id).filter(|_| trial != Trial::Over) {
-            live.is_tried(trial);
-        }
+        self.make(&id, row, wanted.version, trial, workload, document);
     }
 
     fn put_back(&mut self, id: RunId, of: &RunId, row: u32) {
@@ -109,7 +106,7 @@ impl Work {
         };
         let run = live.run.clone();
         let (workload, document) = (run.workload.clone(), run.document.clone());
-        self.make(&id, row, run.version, workload, document);
+        self.make(&id, row, run.version, Trial::Over, workload, document);
     }
 
     /// Makes a run and starts it.
@@ -118,6 +115,7 @@ impl Work {
         id: &RunId,
         row: u32,
         version: u32,
+        trial: Trial,
         workload: Arc<Workload>,
         document: Document,
     ) {
@@ -147,9 +145,10 @@ impl Work {
             workload,
         });
         let mut live = Live::new(run.clone(), Phase::Planned, now);
+        live.trial = trial;
         live.is_wanted = self.accepted.is_of(&live);
         let made = picked.and(supplied).and_then(|()| {
-            let kept = run.keep();
+            let kept = run.keep(trial);
             kept.map_err(|why| format!("the run cannot be made: {why}"))
         });
         let is_made = made.is_ok();

@@ -529,10 +529,6 @@ impl Live {
     /// It has proved itself so far.
     fn is_tried(&mut self, trial: Trial) {
         self.trial = trial;
-        // Of what could not be made there is nothing to write on.
-        if matches!(self.phase, Phase::Ended { .. }) {
-            return;
-        }
         if let Err(why) = self.run.note_trial(trial) {
             tracing::warn!(run = %self.run.id, ?trial, %why, "how a run proves itself cannot be kept");
         }

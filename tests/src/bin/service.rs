@@ -1,6 +1,6 @@
 //! A little HTTP service that is deployed by the tests.
 //!
-//! `GET /` says who it is, `/health` that it is well, `/metrics` how many requests there were and how many failed. Its
+//! `GET /` says who it is and, where it is no container, which run, `/health` that it is well, `/metrics` how many requests there were and how many failed. Its
 //! environment says how it is broken: `ERRORS=n` answers every nth request with 500, `SICK=1` is never well, `CRASH=1`
 //! ends at once, `HOG=1` takes memory without end. `ACCESS=1` writes a
 //! line for each request to standard output. `BIND` is the address that it listens on, if not only this machine may ask. As a check it is told
@@ -23,10 +23,11 @@ fn main() -> ExitCode {
     }
     let said = |name: &str| env::var(name).unwrap_or_default();
     let number = |name: &str| said(name).parse::<u64>().unwrap_or(0);
-    let (version, slot, node) = (
+    let (version, slot, node, run) = (
         said("ORCHESTRATOR_VERSION"),
         said("ORCHESTRATOR_SLOT"),
         said("ORCHESTRATOR_NODE"),
+        said("ORCHESTRATOR_RUN"),
     );
     if number("CRASH") > 0 {
         eprintln!("broken from the start");
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
             _ => {
                 requests += 1;
                 let pid = std::process::id();
-                let body = format!("{node} {slot} {version} {pid}");
+                let body = format!("{node} {slot} {version} {pid} {run}");
                 match errors > 0 && requests.is_multiple_of(errors) {
                     true => {
                         failed += 1;

@@ -17,6 +17,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// So much of an agent's log is shown where a test fails.
+const LOG_SHOWN: usize = 60;
+
 pub(crate) use crate::api::{Api, canary, eventually, get, health, immediate, rolling, service};
 
 /// A server on a store in a directory of its own.
@@ -394,10 +397,19 @@ impl Node {
         let mut running = runs.filter(|run| run["phase"] == "running");
         let port = running.next()?["ports"]["http"].as_u64()?;
         let said = get(port as u16, "/").await?;
+        self.own(&said)
+    }
+
+    /// Which version and process says this of itself, if it runs here. Nodes of other tests are on this machine, and are
+    /// called as this one is: one may have been faster to take the port that was picked. Then the service here cannot
+    /// start, and has another one the next time.
+    pub(crate) fn own(&self, said: &str) -> Option<(u32, i32)> {
         let words: Vec<&str> = said.split(' ').collect();
-        // Nodes of other tests are on this machine, too: one may have been faster to take the port that was picked. Then
-        // the service here cannot start, and has another one the next time.
-        let is_own = words[0] == self.name;
+        let dirs = self.former.iter().map(PathBuf::as_path);
+        let mut dirs = dirs.chain([self.dir.path()]);
+        // A container does not know.
+        let is_here = words[4].is_empty() || dirs.any(|dir| Path::new(words[4]).starts_with(dir));
+        let is_own = words[0] == self.name && is_here;
         is_own.then(|| (words[2].parse().unwrap(), words[3].parse().unwrap()))
     }
 
@@ -444,6 +456,12 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let mut last: Vec<&str> = log.lines().rev().take(LOG_SHOWN).collect();
+            last.reverse();
+            eprintln!("the log of {} ends with\n{}", self.name, last.join("\n"));
+        }
         match &mut self.agent {
             Running::Nowhere => {}
             Running::Here(_, task) => task.abort(),

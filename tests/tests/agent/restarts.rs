@@ -768,13 +768,13 @@ async fn what_was_never_healthy_is_not_tried_for_ever() {
     let id = server.api.register(job(&[])).await;
     server.api.until_state(&id, "completed").await;
     node.answers(1).await;
-    for agent_is_new in [false, true] {
-        let crash = ("CRASH", if agent_is_new { "2" } else { "1" });
-        let id = server.api.register(job(&[crash])).await;
+    for (version, agent_is_new) in [(2, false), (3, true)] {
+        let each = version.to_string();
+        let id = server.api.register(job(&[("CRASH", &each)])).await;
         let has_crashed = |status: &Value| {
             let runs = status["runs"].as_array().unwrap();
-            let attempts = runs.iter().filter(|run| run["trial"] == "begun");
-            attempts.count() > 1
+            let is_tried = |run: &&Value| run["version"] == version && run["trial"] == "begun";
+            runs.iter().filter(is_tried).count() > 1
         };
         node.until("it was started again", has_crashed).await;
         match agent_is_new {

@@ -16,9 +16,7 @@ async fn answer(node: &Node, job: &str) -> Option<(u32, i32)> {
     let port = up.next()?["ports"]["http"].as_u64()?;
     let is_alone = up.next().is_none();
     let said = get(port as u16, "/").await?;
-    let words: Vec<&str> = said.split(' ').collect();
-    let is_own = is_alone && words[0] == node.name;
-    is_own.then(|| (words[2].parse().unwrap(), words[3].parse().unwrap()))
+    node.own(&said).filter(|_| is_alone)
 }
 
 async fn all_answer(nodes: &[Node], job: &str, version: u32) -> Vec<i32> {
