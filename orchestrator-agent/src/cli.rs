@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{Agent, Leave, Settings, Token, shim, status, systemd};
+use crate::net::AddressError;
+use crate::{Agent, AgentError, Leave, Settings, Token, disk, shim, status, systemd};
 
 const USAGE: &str = "\
 Runs on a node what the server wants there, and tells how it goes.
@@ -70,12 +71,12 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
         _ => {}
     }
     let read = read(args).and_then(|read| match read {
-        Some((settings, _)) if command.is_none() && settings.server.is_empty() => {
+        Some((settings, ..)) if command.is_none() && settings.server.is_empty() => {
             Err("--server is missing: say where the server is, such as --server https://orchestrator.example:4650".to_owned())
         }
         read => Ok(read),
     });
-    let (settings, leave) = match read {
+    let (mut settings, leave, token_file) = match read {
         Ok(Some(read)) => read,
         Ok(None) => {
             print!("{}", usage(program));
@@ -90,9 +91,14 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
         .enable_all()
         .build();
     let outcome = runtime.map_err(Into::into).and_then(|runtime| {
-        let outcome = match command {
-            Some(_) => runtime.block_on(show(&settings.data_dir)),
-            None => runtime.block_on(work(settings, leave)),
+        let outcome = match (command, token_file) {
+            (Some(_), _) => runtime.block_on(show(&settings.data_dir)),
+            (None, token_file) => {
+                if let Some(path) = token_file {
+                    settings.token = read_token(&path, settings.has_joined())?;
+                }
+                runtime.block_on(work(settings, leave))
+            }
         };
         // What is still searched or unpacked is of no use to anybody now.
         runtime.shutdown_background();
@@ -108,7 +114,13 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
                 source = why.source();
             }
             eprintln!("error: {text}");
-            ExitCode::FAILURE
+            match why.downcast_ref() {
+                Some(
+                    AgentError::Name(_)
+                    | AgentError::Address(AddressError::Shape(_) | AddressError::Open(_)),
+                ) => ExitCode::from(MISUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -203,8 +215,23 @@ fn given(token: &str) -> Option<Token> {
     (!token.is_empty()).then(|| token.into())
 }
 
+fn read_token(path: &Path, has_joined: bool) -> Result<Option<Token>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(token) => Ok(given(&token)),
+        // Nor does who has taken it away.
+        Err(why) if why.kind() == io::ErrorKind::NotFound && has_joined => Ok(None),
+        Err(why) => {
+            let (path, why) = (path.display(), disk::unread(&why));
+            Err(format!("{path} cannot be read: {why}"))
+        }
+    }
+}
+
+/// What is to be done, how to leave, and where a token is.
+type Told = (Settings, Leave, Option<PathBuf>);
+
 /// `None` where help is asked for.
-fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Leave)>, String> {
+fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<Told>, String> {
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -256,18 +283,7 @@ fn read(mut args: impl Iterator<Item = OsString>) -> Result<Option<(Settings, Le
             other => return Err(format!("{other} is no option")),
         }
     }
-    if let Some(path) = token_file {
-        settings.token = match std::fs::read_to_string(&path) {
-            Ok(token) => given(&token),
-            // Nor does who has taken it away.
-            Err(why) if why.kind() == io::ErrorKind::NotFound && settings.has_joined() => None,
-            Err(why) => {
-                let path = path.display();
-                return Err(format!("--token-file: {path} cannot be read: {why}"));
-            }
-        };
-    }
-    Ok(Some((settings, leave)))
+    Ok(Some((settings, leave, token_file)))
 }
 
 #[cfg(test)]
@@ -287,11 +303,12 @@ mod tests {
                 "--data-dir".into(),
                 dir.path().into(),
             ];
-            let (settings, _) = read(told.into_iter())?.unwrap();
-            Ok::<_, String>(settings.token.map(|token| token.0))
+            let (settings, _, path) = read(told.into_iter())?.unwrap();
+            let token = read_token(&path.unwrap(), settings.has_joined())?;
+            Ok::<_, String>(token.map(|token| token.0))
         };
         let why = given().unwrap_err();
-        assert!(why.contains("No such file"), "{why}");
+        assert!(why.contains("cannot be read: it is not there"), "{why}");
         std::fs::write(dir.path().join(crate::settings::IDENTITY), "{}").unwrap();
         assert_eq!(given(), Ok(None));
         std::fs::write(&token, "secret\n").unwrap();

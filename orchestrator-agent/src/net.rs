@@ -22,6 +22,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
+use crate::disk;
+
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// The next address of a name is tried after this, whatever becomes of the one before.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -50,19 +52,20 @@ pub(crate) struct Address {
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// It is not `https://host[:port][/path]`.
-    #[error("{0:?} is not the address of a server, such as https://orchestrator.example:4650")]
+    #[error(
+        "{0:?} is no address of a server: say something like https://orchestrator.example:4650"
+    )]
     Shape(String),
     /// It is not encrypted, and not this machine.
-    #[error("{0:?}: without TLS only to this machine: tokens would be read by others")]
+    #[error("{0}: say https://…; without TLS only to this machine: tokens would be read by others")]
     Open(String),
     /// The file with the certificates of authorities.
-    #[error("{path}: no certificates can be read")]
+    #[error("{path} cannot be read: {why}")]
     Authorities {
         /// Where.
         path: String,
         /// Why.
-        #[source]
-        source: io::Error,
+        why: String,
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
@@ -111,7 +114,13 @@ impl Address {
                     443,
                 )
             }
-            Some("http") if is_here(&host) => (None, 80),
+            Some("http") if is_here(&host) => {
+                // By these is known who sends artifacts.
+                if authorities.is_some() {
+                    trusting(authorities, false)?;
+                }
+                (None, 80)
+            }
             Some("http") => return Err(AddressError::Open(url.to_owned())),
             _ => return Err(shape()),
         };
@@ -268,19 +277,19 @@ fn bare(host: &str) -> String {
 fn trusting(authorities: Option<&Path>, systems: bool) -> Result<Arc<ClientConfig>, AddressError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = authorities {
-        let failed = |why: Box<dyn std::error::Error + Send + Sync>| AddressError::Authorities {
+        let failed = |why: String| AddressError::Authorities {
             path: path.display().to_string(),
-            source: io::Error::other(why),
+            why,
         };
-        let all = CertificateDer::pem_file_iter(path).map_err(|why| failed(Box::new(why)))?;
-        for certificate in all {
-            let certificate = certificate.map_err(|why| failed(Box::new(why)))?;
+        let all = std::fs::read(path).map_err(|why| failed(disk::unread(&why)))?;
+        for certificate in CertificateDer::pem_slice_iter(&all) {
+            let certificate = certificate.map_err(|why| failed(why.to_string()))?;
             roots
                 .add(certificate)
-                .map_err(|why| failed(Box::new(why)))?;
+                .map_err(|why| failed(why.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(failed("there are none in it".into()));
+            return Err(failed("there is no certificate in it".to_owned()));
         }
     }
     if systems {

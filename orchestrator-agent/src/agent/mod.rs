@@ -25,7 +25,7 @@ use self::execute::Event;
 use self::numbers::Numbers;
 use self::report::Told;
 use self::supply::Supplies;
-use crate::client::{Client, News, NotLet};
+use crate::client::{Client, News, NotLet, Says};
 use crate::disk;
 use crate::driver::Driver;
 use crate::driver::docker::Docker;
@@ -249,7 +249,7 @@ impl Agent {
         };
         let outbox = Arc::new(Outbox::open(&self.dir));
         let logs = Arc::new(Logs::default());
-        let (leaving, is_leaving) = watch::channel(false);
+        let (says, to_say) = watch::channel(Says::default());
         let (farewell, mut heard_of_it) = watch::channel(false);
         let mut client = Client {
             address: self.address.clone(),
@@ -263,7 +263,7 @@ impl Agent {
             is_new: false,
             outbox: outbox.clone(),
             logs: logs.clone(),
-            leaving: is_leaving,
+            says: to_say,
         };
         let (desired, mut received) = watch::channel(None);
         let (told, mut heard) = mpsc::unbounded_channel();
@@ -277,6 +277,10 @@ impl Agent {
         let (events, mut happened) = mpsc::unbounded_channel();
         let (sights, mut seen) = mpsc::channel(SIGHTS_MAX);
         let runs_dir = self.dir.join("runs");
+        let external = Arc::new(External::new(&self.settings.externals));
+        let programs = external.clone();
+        // Where they are may not answer.
+        std::thread::spawn(move || programs.tell_of_missing());
         let mut work = Work {
             node: self.settings.node.as_str().into(),
             drivers: BTreeMap::from([
@@ -288,10 +292,7 @@ impl Agent {
                     "exec",
                     Arc::new(Exec::new(self.shim.clone(), runs_dir.clone())) as _,
                 ),
-                (
-                    "external",
-                    Arc::new(External::new(&self.settings.externals)) as _,
-                ),
+                ("external", external as _),
             ]),
             runs_dir,
             accepted: Accepted::open(&self.dir, &self.settings.node, self.settings.accept_older)
@@ -347,7 +348,7 @@ impl Agent {
                 leave = &mut stop, if !work.accepted.draining => match leave {
                     Leave::Running => break,
                     Leave::Drained => {
-                        leaving.send_replace(true);
+                        says.send_modify(|says| says.leaving = true);
                         work.drain();
                     }
                 },
@@ -356,6 +357,8 @@ impl Agent {
                     if let Some(latest) = latest {
                         work.accept(latest);
                     }
+                    let refuses = work.accepted.refused.is_some();
+                    says.send_if_modified(|says| std::mem::replace(&mut says.refuses, refuses) != refuses);
                 }
                 Some(refused) = talks.join_next() => {
                     let Settings { server, node, token, .. } = self.settings;

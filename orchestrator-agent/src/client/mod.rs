@@ -7,7 +7,7 @@
 //!   └─────── the server does not know us, or not our token
 //! ```
 //!
-//! Who leaves joins once more, and says so.
+//! Who leaves joins once more, and says so; and who refuses a state that is older than before.
 //!
 //! After every failure it waits, longer each time, and for a random part of that, so that a fleet does not come back all
 //! at once. Everything that is read has a bound in size and in time.
@@ -48,6 +48,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// The fact by which others see that a node does not do what the server wants, and what it says.
+const REFUSES: (&str, &str) = ("refuses", "a state that is older than before");
+
 /// What a client needs to know.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -67,8 +70,17 @@ pub(crate) struct Client {
     pub(crate) is_new: bool,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) logs: Arc<Logs>,
-    /// Whether this node is about to go.
-    pub(crate) leaving: watch::Receiver<bool>,
+    /// What there is to say besides.
+    pub(crate) says: watch::Receiver<Says>,
+}
+
+/// What an agent says of its node that may change: for that it joins once more.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Says {
+    /// It is about to go.
+    pub(crate) leaving: bool,
+    /// It does not do what the server wants, which is older than what it wanted before.
+    pub(crate) refuses: bool,
 }
 
 /// Where the rest of the agent hears of the server.
@@ -207,15 +219,16 @@ impl Client {
         let mut own = self.own_token();
         let mut is_stranger = self.is_new && own.is_none();
         let mut backoff = Backoff::new();
-        let mut leaving = self.leaving.clone();
+        let mut to_say = self.says.clone();
         loop {
             news.way("joining");
-            let is_leaving = *leaving.borrow_and_update();
-            let mut joined = self.join(&mut own, is_leaving).await;
-            let is_told = is_leaving && joined.is_ok();
-            if is_leaving && joined.as_ref().is_err_and(Failure::is_of_words) {
+            let says = *to_say.borrow_and_update();
+            let mut joined = self.join(&mut own, says).await;
+            let is_told = says.leaving && joined.is_ok();
+            if says.leaving && joined.as_ref().is_err_and(Failure::is_of_words) {
                 // An earlier server: it hears of what runs until nothing does.
-                joined = self.join(&mut own, false).await;
+                let leaving = false;
+                joined = self.join(&mut own, Says { leaving, ..says }).await;
             }
             match joined {
                 Ok(joined) => {
@@ -235,7 +248,7 @@ impl Client {
                         why = talk.listen() => why,
                         why = talk.report(lease) => why,
                         never = talk.ship() => match never {},
-                        Ok(()) = leaving.changed() => continue,
+                        Ok(()) = to_say.changed() => continue,
                     };
                     news.trouble(Part::Join, &why);
                     if began.elapsed() > BACKOFF_MAX {
@@ -249,7 +262,7 @@ impl Client {
             }
             tokio::select! {
                 () = backoff.wait() => {}
-                Ok(()) = leaving.changed() => {}
+                Ok(()) = to_say.changed() => {}
             }
         }
     }
@@ -276,12 +289,16 @@ impl Client {
         }
     }
 
-    async fn join(&self, own: &mut Option<String>, leaving: bool) -> Result<Joined, Failure> {
+    async fn join(&self, own: &mut Option<String>, says: Says) -> Result<Joined, Failure> {
+        let mut facts = self.facts.clone();
+        if says.refuses {
+            facts.insert(REFUSES.0.to_owned(), REFUSES.1.to_owned());
+        }
         let join = Join {
             name: self.node.to_string(),
             labels: self.labels.clone(),
-            facts: self.facts.clone(),
-            leaving,
+            facts,
+            leaving: says.leaving,
         };
         let given = self.token.as_ref().map(|token| &token.0);
         if own.is_none() && given.is_some() {

@@ -56,8 +56,8 @@ use super::exec::ProcessGroup;
 use super::{Doing, Driver, Look, Stop};
 use crate::disk;
 use crate::net::within;
-use crate::runs::Run;
-use crate::shim::{BEGUN, ENDED, Ended, RUN};
+use crate::runs::{self, Run};
+use crate::shim::{BEGUN, ENDED, Ended, Needs, RUN};
 use crate::workload::Workload;
 
 /// From here on, a run that is not there has ended.
@@ -114,6 +114,15 @@ struct Code {
     code: i64,
 }
 
+fn look_for(program: &Path) -> io::Result<()> {
+    let needs = Needs {
+        directory: None,
+        program: Some(program.to_owned()),
+        path: Some(runs::search_path()),
+    };
+    needs.look()
+}
+
 /// What of a job no such driver takes, whatever programs it knows.
 pub(super) fn check(workload: &Workload) -> Result<(), String> {
     program_name(workload).map(drop)
@@ -142,6 +151,15 @@ impl External {
         Self {
             programs: programs.collect(),
             limits: LIMITS,
+        }
+    }
+
+    /// Says which of its programs are not there, of whom no job may ever ask.
+    pub(crate) fn tell_of_missing(&self) {
+        for (name, program) in &self.programs {
+            if let Err(why) = look_for(program) {
+                tracing::warn!(%why, "--external {name}: no job can have this program until it is there");
+            }
         }
     }
 
@@ -266,6 +284,15 @@ impl Driver for External {
                 Err(_) => Err(why),
             }
         })
+    }
+
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+        Some(Box::pin(async move {
+            let program = self.program(workload)?.to_owned();
+            let looked = tokio::task::spawn_blocking(move || look_for(&program)).await;
+            let looked = looked.map_err(io::Error::other).flatten();
+            looked.map_err(|why| format!("config: program: {why}"))
+        }))
     }
 
     fn look<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<Look>> {

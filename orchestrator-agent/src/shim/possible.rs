@@ -23,7 +23,7 @@ pub(crate) struct Needs {
 
 impl Needs {
     /// What keeps it from beginning, and is known now. As another user it may find more in its way.
-    pub(super) fn look(&self) -> io::Result<()> {
+    pub(crate) fn look(&self) -> io::Result<()> {
         if let Some(directory) = &self.directory
             && let Some(found) = find(directory)?
             && !found.is_dir()

@@ -94,7 +94,24 @@ fn list_text(page: &schema::NodePage, out: &Out) -> String {
             all(&node.labels),
         ]);
     }
-    table.text(out)
+    let refuse = page.nodes.iter().filter(|node| refuses(node));
+    let refuse: Vec<String> = refuse.map(|node| node.name.clone()).collect();
+    let mut text = table.text(out);
+    if let [first, more @ ..] = &refuse[..] {
+        let who = match more.len() {
+            0 => format!("{first} does"),
+            more => format!("{first} and {more} more do"),
+        };
+        text += &format!(
+            "\n{who} not do what the server wants, which is older than what it wanted before: if the server was restored, start the agent there once with --accept-older\n"
+        );
+    }
+    text
+}
+
+/// Its agent says so: what the server wants is older than what it wanted before.
+fn refuses(node: &schema::Node) -> bool {
+    node.facts.contains_key("refuses")
 }
 
 fn node_text(schema::NodeResponse { node }: &schema::NodeResponse, out: &Out) -> String {

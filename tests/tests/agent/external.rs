@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::artifacts::{packed, sha256};
 use crate::examples::{Person, SOON};
-use crate::harness::{Node, Server, eventually, health};
+use crate::harness::{Node, Server, eventually, health, immediate, service};
 
 const PUBLISH: &str = concat!(
     "publish=",
@@ -164,20 +164,36 @@ async fn an_agent_that_is_killed_at_any_moment_begins_each_once() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_cannot_start_anything() {
+async fn for_a_program_that_is_not_there_nothing_ends() {
     let server = Server::start().await;
     let mut node = Node::new(&server, "n1");
-    node.start_apart(&["--external", "publish=/nowhere/publish"]);
-    server.api.nodes(1).await;
     let dir = tempfile::tempdir().unwrap();
-    let link = dir.path().join("www");
-    let id = server.api.register(site(dir.path(), "one", &link)).await;
+    let (link, program) = (dir.path().join("www"), dir.path().join("publish"));
+    let external = format!("publish={}", program.display());
+    node.start_apart(&["--external", &external]);
+    eventually("the agent says so", async || {
+        node.log()
+            .contains("publish: no job can have this program")
+            .then_some(())
+    })
+    .await;
+    server.api.nodes(1).await;
+    server.api.register(service(&[], immediate())).await;
+    let pid = node.answers(1).await;
+    let mut job = site(dir.path(), "one", &link);
+    // Else the other one would go on until this one is healthy.
+    job["switch"] = json!("stop_first");
+    job["rollout"]["no_auto_rollback"] = json!(true);
+    let id = server.api.register(job).await;
     server.api.until_state(&id, "failed").await;
     let targets = server.api.targets(&id).await;
-    assert!(
-        targets.contains("/nowhere/publish start: No such file"),
-        "{targets}"
-    );
+    assert!(targets.contains("publish: No such file"), "{targets}");
+    assert_eq!(node.answers(1).await, pid);
+    let published = PUBLISH.split_once('=').unwrap().1;
+    std::fs::copy(published, program).unwrap();
+    shows(&link, "one").await;
+    let ended = async || node.processes().is_empty().then_some(());
+    eventually("the other one has made way", ended).await;
     node.leave(Leave::Drained).await;
 }
 

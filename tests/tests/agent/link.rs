@@ -270,6 +270,16 @@ async fn an_older_state_of_the_same_server_is_refused() {
     let status = node.status().await.unwrap();
     assert_eq!(status["revision"], 1_000_000);
     assert_eq!(node.answers(1).await, pid);
+    let is_said = async |says: bool| {
+        let what = format!("the server knows that it is refused: {says}");
+        eventually(&what, async || {
+            let node = server.api.get("/v1/nodes/n1").await;
+            let refuses = &node["node"]["facts"]["refuses"];
+            (refuses.is_string() == says).then_some(())
+        })
+        .await;
+    };
+    is_said(true).await;
     // Until a person says that it is meant.
     node.leave(Leave::Running).await;
     node.start_apart(&["--accept-older"]);
@@ -277,6 +287,7 @@ async fn an_older_state_of_the_same_server_is_refused() {
         node.processes().is_empty().then_some(())
     })
     .await;
+    is_said(false).await;
 }
 
 /// A server that lets join, and then says this in every stream.
