@@ -49,6 +49,16 @@ pub(super) enum Command {
         #[command(flatten)]
         follow: Follow,
     },
+    /// Changes how many executions a job with replicas has, in whichever version
+    #[command(
+        after_help = "Executions begin and end at once, and no deployment waits for them.\n\nExamples:\n  orchestrator job scale web 5"
+    )]
+    Scale {
+        #[command(flatten)]
+        job: Name,
+        /// So many
+        replicas: u32,
+    },
     /// Goes back to a version that proved itself
     #[command(
         after_help = "Examples:\n  orchestrator job rollback web\n  orchestrator job rollback web --to 3"
@@ -133,6 +143,17 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
         }
         Command::Restart { job, follow } => {
             return job.say("restart", json!({}), &follow, client, out).await;
+        }
+        Command::Scale { job, replicas } => {
+            let path = format!("/v1/jobs/{}/scale", job.job);
+            let answer = client.post(&path, &json!({ "replicas": replicas })).await?;
+            out.answer(answer, |answer: &schema::JobResponse, _| {
+                let (job, how_many) = (&job.job, count(replicas as usize, "execution"));
+                match answer.changed {
+                    true => format!("{job}: scaled to {how_many}\n"),
+                    false => format!("{job}: nothing to change, {how_many}\n"),
+                }
+            })?;
         }
         Command::Rollback { job, to, follow } => {
             let body = to.map_or_else(|| json!({}), |to| json!({ "to_version": to }));

@@ -73,6 +73,29 @@ async fn a_job_from_its_plan_to_its_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_more_and_fewer_of_a_job() {
+    let mut server = Server::start().await;
+    server.nodes(3, as_told).await;
+    let person = person(&server);
+    person.writes("web.toml", &format!("replicas = 2\n{WEB}"));
+    let mut session = Session::of(&person, "More and fewer of a job.");
+    session.watches("job run web.toml").await;
+    session.types("job scale web 3").await;
+    session.types("job scale web 3").await;
+    session.types("node list").await;
+    session.types("job scale web 1").await;
+    session.types("job versions web").await;
+    session.types("job scale web 1000001").await;
+    session.types("job scale web some").await;
+    session.types("job scale web 2 --output json").await;
+    person.writes("web.toml", WEB);
+    session.watches("job run web.toml").await;
+    session.types("job scale web 2").await;
+    session.is("scale");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_and_those_who_look_after_it() {
     let mut server = Server::start().await;
     server.nodes(3, as_told).await;
