@@ -141,6 +141,9 @@ pub struct Assignment<'a> {
     pub version: u32,
     /// Refused by the node when it has heard a higher one for this slot.
     pub generation: u64,
+    /// A generation: what runs this version already goes on for this assignment where it was begun for one since that. Else
+    /// a restart has come between, whether the node has heard of it or not. 0 where there was none.
+    pub since: u64,
     /// To be named in reports about this assignment; `None` where no deployment waits for them.
     pub target: Option<u32>,
 }
@@ -457,14 +460,22 @@ impl Job {
                 node: "",
                 version: 0,
                 generation: 0,
+                since: 0,
                 target: None,
             };
         };
+        let generation = u64::from(generation);
+        let restarted = self.state.restarted;
         Assignment {
             slot,
             node: self.state.members.name(node),
             version: told,
-            generation: generation.into(),
+            generation,
+            since: if generation >= restarted {
+                restarted
+            } else {
+                0
+            },
             target: self.state.is_waited_for(slot).then_some(target),
         }
     }

@@ -64,6 +64,9 @@ pub(crate) struct State {
     /// Slots that a restart has passed over: it is due there when their nodes are back.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) restarts: BTreeSet<u32>,
+    /// The generation of the first assignments of the last restart; 0 = there was none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) restarted: u64,
     /// How many executions a replicated job is to have.
     pub(crate) replicas: Option<u32>,
     /// Slots of a replicated job that run on no node: they wait for one, and remember the last.
@@ -198,6 +201,7 @@ impl State {
             settled: true,
             left_on: BTreeSet::new(),
             restarts: BTreeSet::new(),
+            restarted: 0,
             want: None,
             members: Members::default(),
             slots: Vec::new(),

@@ -184,3 +184,35 @@ fn a_copy_stays_as_it_was() {
     }
     assert_ne!(story.job.snapshot(), before);
 }
+
+#[test]
+fn whatever_is_wanted_after_a_restart_says_that_there_was_one() {
+    let mut story = played("nodes n1 n2\ndeploy v1 rolling 1");
+    let mut after = |lines: &str| {
+        story.play(lines).unwrap_or_else(|why| panic!("{why}"));
+        [0, 1].map(|slot| {
+            let told = story.job.assignment(slot);
+            (told.generation, told.since)
+        })
+    };
+    let first = after("wave stays healthy 30s\nwave stays healthy 30s\nexpect completed");
+    assert_eq!(first.map(|(_, since)| since), [0, 0]);
+    // One after the other: who has not been told yet is to do nothing.
+    let half = after("restart");
+    let told = half[0].max(half[1]);
+    assert!(told.0 > first[0].0.max(first[1].0) && told.1 == told.0);
+    assert_eq!(half.map(|(_, since)| since).into_iter().min(), Some(0));
+    // Both are to have begun since the first of them was told.
+    let both = after("wave stays healthy 30s\nwave stays healthy 30s\nexpect completed");
+    assert_eq!(both.map(|(_, since)| since), [told.1; 2]);
+    let later = after("deploy v2\neveryone started\nrollback\neveryone started");
+    assert!(
+        later
+            .iter()
+            .all(|(generation, _)| *generation > both[0].0.max(both[1].0))
+    );
+    assert_eq!(later.map(|(_, since)| since), [told.1; 2]);
+    let snapshot = story.job.snapshot();
+    let job = Job::from_snapshot(&snapshot).expect("it is read");
+    assert_eq!(job.assignment(0), story.job.assignment(0));
+}

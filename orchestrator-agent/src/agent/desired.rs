@@ -10,7 +10,7 @@ use super::{Live, Work};
 use crate::client::Received;
 use crate::disk;
 use crate::health::watch::Watch;
-use crate::plan::{self, Moment, Supply, Wanted};
+use crate::plan::{self, Moment, Phase, Supply, Wanted};
 use crate::runs::{Key, Mark, RunId};
 use crate::wire::Document;
 use crate::workload::Workload;
@@ -202,6 +202,7 @@ impl Work {
                 Wanted {
                     generation,
                     version,
+                    since: execution.since.unwrap_or(generation),
                     workload,
                     // Before the next plan it is looked whether it is.
                     supply: Supply::Here,
@@ -210,11 +211,10 @@ impl Work {
                 },
             );
         }
-        let before = std::mem::replace(&mut self.accepted.wanted, wanted);
+        self.accepted.wanted = wanted;
         self.accepted.documents = documents;
         self.accepted.targets = targets;
         self.see_what_is_wanted();
-        self.take_over(&before);
         self.dismiss();
         let wanted = &self.accepted.wanted;
         let is_wanted = |key: &Key, generation| {
@@ -246,13 +246,16 @@ impl Work {
     }
 
     /// What runs, and is wanted again before anything has replaced it, goes on.
-    fn take_over(&mut self, before: &BTreeMap<Key, Wanted>) {
+    pub(super) fn take_over(&mut self) {
+        let may_go_on = |live: &Live| !live.is_wanted && live.phase == Phase::Running;
+        if !self.lives.values().any(may_go_on) {
+            return;
+        }
         let observed = self.observed(self.now());
         let mut all = Vec::new();
         for (key, wanted) in &self.accepted.wanted {
             let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
-            let before = before.get(key);
-            if let Some((run, taken)) = before.and_then(|it| plan::taken(it, wanted, runs)) {
+            if let Some((run, taken)) = plan::taken(wanted, runs) {
                 let id = RunId {
                     key: key.clone(),
                     generation: run.generation,

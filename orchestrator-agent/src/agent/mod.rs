@@ -593,6 +593,7 @@ impl Work {
             let is_ready = live.phase == Phase::Running && live.is_ready(now);
             live.ready_since = is_ready.then(|| live.ready_since.unwrap_or(now));
         }
+        self.take_over();
         let mut done = Vec::new();
         let (observed, wake) = loop {
             let observed = self.observed(now);

@@ -12,7 +12,7 @@
 //!   before runs again. Who has proved himself is started again, and what a person has stopped stays so.
 //! - Nothing is done to a run that something is being done to.
 //! - What is wanted again while it still runs, since nothing has replaced it meanwhile, is not begun anew: it [goes
-//!   on](taken) for the later assignment. Who wants it begun anew wants it while nothing else is wanted.
+//!   on](taken) for the later assignment, unless a restart was asked for since it was begun.
 //! - A few runs that ended are kept, for who wants to know why; then they are forgotten.
 
 mod standing;
@@ -45,6 +45,8 @@ pub struct Wanted {
     pub generation: u64,
     /// Of the job; 0 = nothing is to run.
     pub version: u32,
+    /// What was begun for an assignment before this generation does not go on for this one.
+    pub since: u64,
     /// What to run, or why it cannot be understood; of version 0 it does not matter.
     pub workload: Result<Arc<Workload>, String>,
     /// Whether it can start as far as that goes which it brings along.
@@ -65,13 +67,6 @@ pub enum Supply {
     Coming,
     /// It does not come, and this is why; it is tried again.
     Missing(String),
-}
-
-impl Wanted {
-    /// Whether the same is wanted, of whichever assignment.
-    fn is_same(&self, other: &Self) -> bool {
-        (self.version, &self.workload) == (other.version, &other.workload)
-    }
 }
 
 /// How far a version has proved itself that was begun while a deployment waited for it. When that is over, well or not, it has
@@ -215,18 +210,19 @@ pub struct Plan {
     pub wake: Option<Moment>,
 }
 
-/// Of what runs, that which is wanted now and was not until now: it goes on for this assignment, and as which attempt of it.
-/// One that is ill does not: to be begun anew may heal it.
-pub fn taken<'a>(
-    before: &Wanted,
-    wanted: &Wanted,
-    runs: &'a [Seen],
-) -> Option<(&'a Seen, Attempt)> {
-    if wanted.version == 0 || before.is_same(wanted) || newest(runs).is_some() {
+/// Of what runs, that which is wanted once more, by a later assignment: it goes on for this one, and as which attempt of
+/// it. One that is ill does not: to be begun anew may heal it.
+pub fn taken<'a>(wanted: &Wanted, runs: &'a [Seen]) -> Option<(&'a Seen, Attempt)> {
+    if wanted.version == 0 || newest(runs).is_some() {
         return None;
     }
     let workload = wanted.workload.as_ref().ok()?;
-    let is_it = |run: &&Seen| (run.version, &run.workload) == (wanted.version, workload);
+    // Who counts as of a later assignment is of an earlier job of the same name.
+    let since = wanted.since..=wanted.generation;
+    let is_it = |run: &&Seen| {
+        let is_same = (run.version, &run.workload) == (wanted.version, workload);
+        is_same && since.contains(&run.counts_as().generation)
+    };
     let goes_on = serving(runs).filter(|run| !run.busy && run.unseen.is_none() && !run.ill);
     let run = goes_on.filter(is_it).max_by_key(|run| run.worth())?;
     Some((run, another(runs, wanted.generation)))

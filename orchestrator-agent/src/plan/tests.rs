@@ -40,6 +40,7 @@ enum Happens {
     /// What runs, or did.
     WantsAgain {
         which: usize,
+        restart: bool,
     },
     WantsWhatCannotBe {
         slot: u32,
@@ -83,7 +84,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         3 => (slot.clone(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1))
             .prop_map(|(slot, start_first, put_back, anew)| Happens::Wants { slot, start_first, put_back, anew }),
-        2 => (0..8_usize).prop_map(|which| Happens::WantsAgain { which }),
+        2 => (0..8_usize, any::<bool>()).prop_map(|(which, restart)| Happens::WantsAgain { which, restart }),
         1 => slot.clone().prop_map(|slot| Happens::WantsWhatCannotBe { slot }),
         1 => slot.clone().prop_map(|slot| Happens::WantsNothing { slot }),
         1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
@@ -333,6 +334,7 @@ impl World {
         let wanted = Wanted {
             generation: self.generation,
             version: u32::try_from(document).unwrap(),
+            since: 0,
             workload,
             supply: Supply::Here,
             is_held_up: false,
@@ -349,7 +351,7 @@ impl World {
     }
 
     /// Some run's document is wanted, which is that of a run that lives or of none.
-    fn wants_again(&mut self, which: usize) {
+    fn wants_again(&mut self, which: usize, restart: bool) {
         let Some((run, _, document)) = self.nth(which, |_| true) else {
             return;
         };
@@ -357,15 +359,16 @@ impl World {
         let has_it = |runs: &[Acting]| runs.iter().any(|(.., of)| *of == document);
         let its = self.runs.iter().find(|(_, runs)| has_it(runs));
         let key = its.map(|(key, _)| key.clone()).unwrap();
-        let before = self.desired.get(&key).cloned();
+        let before = self.desired.get(&key).map_or(0, |wanted| wanted.since);
         self.wants_document(&key, document, Ok(workload));
-        let runs = self.observed().remove(&key).unwrap();
+        let wanted = self.desired.get_mut(&key).unwrap();
+        wanted.since = if restart { wanted.generation } else { before };
         let wanted = &self.desired[&key];
-        let taken = before.and_then(|before| {
-            let (run, taken) = taken(&before, wanted, &runs)?;
-            assert_ne!(before.version, wanted.version);
+        let runs = self.observed().remove(&key).unwrap();
+        let taken = taken(wanted, &runs).map(|(run, taken)| {
             assert!(run.phase == Phase::Running && run.asked.is_none() && !run.busy);
-            Some(((run.generation, run.attempt), taken))
+            assert!(!restart && run.counts_as().generation >= before);
+            ((run.generation, run.attempt), taken)
         });
         let Some((id, taken)) = taken else {
             return;
@@ -404,7 +407,7 @@ impl World {
                 }
                 self.wants(slot, Ok(that(start_first, put_back)));
             }
-            Happens::WantsAgain { which } => self.wants_again(which),
+            Happens::WantsAgain { which, restart } => self.wants_again(which, restart),
             Happens::WantsWhatCannotBe { slot } => self.wants(slot, Err("no".to_owned())),
             Happens::WantsNothing { slot } => {
                 self.wants(slot, Err("no".to_owned()));

@@ -88,8 +88,11 @@ pub struct Execution {
     pub slot: u32,
     /// What it is to run; 0: nothing, and that it has stopped is waited for.
     pub version: u32,
-    /// Grows with every assignment: an agent refuses an older one, and starts again what has a newer one.
+    /// Grows with every assignment: an agent refuses an older one.
     pub generation: u64,
+    /// What runs this version already goes on where it was begun for an assignment since this generation. Else a restart has
+    /// come between.
+    pub since: u64,
     /// To be named in reports; absent where no deployment waits for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<u32>,
@@ -102,6 +105,7 @@ impl Execution {
             slot: assignment.slot,
             version: assignment.version,
             generation: assignment.generation,
+            since: assignment.since,
             target: assignment.target,
         }
     }

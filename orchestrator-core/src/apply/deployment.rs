@@ -180,6 +180,9 @@ pub(super) fn dispatched(
         }
     }
     let version = rollout.head.to;
+    if number == 1 && rollout.head.kind == DeploymentKind::Restart {
+        state.restarted = seq;
+    }
     for slot in slots.iter() {
         tell(state, slot, version);
         unproven(state, slot);

@@ -18,6 +18,7 @@ pub(super) fn situation(state: &State, now: Time) -> Key {
         // Names of moments.
         seq: _,
         step_left: _,
+        restarted: _,
         moment,
         versions,
         version_max,

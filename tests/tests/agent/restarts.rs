@@ -571,7 +571,9 @@ async fn what_a_check_has_left_ends_with_the_run() {
     let node = Node::here(&server, "n1");
     server.api.nodes(1).await;
     let mut job = plain(json!(["sleep", "1000"]));
-    let check = "test -e left || { touch left; setsid sleep 3000 > /dev/null 2>&1 & }";
+    // It has left before the check ends, which ends with all that is still of it.
+    let check = "test -e left || { setsid sh -c 'touch left; exec sleep 3000' > /dev/null 2>&1 &
+        until test -e left; do sleep 0.05; done; }";
     job["checks"] = json!([{ "type": "command", "command": ["sh", "-c", check] }]);
     let id = server.api.register(job).await;
     server.api.until_state(&id, "completed").await;

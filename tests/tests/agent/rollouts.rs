@@ -229,6 +229,43 @@ async fn what_is_taken_back_to_what_still_runs_goes_on() {
 }
 
 #[tokio::test]
+async fn who_was_away_begins_anew_only_what_was_restarted_meanwhile() {
+    let server = Server::start().await;
+    let mut node = Node::new(&server, "n1");
+    node.start_apart(&[]);
+    let api = &server.api;
+    api.nodes(1).await;
+    let id = api.register(service(&[], rolling())).await;
+    api.until_state(&id, "completed").await;
+    let pid = node.answers(1).await;
+    let is_told = async |id: &str| {
+        let is_told = |shown: &Value| shown["status"]["in_flight_nodes"] == 1;
+        api.until(id, is_told).await;
+    };
+    let order = async |order: &str| {
+        let path = format!("/v1/jobs/default/web/{order}");
+        let answer = api.post(&path, json!({})).await;
+        let id = answer["deployment_id"].as_str().unwrap().to_owned();
+        is_told(&id).await;
+        id
+    };
+    for (round, is_restarted) in ["1", "2"].into_iter().zip([false, true]) {
+        node.kill().await;
+        if is_restarted {
+            order("restart").await;
+        }
+        let bad = api.register(service(&[("SICK", round)], rolling())).await;
+        is_told(&bad).await;
+        let back = order("rollback").await;
+        node.start_apart(&[]);
+        api.until_state(&back, "completed").await;
+        let now = node.answers(1).await;
+        assert_eq!(now != pid, is_restarted, "{}", node.log());
+        assert_eq!(node.processes(), [now]);
+    }
+}
+
+#[tokio::test]
 async fn start_first_leaves_no_gap_and_a_stop_leaves_nothing() {
     let server = Server::start().await;
     let nodes = fleet(&server, 1).await;

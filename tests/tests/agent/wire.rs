@@ -56,7 +56,8 @@ fn what_the_agent_says() {
 
 #[test]
 fn what_the_server_says() {
-    let mut execution = json!({ "job": "a/b", "slot": 0, "version": 2, "generation": 9 });
+    let mut execution =
+        json!({ "job": "a/b", "slot": 0, "version": 2, "generation": 9, "since": 4 });
     agree::<wire::Execution, schema::Execution>(execution.clone());
     execution["target"] = json!(5);
     agree::<wire::Desired, schema::Desired>(json!({

@@ -37,6 +37,7 @@ fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, St
     let wanted = Wanted {
         generation: 1,
         version: 1,
+        since: 0,
         workload,
         supply: Supply::Here,
         is_held_up: false,
@@ -136,6 +137,7 @@ fn what_it_brings_along_is_waited_for() {
         let wanted = Wanted {
             generation: 2,
             version: 2,
+            since: 0,
             workload: Ok(workload(false)),
             supply,
             is_held_up: false,
@@ -202,6 +204,7 @@ fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
         let wanted = Wanted {
             generation: 2,
             version: 2,
+            since: 0,
             workload: Ok(that(false, put_back)),
             supply: Supply::Here,
             is_held_up: false,
@@ -244,6 +247,7 @@ fn what_needs_a_port_of_what_ends_waits_for_that_and_keeps_nothing() {
     let mut wanted = Wanted {
         generation: 2,
         version: 2,
+        since: 0,
         workload: Ok(workload(false)),
         supply: Supply::Here,
         is_held_up: true,
@@ -276,13 +280,13 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
     let wanted = |generation, version, workload: &Result<Arc<Workload>, String>| Wanted {
         generation,
         version,
+        since: 0,
         workload: workload.clone(),
         supply: Supply::Missing("none".to_owned()),
         is_held_up: false,
         on_trial: true,
     };
     let (old, new) = (Ok(that(false, false)), Ok(that(true, false)));
-    let no = Err("no".to_owned());
     let run = |generation, attempt, ready| Seen {
         generation,
         attempt,
@@ -293,17 +297,15 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
     };
     let first = [run(1, 3, true)];
     let again = wanted(9, 1, &old);
-    let goes_on = |before: &Wanted, wanted: &Wanted, runs: &[Seen]| {
-        let (run, taken) = taken(before, wanted, runs)?;
+    let goes_on = |wanted: &Wanted, runs: &[Seen]| {
+        let (run, taken) = taken(wanted, runs)?;
         Some((
             (run.generation, run.attempt),
             (taken.generation, taken.number),
         ))
     };
-    // Whatever was wanted meanwhile could not be begun, or not be understood; or was begun beside it.
-    for before in [wanted(7, 2, &new), wanted(7, 2, &no), wanted(7, 2, &old)] {
-        assert_eq!(goes_on(&before, &again, &first), Some(((1, 3), (9, 1))));
-    }
+    // Whatever was wanted meanwhile could not be begun, not be understood, or was not heard of; or was begun beside it.
+    assert_eq!(goes_on(&again, &first), Some(((1, 3), (9, 1))));
     let beside = [
         run(1, 3, true),
         Seen {
@@ -311,25 +313,23 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
             ..run(7, 1, true)
         },
     ];
-    assert_eq!(
-        goes_on(&wanted(7, 2, &new), &again, &beside),
-        Some(((1, 3), (9, 1)))
-    );
-    // That is what it is to begin anew for.
-    assert_eq!(goes_on(&wanted(7, 1, &old), &again, &first), None);
+    assert_eq!(goes_on(&again, &beside), Some(((1, 3), (9, 1))));
+    // It was restarted meanwhile, or is to be now; or it was begun for that.
+    let restarted = |since| Wanted {
+        since,
+        ..again.clone()
+    };
+    for (since, goes) in [(1, true), (2, false), (9, false)] {
+        assert_eq!(
+            goes_on(&restarted(since), &first).is_some(),
+            goes,
+            "{since}"
+        );
+    }
     // Another version, or another document of a job of the same name.
-    assert_eq!(
-        goes_on(&wanted(7, 2, &new), &wanted(9, 3, &old), &first),
-        None
-    );
-    assert_eq!(
-        goes_on(&wanted(7, 2, &new), &wanted(9, 1, &new), &first),
-        None
-    );
-    assert_eq!(
-        goes_on(&wanted(7, 2, &new), &wanted(9, 0, &old), &first),
-        None
-    );
+    for other in [wanted(9, 3, &old), wanted(9, 1, &new), wanted(9, 0, &old)] {
+        assert_eq!(goes_on(&other, &first), None);
+    }
     // What was told to stop, or is not known to run.
     let told = Seen {
         asked: Some(Duration::ZERO),
@@ -354,7 +354,7 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
             ..over
         },
     ] {
-        assert_eq!(goes_on(&wanted(7, 2, &new), &again, &[run]), None);
+        assert_eq!(goes_on(&again, &[run]), None);
     }
     // Of two the one that is well; and no other has ever been that attempt.
     let (well, later) = (run(1, 3, true), run(1, 4, false));
@@ -367,10 +367,7 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         ..was
     };
     let runs = [well.clone(), later, Seen { version: 3, ..was }];
-    assert_eq!(
-        goes_on(&wanted(7, 2, &new), &again, &runs),
-        Some(((1, 3), (9, 3)))
-    );
+    assert_eq!(goes_on(&again, &runs), Some(((1, 3), (9, 3))));
     // It goes on once more, and where it ends it is begun again as the next attempt of the last of them.
     let taken_over = Attempt {
         generation: 9,
@@ -381,10 +378,12 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         ..well
     };
     let runs = [mine.clone()];
-    assert_eq!(
-        goes_on(&wanted(11, 2, &new), &wanted(13, 1, &old), &runs),
-        Some(((1, 3), (13, 1)))
-    );
+    let once_more = |since| Wanted {
+        since,
+        ..wanted(13, 1, &old)
+    };
+    assert_eq!(goes_on(&once_more(9), &runs), Some(((1, 3), (13, 1))));
+    assert_eq!(goes_on(&once_more(10), &runs), None);
     mine.is_wanted = true;
     mine.phase = ended(1, 0, End::Exited(1), 9).phase;
     let here = Wanted {
@@ -415,6 +414,7 @@ fn wanted(workload: Result<Arc<Workload>, String>, supply: Supply) -> Wanted {
     Wanted {
         generation: 2,
         version: 2,
+        since: 0,
         workload,
         supply,
         is_held_up: false,

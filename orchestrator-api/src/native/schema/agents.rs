@@ -47,8 +47,11 @@ pub struct Execution {
     pub slot: u32,
     /// What it is to run; 0: nothing, and that it has stopped is to be reported.
     pub version: u32,
-    /// What has a newer one is started again.
+    /// An older one than was heard is to be refused.
     pub generation: u64,
+    /// What runs this version already goes on where it was begun for an assignment since this generation; else it is to be
+    /// begun anew.
+    pub since: u64,
     /// To be named in reports; absent where no deployment waits for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<u32>,
