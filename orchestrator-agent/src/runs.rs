@@ -7,7 +7,7 @@
 //!   heard        when that was said
 //!   told         that the server knows of this start
 //!   taken.json   for which later assignment it goes on
-//!   trial.json   how far its version has proved itself
+//!   trial.json   how far its version has proved itself since
 //!   remarks      what an operator should know of it, one sentence a line
 //!   work/        where it runs, if it does not say otherwise
 //!   …            the driver's
@@ -99,6 +99,8 @@ pub struct Run {
     pub dir: PathBuf,
     /// When it was made, since this machine booted or earlier; an earlier program has not kept it.
     pub made: Option<Moment>,
+    /// How far its version had proved itself by then.
+    pub trial: Trial,
     /// What others know it by who run it. No two runs on this machine have the same, whatever their agents are called.
     pub name: String,
 }
@@ -115,6 +117,8 @@ struct Kept {
     artifact: Option<PathBuf>,
     #[serde(default)]
     made_millis: Option<u64>,
+    #[serde(default)]
+    trial: Trial,
     document: Document,
     /// It stays what it was, also where the data directory is moved.
     #[serde(default)]
@@ -189,12 +193,9 @@ impl Run {
         facts
     }
 
-    /// Makes its directory, before anything is started, and notes how far its version has proved itself by then.
-    pub(crate) fn keep(&self, trial: Trial) -> io::Result<()> {
+    /// Makes its directory, before anything is started.
+    pub(crate) fn keep(&self) -> io::Result<()> {
         disk::directory(&self.dir.join("work"))?;
-        if trial != Trial::Over {
-            self.note_trial(trial)?;
-        }
         let kept = Kept {
             id: self.id.clone(),
             version: self.version,
@@ -203,6 +204,7 @@ impl Run {
             ports: self.ports.clone(),
             artifact: self.artifact.clone(),
             made_millis: self.made.and_then(|made| made.as_millis().try_into().ok()),
+            trial: self.trial,
             document: self.document.clone(),
             name: Some(self.name.clone()),
         };
@@ -261,15 +263,15 @@ impl Run {
         disk::read_or_put_aside(&self.dir.join(TAKEN))
     }
 
-    /// Notes how far its version has proved itself.
+    /// Notes how far its version has proved itself since.
     pub(crate) fn note_trial(&self, trial: Trial) -> io::Result<()> {
         disk::note_json(&self.dir.join(TRIAL), &trial)
     }
 
-    /// How far its version has proved itself. Of an earlier program's, and of what cannot be read, nothing is doubted.
-    pub(crate) fn trial(&self) -> Trial {
+    /// How far its version has proved itself.
+    pub(crate) fn trial_by_now(&self) -> Trial {
         let noted = disk::read_or_put_aside(&self.dir.join(TRIAL));
-        noted.ok().flatten().unwrap_or_default()
+        noted.ok().flatten().unwrap_or(self.trial)
     }
 
     pub(crate) fn has(&self, mark: Mark) -> bool {
@@ -463,6 +465,7 @@ fn restore(kept: Kept, dir: PathBuf) -> Run {
         ports: kept.ports,
         artifact: kept.artifact,
         made: kept.made_millis.map(Moment::from_millis),
+        trial: kept.trial,
         document: kept.document,
         workload: Arc::new(workload),
         dir,
@@ -528,10 +531,11 @@ impl Run {
             document: serde_json::from_value(document).unwrap(),
             artifact: None,
             made: None,
+            trial: Trial::Over,
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
             dir,
         };
-        run.keep(Trial::Over).unwrap();
+        run.keep().unwrap();
         run
     }
 }

@@ -62,7 +62,9 @@ pub(crate) const LAUNCH: &str = "launch.json";
 pub(crate) const LOCK: &str = "lock";
 /// A pipe that nobody writes to, and that is at its end when the shim is.
 pub(crate) const ALIVE: &str = "alive";
+/// That it was to begin, and then that it has.
 pub(crate) const BEGUN: &str = "begun";
+const UP: &[u8] = b"up";
 pub(crate) const PROCESS: &str = "process.json";
 pub(crate) const ENDED: &str = "ended.json";
 pub(crate) const SPARED: &str = "spared";
@@ -291,6 +293,12 @@ fn run(dir: &Path) -> io::Result<()> {
     lived
 }
 
+/// Of a run whose shim lives: whether its program has begun.
+pub(crate) fn has_begun(dir: &Path) -> bool {
+    let is_up = std::fs::metadata(dir.join(BEGUN)).is_ok_and(|begun| begun.len() > 0);
+    is_up || !matches!(Process::read(dir), Ok(None))
+}
+
 /// Starts what nobody has started, and stays until it is over. The run was in this directory when it began.
 fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
     let here = Path::new(HERE);
@@ -320,6 +328,8 @@ fn live(dir: &Path, launch: &Launch) -> io::Result<()> {
         disk::replace_json_in_room(&ended, &Ended::cannot_start(why.to_string()))?;
         return Err(why);
     }
+    // Who cannot write it is known by the process that was noted.
+    let _ = disk::note(&here.join(BEGUN), UP);
     say("up");
     let drained = keep_output(here, launch, &mut child);
     // The process is still there as a zombie while its group is ended, so its id is nobody else's.

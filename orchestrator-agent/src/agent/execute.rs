@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{Live, Waits, Work};
 use crate::artifact::{Artifact, Failed, Made};
-use crate::driver::{Driver, Look, Stop};
+use crate::driver::{Driver, Lack, Look, Stop};
 use crate::health::Sight;
 use crate::health::watch::Watch;
-use crate::plan::{self, Action, End, Phase, Trial};
+use crate::plan::{self, Action, End, Phase, Supply, Trial};
 use crate::runs::{self, Key, Mark, Run, RunId};
 use crate::shim::Ended;
 use crate::wire::Document;
@@ -53,7 +53,7 @@ pub(super) enum Event {
     /// What was left of it is gone, or not.
     Forgotten(RunId, io::Result<()>),
     /// What this workload of an execution needs of its driver is here, or not.
-    Provided(Key, Arc<Workload>, Result<(), String>),
+    Provided(Key, Arc<Workload>, Result<(), Lack>),
     /// What a workload brings along was fetched, or not.
     Fetched(Artifact, Result<Made, Failed>),
 }
@@ -104,9 +104,9 @@ impl Work {
         let Some(live) = self.lives.get(of) else {
             return;
         };
-        let run = live.run.clone();
+        let (run, trial) = (live.run.clone(), live.trial);
         let (workload, document) = (run.workload.clone(), run.document.clone());
-        self.make(&id, row, run.version, Trial::Over, workload, document);
+        self.make(&id, row, run.version, trial, workload, document);
     }
 
     /// Makes a run and starts it.
@@ -135,6 +135,7 @@ impl Work {
             artifact,
             name: runs::name(&dir, id),
             made: Some(now),
+            trial,
             dir,
             id: id.clone(),
             version,
@@ -145,10 +146,9 @@ impl Work {
             workload,
         });
         let mut live = Live::new(run.clone(), Phase::Planned, now);
-        live.trial = trial;
         live.is_wanted = self.accepted.is_of(&live);
         let made = picked.and(supplied).and_then(|()| {
-            let kept = run.keep(trial);
+            let kept = run.keep();
             kept.map_err(|why| format!("the run cannot be made: {why}"))
         });
         let is_made = made.is_ok();
@@ -239,28 +239,53 @@ impl Work {
         self.alive().filter(|live| is_here(&live.run.workload))
     }
 
-    /// Which port of this node it needs, and cannot have for as long as another one has it who is to keep it.
-    pub(super) fn taken_port(&self, key: &Key, workload: &Workload) -> Option<String> {
-        let fixed = workload
-            .ports
-            .iter()
-            .filter_map(|port| Some((port, port.port?)));
-        fixed
-            .filter(|_| is_here(workload))
-            .find_map(|(port, number)| {
-                let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
-                let mut holders = self.holders().filter(has_it).peekable();
-                let why = match holders.peek() {
-                    // Its own are up to it; others may be about to end.
-                    Some(_) => holders
-                        .find(|live| {
-                            live.run.id.key != *key && live.is_wanted && live.asked.is_none()
-                        })
-                        .map(of_another),
-                    None => is_listened_to(workload, number).then(|| FOREIGN.to_owned()),
-                };
-                why.map(|why| format!("port {}: {number} {why}", port.name))
-            })
+    /// How it is with the ports of this node that it needs: missing where another one has one who is to keep it, and not
+    /// known where that is not known of the other one.
+    pub(super) fn supply_of_ports(&self, key: &Key, workload: &Workload) -> Supply {
+        if !is_here(workload) {
+            return Supply::Here;
+        }
+        let mut found = Supply::Here;
+        for port in &workload.ports {
+            let Some(number) = port.port else {
+                continue;
+            };
+            let missing =
+                |why: &str| Supply::Missing(format!("port {}: {number} {why}", port.name));
+            let has_it = |live: &&Live| live.run.ports.values().any(|port| *port == number);
+            let mut holders = self.holders().filter(has_it).peekable();
+            if holders.peek().is_none() && is_listened_to(workload, number) {
+                return missing(FOREIGN);
+            }
+            // Its own are up to it; others may be about to end.
+            for live in holders.filter(|live| live.run.id.key != *key) {
+                match self.stays(live) {
+                    Some(true) => return missing(&of_another(live)),
+                    Some(false) => {}
+                    None => found = Supply::Coming,
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether it runs for as long as nothing happens: it is wanted, or goes on in place of what cannot begin, or has failed.
+    /// `None` while it is not known whether that can begin.
+    fn stays(&self, live: &Live) -> Option<bool> {
+        let key = &live.run.id.key;
+        let wanted = self.accepted.wanted.get(key);
+        let Some(wanted) = wanted.filter(|it| it.version > 0 && live.asked.is_none()) else {
+            return Some(false);
+        };
+        let of_wanted = |other: &&Live| other.is_wanted && other.run.id.key == *key;
+        let mut of_wanted = self.lives.values().filter(of_wanted).peekable();
+        match (of_wanted.peek(), &wanted.supply) {
+            _ if live.is_wanted || wanted.workload.is_err() => Some(true),
+            (Some(_), _) => Some(of_wanted.any(|other| other.given_up)),
+            (None, Supply::Here) => Some(false),
+            (None, Supply::Coming) => None,
+            (None, Supply::Missing(_)) => Some(true),
+        }
     }
 
     /// Whether a workload may have a port of this node. Else its checks could be answered by another one.
@@ -475,7 +500,16 @@ impl Work {
         };
         match looked {
             Look::Absent => live.phase = Phase::Planned,
-            Look::Running => {
+            Look::Beginning | Look::Running => {
+                if looked == Look::Beginning {
+                    // It may be held up, and is not to be taken for one that is well.
+                    live.unseen = Some("it has not begun yet".to_owned());
+                    let (id, events) = (id.clone(), self.events.clone());
+                    tokio::spawn(async move {
+                        sleep(LOOK_AGAIN_AFTER).await;
+                        let _ = events.send(Event::Ended(id));
+                    });
+                }
                 if live.phase != Phase::Running {
                     live.phase = Phase::Running;
                     // What was found has its age.

@@ -483,7 +483,7 @@ impl Live {
             taken: None,
             is_wanted: false,
             is_fresh: true,
-            trial: Trial::Over,
+            trial: run.trial,
             given_up: false,
             dismissed: false,
             asked: None,
@@ -775,7 +775,7 @@ impl Work {
                 tracing::warn!(run = %run.id, %why, "for whom it goes on is not known");
                 None
             });
-            live.trial = run.trial();
+            live.trial = run.trial_by_now();
             live.given_up = run.has(Mark::GivenUp);
             live.dismissed = run.has(Mark::Dismissed);
             live.is_told = run.has(Mark::Told) || starts.contains(&run.id);

@@ -13,7 +13,7 @@ use super::execute::{Event, Events};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
 use crate::disk;
-use crate::driver::Driver;
+use crate::driver::{Driver, Lack};
 use crate::plan::{Moment, Phase, Supply};
 use crate::runs::Key;
 use crate::workload::Workload;
@@ -143,7 +143,7 @@ impl Supplies {
             let (driver, workload) = (driver.clone(), workload.clone());
             let runs = self.runs.clone();
             let task = tokio::spawn(async move {
-                let mut provided = room(runs).await;
+                let mut provided = room(runs).await.map_err(Lack::Missing);
                 if provided.is_ok()
                     && let Some(by_driver) = driver.provide(&workload)
                 {
@@ -190,13 +190,6 @@ impl Work {
         // What has a run was here, and whoever starts it again looks for himself.
         let begun = self.lives.values().filter(|live| live.is_wanted);
         let begun: BTreeSet<&Key> = begun.map(|live| &live.run.id.key).collect();
-        let taken: BTreeMap<Key, String> = (self.accepted.wanted.iter())
-            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key))
-            .filter_map(|(key, execution)| {
-                let workload = execution.workload.as_ref().ok()?;
-                Some((key.clone(), self.taken_port(key, workload)?))
-            })
-            .collect();
         let mut provided = BTreeSet::new();
         for (key, execution) in &mut self.accepted.wanted {
             execution.supply = Supply::Here;
@@ -221,8 +214,21 @@ impl Work {
                     execution.supply = supply;
                 }
             }
-            if let Some(why) = taken.get(key) {
-                execution.supply = Supply::Missing(why.clone());
+        }
+        // What else an execution lacks says whether its port is to become free.
+        let not_begun = (self.accepted.wanted.iter())
+            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key));
+        let ports: Vec<(Key, Supply)> = not_begun
+            .filter_map(|(key, execution)| {
+                let workload = execution.workload.as_ref().ok()?;
+                Some((key.clone(), self.supply_of_ports(key, workload)))
+            })
+            .filter(|(_, supply)| *supply != Supply::Here)
+            .collect();
+        let port_again = (!ports.is_empty()).then_some(now + PORT_AGAIN_AFTER);
+        for (key, supply) in ports {
+            if let Some(execution) = self.accepted.wanted.get_mut(&key) {
+                execution.supply = supply.max(execution.supply.clone());
             }
         }
         // What is wanted no more is abandoned.
@@ -242,9 +248,7 @@ impl Work {
         let waiting = all.filter(|coming| coming.task.is_none());
         let wake = waiting.map(|coming| coming.again);
         // Who has a port, and is none of ours, does not say that he lets it go.
-        let wake = wake
-            .chain((!taken.is_empty()).then_some(now + PORT_AGAIN_AFTER))
-            .min();
+        let wake = wake.chain(port_again).min();
         if std::mem::take(&mut self.supplies.is_dirty) {
             self.clean(&wanted);
         }
@@ -255,7 +259,7 @@ impl Work {
         &mut self,
         key: &Key,
         workload: &Arc<Workload>,
-        result: Result<(), String>,
+        result: Result<(), Lack>,
     ) {
         let now = self.now();
         let provided = self.supplies.provided.get_mut(key);
@@ -266,15 +270,21 @@ impl Work {
         };
         let coming = &mut provided.coming;
         coming.task = None;
-        let Err(why) = result else {
-            provided.is_here = true;
-            return;
+        let (why, is_known) = match result {
+            Ok(()) => {
+                provided.is_here = true;
+                return;
+            }
+            Err(Lack::Missing(why)) => (why, true),
+            Err(Lack::Unknown(why)) => (why, false),
         };
         tracing::warn!(why, "what a workload needs does not come");
         let wait = workload.restart.wait(coming.row);
         coming.again = now + wait.mul_f64(rand::random_range(WAIT_AT_LEAST..=1.0));
         coming.row = coming.row.saturating_add(1);
-        coming.why = Some(why);
+        if is_known || coming.row >= AWAY_TOLD_AFTER {
+            coming.why = Some(why);
+        }
     }
 
     pub(super) fn fetched(&mut self, artifact: Artifact, fetched: Result<Made, Failed>) {
@@ -319,10 +329,15 @@ impl Work {
 
     /// Lets go of what nothing needs, as far as it goes beyond the bounds.
     fn clean(&mut self, wanted: &BTreeSet<Artifact>) {
+        let begun = self.lives.values().filter(|live| live.is_wanted);
+        let begun: BTreeSet<&Key> = begun.map(|live| &live.run.id.key).collect();
+        // Also to go on while that which is wanted cannot begin.
         let may_be_put_back = |key: &Key| {
-            let wanted = self.accepted.wanted.get(key);
-            let workload = wanted.and_then(|wanted| wanted.workload.as_ref().ok());
-            workload.is_some_and(|workload| workload.restart.put_back)
+            let wanted = self.accepted.wanted.get(key).filter(|it| it.version > 0);
+            wanted.is_some_and(|wanted| match &wanted.workload {
+                Ok(workload) => workload.restart.put_back || !begun.contains(key),
+                Err(_) => true,
+            })
         };
         let alive = self.lives.values().filter(|live| {
             !matches!(live.phase, Phase::Ended { .. }) || may_be_put_back(&live.run.id.key)

@@ -31,9 +31,10 @@ use serde::de::IgnoredAny;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
 
-use super::{Doing, Driver, Look, Stop, Usage, usage};
+use super::{Doing, Driver, Lack, Look, Stop, Usage, usage};
 use crate::cgroup::{Group, Groups};
 use crate::disk;
 use crate::net::within;
@@ -60,6 +61,8 @@ const LOST_GRACE: Duration = Duration::from_secs(3);
 const KILLED_WITHIN: Duration = Duration::from_secs(2);
 /// Who is killed for want of memory is gone by then.
 const GONE_AFTER: Duration = Duration::from_millis(500);
+/// How soon it is seen that a file system answers again.
+const FREE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Less, and the kernel kills it before it begins.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// More than comes at once.
@@ -77,7 +80,12 @@ pub struct Exec {
     is_own: bool,
     /// What somebody looks for still, where a file system does not answer.
     stuck: Arc<Mutex<BTreeSet<Needs>>>,
+    /// Checks that were killed, and have not ended.
+    stuck_checks: Arc<Mutex<BTreeSet<Check>>>,
 }
+
+/// Of which run, and what it begins.
+type Check = (PathBuf, Vec<String>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -286,11 +294,12 @@ impl Exec {
             runs,
             groups: Groups::find(),
             stuck: Arc::default(),
+            stuck_checks: Arc::default(),
         }
     }
 
     /// Has it looked for what is to be there, by a process that may be held up by that.
-    async fn look_for(&self, needs: Needs) -> Result<(), String> {
+    async fn look_for(&self, needs: Needs) -> Result<(), Lack> {
         let names = [&needs.directory, &needs.program].into_iter().flatten();
         let names: Vec<_> = names.map(|path| path.to_string_lossy()).collect();
         let silent = format!(
@@ -298,10 +307,16 @@ impl Exec {
             names.join(" and "),
             LOOK_WITHIN.as_secs()
         );
-        let question = serde_json::to_string(&needs).map_err(|why| why.to_string())?;
+        let unknown = |why: &dyn std::fmt::Display| Lack::Unknown(why.to_string());
+        let question = serde_json::to_string(&needs).map_err(|why| unknown(&why))?;
         let stuck = self.stuck.clone();
-        if held(&stuck).contains(&needs) {
-            return Err(silent);
+        let is_free = within(LOOK_WITHIN, async {
+            while held(&stuck).contains(&needs) {
+                sleep(FREE_AGAIN_AFTER).await;
+            }
+        });
+        if is_free.await.is_err() {
+            return Err(Lack::Unknown(silent));
         }
         let child = self
             .shim()
@@ -312,7 +327,8 @@ impl Exec {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn();
-        let mut child = child.map_err(|why| format!("nobody can look for what it needs: {why}"))?;
+        let mut child =
+            child.map_err(|why| unknown(&format!("nobody can look for what it needs: {why}")))?;
         // Who asked may be gone by then.
         let looked = tokio::spawn(async move {
             let answered = within(LOOK_WITHIN, async {
@@ -336,11 +352,12 @@ impl Exec {
                 }
             }
         });
-        match looked.await.map_err(|why| why.to_string())?? {
-            (said, _) if !said.is_empty() => Err(said),
-            (_, status) if !status.success() => {
-                Err(format!("who looked for what it needs has ended: {status}"))
-            }
+        let looked = looked.await.map_err(|why| unknown(&why))?;
+        match looked.map_err(|why| unknown(&why))? {
+            (said, _) if !said.is_empty() => Err(Lack::Missing(said)),
+            (_, status) if !status.success() => Err(unknown(&format!(
+                "who looked for what it needs has ended: {status}"
+            ))),
             _ => Ok(()),
         }
     }
@@ -389,7 +406,8 @@ impl Exec {
         let answered = within(START_WITHIN, answer.read_line(&mut line)).await;
         let looked = self.state(run).await;
         match looked.map_err(|why| format!("the run cannot be read: {why}"))? {
-            Look::Running
+            Look::Beginning
+            | Look::Running
             | Look::Ended {
                 how: End::Exited(_),
                 ..
@@ -407,7 +425,8 @@ impl Exec {
     }
 
     async fn wait(&self, run: &Run) {
-        let alive = async || matches!(self.state(run).await, Ok(Look::Running));
+        let is_alive = |look| matches!(look, Look::Beginning | Look::Running);
+        let alive = async || self.state(run).await.is_ok_and(is_alive);
         loop {
             // Opened before it is looked, so that an end in between is not missed.
             let end = pipe::OpenOptions::new().open_receiver(run.dir.join(shim::ALIVE));
@@ -420,7 +439,7 @@ impl Exec {
             if !alive().await {
                 return;
             }
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            sleep(LOOK_AGAIN_AFTER).await;
         }
     }
 
@@ -463,7 +482,10 @@ impl Exec {
             return Ok(Some(ended.into()));
         }
         let Some(_alone) = shim::hold(dir)? else {
-            return Ok(Some(Look::Running));
+            return Ok(Some(match shim::has_begun(dir) {
+                true => Look::Running,
+                false => Look::Beginning,
+            }));
         };
         // Only now nobody writes any more.
         if let Some(ended) = ended()? {
@@ -555,7 +577,7 @@ impl Exec {
                     tracing::warn!(dir, "a program whose run is lost is ended");
                 }
             }
-            tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
+            sleep(REMOVE_AGAIN_AFTER).await;
         }
         let dir = dir.display();
         let why = format!("{dir}: what runs there and is no run's any more does not end");
@@ -568,9 +590,10 @@ impl Driver for Exec {
         check(workload)
     }
 
-    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), Lack>>> {
         Some(Box::pin(async move {
-            let needs = Config::read(workload)?.needs(workload)?;
+            let config = Config::read(workload).map_err(Lack::Missing)?;
+            let needs = config.needs(workload).map_err(Lack::Missing)?;
             self.look_for(needs).await
         }))
     }
@@ -644,6 +667,11 @@ impl Driver for Exec {
 
     fn run<'a>(&'a self, run: &'a Run, command: &'a [String]) -> Doing<'a, io::Result<i64>> {
         Box::pin(async move {
+            let check = (run.dir.clone(), command.to_vec());
+            if held(&self.stuck_checks).contains(&check) {
+                let why = "the last one was killed, and has not ended: it waits for the system";
+                return Err(io::Error::other(why));
+            }
             let launch = self.launched(run)?;
             // What the last one has done, where nobody waited for its end.
             note_spared(&run.dir, &launch);
@@ -660,7 +688,12 @@ impl Driver for Exec {
                 .kill_on_drop(true)
                 .spawn();
             let child = child.map_err(|why| disk::of(Path::new(&self.shim[0]), &why))?;
-            let mut group = ProcessGroup(child);
+            let mut running = Running {
+                group: Some(ProcessGroup(child)),
+                check,
+                stuck: self.stuck_checks.clone(),
+            };
+            let group = running.group.as_mut().expect("it was just put there");
             if let Some(answer) = group.0.stdout.take() {
                 let mut why = String::new();
                 answer
@@ -761,6 +794,12 @@ impl ProcessGroup {
         Ok(status)
     }
 
+    fn kill(&self) {
+        if let Some(id) = self.id() {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+
     /// For as long as its program was not waited for.
     fn id(&self) -> Option<Pid> {
         Pid::from_raw(self.0.id()?.cast_signed())
@@ -769,9 +808,31 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        if let Some(id) = self.id() {
-            let _ = kill_process_group(id, Signal::KILL);
-        }
+        self.kill();
+    }
+}
+
+/// A check for which somebody waits, or will do no more. Who is held up may not even end when he is killed: until he does, no
+/// other one is sent there.
+struct Running {
+    group: Option<ProcessGroup>,
+    check: Check,
+    stuck: Arc<Mutex<BTreeSet<Check>>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let group = self.group.take().filter(|group| group.id().is_some());
+        let Some((mut group, runtime)) = group.zip(Handle::try_current().ok()) else {
+            return;
+        };
+        let (check, stuck) = (self.check.clone(), self.stuck.clone());
+        held(&stuck).insert(check.clone());
+        runtime.spawn(async move {
+            group.kill();
+            let _ = group.0.wait().await;
+            held(&stuck).remove(&check);
+        });
     }
 }
 
@@ -787,7 +848,7 @@ fn note_spared(dir: &Path, launch: &Launch) {
     }
     let dir = dir.to_owned();
     tokio::spawn(async move {
-        tokio::time::sleep(GONE_AFTER).await;
+        sleep(GONE_AFTER).await;
         let is_alive = matches!(Process::read(&dir), Ok(Some(process)) if process.is_alive());
         if is_alive && let Err(why) = disk::note_json(&dir.join(shim::SPARED), &killed) {
             tracing::warn!(dir = %dir.display(), %why, "what a check has done cannot be noted");
@@ -800,7 +861,7 @@ async fn remove(group: &Group) -> io::Result<()> {
     loop {
         group.kill();
         match group.remove() {
-            Err(_) if again.next().is_some() => tokio::time::sleep(REMOVE_AGAIN_AFTER).await,
+            Err(_) if again.next().is_some() => sleep(REMOVE_AGAIN_AFTER).await,
             removed => return removed,
         }
     }

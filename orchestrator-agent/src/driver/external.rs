@@ -53,7 +53,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::exec::ProcessGroup;
-use super::{Doing, Driver, Look, Stop};
+use super::{Doing, Driver, Lack, Look, Stop};
 use crate::disk;
 use crate::net::within;
 use crate::runs::{self, Run};
@@ -275,7 +275,7 @@ impl Driver for External {
             };
             match state {
                 // It lives after all.
-                Ok(Look::Running) => Ok(()),
+                Ok(Look::Beginning | Look::Running) => Ok(()),
                 Ok(Look::Absent | Look::Ended { .. }) => {
                     super::note_end(&run.dir, Ended::cannot_start(why.clone()));
                     Err(why)
@@ -286,12 +286,12 @@ impl Driver for External {
         })
     }
 
-    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), Lack>>> {
         Some(Box::pin(async move {
-            let program = self.program(workload)?.to_owned();
+            let program = self.program(workload).map_err(Lack::Missing)?.to_owned();
             let looked = tokio::task::spawn_blocking(move || look_for(&program)).await;
             let looked = looked.map_err(io::Error::other).flatten();
-            looked.map_err(|why| format!("config: program: {why}"))
+            looked.map_err(|why| Lack::Missing(format!("config: program: {why}")))
         }))
     }
 
@@ -315,7 +315,7 @@ impl Driver for External {
             loop {
                 sleep(LOOK_AGAIN_AFTER).await;
                 match self.state(run).await {
-                    Ok(Look::Running) => {}
+                    Ok(Look::Beginning | Look::Running) => {}
                     Ok(Look::Absent | Look::Ended { .. }) => return,
                     Err(why) => tracing::warn!(run = %run.id, %why, "a run cannot be looked at"),
                 }

@@ -66,7 +66,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Sees to it that what a workload needs of whoever runs it is here: an image, a user. That is before anything ends for it, and
     /// once for each assignment; it may be given up at any moment. An error is said, and it is tried again. `None` where
     /// there is nothing to do.
-    fn provide<'a>(&'a self, _workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+    fn provide<'a>(&'a self, _workload: &'a Workload) -> Option<Doing<'a, Result<(), Lack>>> {
         None
     }
 
@@ -103,11 +103,22 @@ pub trait Driver: fmt::Debug + Send + Sync {
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>>;
 }
 
+/// Why what a workload needs is not here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Lack {
+    /// It is not here.
+    Missing(String),
+    /// Whether it is here is not known; after a few times that is told, too.
+    Unknown(String),
+}
+
 /// Where a run is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Look {
     /// Not begun.
     Absent,
+    /// Somebody begins it, and it does not live yet.
+    Beginning,
     /// It lives.
     Running,
     /// It is over.

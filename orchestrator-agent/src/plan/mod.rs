@@ -57,8 +57,8 @@ pub struct Wanted {
     pub on_trial: bool,
 }
 
-/// How it is with what a workload brings along.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// How it is with what a workload brings along; of two the greater holds.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Supply {
     /// All of it is here.
     #[default]
@@ -69,17 +69,19 @@ pub enum Supply {
     Missing(String),
 }
 
-/// How far a version has proved itself that was begun while a deployment waited for it. When that is over, well or not, it has
-/// to be healthy for as long as a deployment asks for.
+/// How far a version has proved itself. When no deployment waits for it any more, it has to be healthy for as long as one asks
+/// for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trial {
-    /// It need not, or has.
+    /// It has, or need not.
     #[default]
     Over,
-    /// It was never healthy.
+    /// It was never healthy. It began while a deployment waited for it.
     Begun,
-    /// It was healthy, but a deployment waited still.
+    /// It was never healthy. It began when none did any more.
+    Late,
+    /// It was healthy, but not for long enough, or while a deployment waited still.
     Well,
 }
 
@@ -233,7 +235,7 @@ pub fn trial(wanted: &Wanted, runs: &[Seen]) -> Trial {
     match newest(runs) {
         Some(before) => before.trial,
         None if wanted.on_trial => Trial::Begun,
-        None => Trial::Over,
+        None => Trial::Late,
     }
 }
 
@@ -301,11 +303,27 @@ impl Seen {
     /// What ran before it is to run in its place, where the job says so.
     fn is_lost(&self, wanted: &Wanted, workload: &Workload) -> bool {
         let is_tried = wanted.on_trial || self.trial != Trial::Over;
-        // Nobody waits any more for one that was never healthy.
+        // Nobody waits any more for one that was never healthy; one that began late has its restarts for that.
         let is_over = self.is_over() && self.asked.is_none();
         let is_down = is_over && matches!(self.next(workload), Next::At { .. });
         let is_vain = !wanted.on_trial && self.trial == Trial::Begun && is_down;
         self.given_up || is_tried && self.has_failed(workload) || is_vain
+    }
+
+    fn was_never_healthy(&self) -> bool {
+        matches!(self.trial, Trial::Begun | Trial::Late)
+    }
+
+    /// It would be started again.
+    fn comes_up(&self) -> bool {
+        matches!(self.next(&self.workload), Next::At { .. })
+    }
+
+    /// Were it wanted still, what ran before it would be put back.
+    fn is_vain(&self) -> bool {
+        let has_failed = self.trial == Trial::Well && self.has_failed(&self.workload);
+        let is_lost = has_failed || self.was_never_healthy();
+        self.given_up || is_lost && self.workload.restart.put_back
     }
 
     /// How far it has proved itself by now, if that is further than it is noted.
@@ -324,7 +342,8 @@ impl Seen {
             Phase::Planned | Phase::Running => false,
             Phase::Ended { how, .. } => match how {
                 End::CannotStart(_) => true,
-                End::Exited(0) => false,
+                // It has done what it was to do.
+                End::Exited(0) if workload.batch => false,
                 End::Exited(_) => matches!(self.next(workload), Next::Never),
             },
         };
@@ -378,10 +397,11 @@ impl<'a> Planner<'a> {
         let workload = wanted.workload.as_ref().ok();
         let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
         let mine = newest(self.runs);
-        let (in_place, meanwhile) = (self.before(true).filter(|_| puts_back), self.before(false));
-        self.forget(None, &[in_place, meanwhile]);
+        let (good, meanwhile) = (self.good_before(), self.before());
+        // What is wanted next may put it back.
+        self.forget(None, &[good, meanwhile]);
         let before = match mine {
-            Some(_) => in_place,
+            Some(_) => good.filter(|_| puts_back),
             None => meanwhile,
         };
         if wanted.version == 0 {
@@ -463,21 +483,13 @@ impl<'a> Planner<'a> {
 
     /// Brings up again what ran before, now that nothing else will.
     fn put_back(&mut self, before: &Seen) {
-        let generation = before.counts_as().generation;
-        let same = self
-            .runs
-            .iter()
-            .filter(|run| run.counts_as().generation == generation && !run.is_wanted);
-        let Some(last) = same.max_by_key(|run| run.counts_as()) else {
-            return;
-        };
-        match last.next(&last.workload) {
-            _ if last.busy => {}
+        match before.next(&before.workload) {
+            _ if before.busy => {}
             Next::Never => {}
             Next::At { moment, .. } if self.now < moment => self.wake(moment),
             Next::At { row, .. } => self.act(Action::PutBack {
-                run: self.another(generation),
-                of: self.id(last),
+                run: self.another(before.counts_as().generation),
+                of: self.id(before),
                 row,
             }),
         }
@@ -492,16 +504,36 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of what is not wanted, and was when it ended, the newest that would come up again. If it is to replace what has begun, it
-    /// is one that was healthy, and may have been stopped for that.
-    fn before(&self, has_begun: bool) -> Option<&'a Seen> {
-        let others = self.runs.iter().filter(|run| {
-            let comes_up = matches!(run.next(&run.workload), Next::At { .. });
-            let is_good = !has_begun || run.trial != Trial::Begun;
-            !run.is_wanted && !run.dismissed && !run.given_up && comes_up && is_good
-        });
-        let newest = others.max_by_key(|run| run.counts_as());
-        newest.filter(|run| has_begun || run.asked.is_none())
+    /// What comes up again where nothing of what is wanted has begun: what ran until now, or what would have been put back for
+    /// that.
+    fn before(&self) -> Option<&'a Seen> {
+        let newest = self.others().max_by_key(|run| run.counts_as())?;
+        let goes_on = newest.comes_up() && !newest.given_up && newest.asked.is_none();
+        let goes_on = Some(newest).filter(|_| goes_on);
+        match newest.is_vain() {
+            true => self.good_before().or(goes_on),
+            false => goes_on,
+        }
+    }
+
+    /// Of what is not wanted, the newest that was healthy, or need not be, and would come up again. It may have been stopped.
+    fn good_before(&self) -> Option<&'a Seen> {
+        let is_good = |run: &&Seen| !run.was_never_healthy() && !run.given_up && run.comes_up();
+        self.others()
+            .filter(is_good)
+            .max_by_key(|run| run.counts_as())
+    }
+
+    /// Of each assignment that is not wanted and was when it ended, the last attempt.
+    fn others(&self) -> impl Iterator<Item = &'a Seen> {
+        let mut last: BTreeMap<u64, &'a Seen> = BTreeMap::new();
+        for run in self.runs.iter().filter(|run| !run.is_wanted) {
+            let known = last.entry(run.counts_as().generation).or_insert(run);
+            if run.counts_as() > known.counts_as() {
+                *known = run;
+            }
+        }
+        last.into_values().filter(|run| !run.dismissed)
     }
 
     /// Of what is not wanted, the newest that lives and was not told to stop.

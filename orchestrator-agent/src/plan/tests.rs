@@ -182,14 +182,18 @@ impl World {
                 let of = |run: &&Seen| (run.generation, run.attempt) == (of.generation, of.attempt);
                 let of = runs.iter().find(of).unwrap();
                 assert!(!of.is_wanted && !of.dismissed && !of.given_up);
-                assert!(newest(runs).is_none() || of.trial != Trial::Begun);
+                assert!(newest(runs).is_none() || !of.was_never_healthy());
                 let wanted = wanted.unwrap();
+                // What ran last; or what was there before that, which has not proved itself.
+                let later = |run: &&Seen| !run.is_wanted && run.counts_as() > of.counts_as();
+                let mut later = runs.iter().filter(later);
+                let may_be = of.asked.is_none() || later.any(Seen::is_vain);
                 match (newest(runs), &wanted.workload) {
                     (Some(mine), Ok(workload)) => {
                         assert!(workload.restart.put_back && mine.is_lost(wanted, workload));
                     }
-                    (None, Ok(_)) => assert!(wanted.supply != Supply::Here && of.asked.is_none()),
-                    (_, Err(_)) => assert!(of.asked.is_none()),
+                    (None, Ok(_)) => assert!(wanted.supply != Supply::Here && may_be),
+                    (_, Err(_)) => assert!(may_be),
                 }
             }
             Action::Try(_, trial) => {
@@ -246,7 +250,7 @@ impl World {
             Action::Create { run, row } | Action::PutBack { run, row, .. } => {
                 let runs = self.observed().remove(&run.key).unwrap_or_default();
                 let trial = match action {
-                    Action::PutBack { .. } => Trial::Over,
+                    Action::PutBack { of, .. } => self.run(of).0.trial,
                     _ => trial(&self.desired[&run.key], &runs),
                 };
                 let document = match action {

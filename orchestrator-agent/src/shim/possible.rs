@@ -55,8 +55,13 @@ impl Needs {
         let mut places = std::env::split_paths(path);
         // What is to be found from where it starts is seen there.
         let may_be_in = |place: PathBuf| {
-            let found = std::fs::metadata(place.join(name));
-            place.is_relative() || found.is_ok_and(|found| is_program(&found))
+            // Where this user may not look, the program's may.
+            let found = || match find(&place.join(name)) {
+                Ok(Some(found)) => is_program(&found),
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            place.is_relative() || found()
         };
         if places.any(may_be_in) {
             return Ok(());

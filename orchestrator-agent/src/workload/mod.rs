@@ -11,11 +11,11 @@
 //! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
 //! | `checks` | | see below; that the process lives is always checked |
 //! | `error_rate` | | see below |
-//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy; not with a fixed port. Either way an old run that is wanted again before it was stopped goes on as it is: a rollback to it restarts nothing |
+//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy, which may be never; not with a fixed port. Either way an old run that is wanted again before it was stopped goes on as it is: a rollback to it restarts nothing |
 //! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
 //! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
 //! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
-//! | `restart.put_back` | `false` | when a version that a deployment began cannot start, or is not started again, what ran before runs again, until something else is wanted; so it does when the deployment ends while it is down and was never healthy. What has been healthy after the end of its deployment is started again by its policy. No deployment waits for long with the strategy `immediate` |
+//! | `restart.put_back` | `false` | when a version that is new here cannot start, or is not started again, what ran before runs again, until something else is wanted; so it does when the deployment that began it ends while it is down and was never healthy. What has been healthy for as long as a deployment asks for, and after its end, is started again by its policy. No deployment waits for long with the strategy `immediate` |
 //! | `restart.reset_after` | `1m` | what ran so long begins a new row |
 //! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
 //! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`: it gets no more. A node that cannot hold a program to it, for want of control groups, says so among the run's `remarks` on the status page |

@@ -72,9 +72,8 @@ impl Voices {
                     tracing::warn!(%node, "two agents have been given the name of one node: the second is refused");
                 }
                 let detail = format!(
-                    "another agent speaks for node {node}, and was heard {} s ago: give this one a name of its own, or stop \
-                     that one, which gives way when it is not heard for {lease}",
-                    silent.as_secs()
+                    "another agent speaks for node {node}: give this one a name of its own, or stop that one, which gives way \
+                     when it is not heard for {lease}"
                 );
                 return Err(Problem::conflict("another-agent", detail));
             }

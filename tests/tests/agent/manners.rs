@@ -323,4 +323,15 @@ async fn a_port_goes_from_one_job_to_another() {
         (of("web").await == Some((json!(3), json!(one)))).then_some(())
     })
     .await;
+
+    // Nor for one that another keeps because what is wanted in its place cannot begin.
+    let mut missing = job("shop", two, "none");
+    missing["config"] = json!({ "command": "/nowhere/x" });
+    let before = [of("web").await, of("shop").await];
+    for mut wanted in [missing, job("web", two, "none")] {
+        wanted["rollout"]["no_auto_rollback"] = json!(true);
+        let id = server.api.register(wanted).await;
+        server.api.until_state(&id, "failed").await;
+        assert_eq!([of("web").await, of("shop").await], before);
+    }
 }

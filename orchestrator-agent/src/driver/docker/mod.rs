@@ -45,7 +45,7 @@ use tokio::time::{Instant, sleep};
 use self::config::{AGENT, Config, NODE, Pull, RUN};
 use self::engine::{Container, Engine, Failed, Inside, escape};
 use self::output::Output;
-use super::{Doing, Driver, Look, Stop, Usage};
+use super::{Doing, Driver, Lack, Look, Stop, Usage};
 use crate::disk;
 use crate::net::within;
 use crate::runs::{Run, RunId};
@@ -615,11 +615,11 @@ impl Driver for Docker {
         check(workload)
     }
 
-    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), String>>> {
+    fn provide<'a>(&'a self, workload: &'a Workload) -> Option<Doing<'a, Result<(), Lack>>> {
         Some(Box::pin(async move {
-            let config = Config::read(workload)?;
+            let config = Config::read(workload).map_err(Lack::Missing)?;
             let brought = self.bring(&config, config.pull == Pull::Always).await;
-            brought.map_err(|failed| failed.to_string())
+            brought.map_err(|failed| Lack::Missing(failed.to_string()))
         }))
     }
 

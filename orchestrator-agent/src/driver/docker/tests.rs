@@ -411,7 +411,10 @@ async fn an_image_is_brought_once_for_each_assignment() {
         let (docker, run) = (fake.docker(), fake.run_of(pull));
         let provided = docker.provide(&run.workload).unwrap().await;
         if pull == "never" && !is_here {
-            assert_eq!(provided, Err("No such image: web".to_owned()));
+            assert_eq!(
+                provided,
+                Err(Lack::Missing("No such image: web".to_owned()))
+            );
             continue;
         }
         assert_eq!(provided, Ok(()));

@@ -523,7 +523,10 @@ fn who_has_proved_himself_is_not_given_up() {
 
     // The deployment is over.
     wanted.on_trial = false;
-    assert_eq!(trial(&wanted, std::slice::from_ref(&old)), Trial::Over);
+    assert_eq!(trial(&wanted, std::slice::from_ref(&old)), Trial::Late);
+    assert_eq!(seen(&wanted, Trial::Late, not), []);
+    assert_eq!(seen(&wanted, Trial::Late, is), tried(Trial::Well));
+    assert_eq!(seen(&wanted, Trial::Late, lasts), tried(Trial::Over));
     assert_eq!(seen(&wanted, Trial::Begun, not), []);
     assert_eq!(seen(&wanted, Trial::Begun, is), tried(Trial::Well));
     assert_eq!(seen(&wanted, Trial::Begun, lasts), tried(Trial::Over));
@@ -545,6 +548,7 @@ fn who_has_proved_himself_is_not_given_up() {
     for (trial, again, no_more) in [
         // It was never healthy.
         (Trial::Begun, true, true),
+        (Trial::Late, false, true),
         // It was, and may be again.
         (Trial::Well, false, true),
         (Trial::Over, false, false),
@@ -552,9 +556,9 @@ fn who_has_proved_himself_is_not_given_up() {
         assert_eq!(is_given_up(trial, &fails, json!({})), again, "{trial:?}");
         let last = json!({ "attempts": 0 });
         assert_eq!(is_given_up(trial, &fails, last), no_more, "{trial:?}");
-        // It has done what it was to do.
+        // A service that ends has failed, however it ends, where it is not begun again.
         let once = json!({ "policy": "never" });
-        assert!(!is_given_up(trial, &End::Exited(0), once));
+        assert_eq!(is_given_up(trial, &End::Exited(0), once), no_more);
     }
 }
 
@@ -596,6 +600,69 @@ fn what_runs_in_place_of_what_was_given_up_is_started_again() {
         ..former
     };
     assert_eq!(about(&wanted, &[&never_healthy, &mine], 9), [create]);
+}
+
+#[test]
+fn what_never_proved_itself_does_not_stand_in_for_what_did() {
+    let ended_at = |generation, attempt, how, trial, workload: &Arc<Workload>| Seen {
+        generation,
+        attempt,
+        trial,
+        is_wanted: false,
+        workload: workload.clone(),
+        ..ended(1, 0, End::Exited(how), 9)
+    };
+    let (says_so, says_not) = (that(false, true), that(false, false));
+    let document = json!({
+        "driver": "exec", "config": {}, "restart": { "put_back": true, "attempts": 0 },
+    });
+    let once = Arc::new(Workload::read(&document).unwrap());
+    let good = Seen {
+        asked: Some(Duration::ZERO),
+        ..ended_at(1, 1, 0, Trial::Over, &says_so)
+    };
+    let back = |generation, attempt| Action::PutBack {
+        run: id(generation, attempt + 1),
+        of: id(generation, attempt),
+        row: u32::from(generation > 1),
+    };
+    let missing = || wanted(Ok(that(false, true)), Supply::Missing("none".to_owned()));
+    let unread = || wanted(Err("no".to_owned()), Supply::Here);
+    for next in [missing, unread] {
+        let next = Wanted {
+            generation: 3,
+            version: 3,
+            ..next()
+        };
+        let of = |trial, workload| ended_at(2, 1, 1, trial, workload);
+        for (bad, action) in [
+            // It has crashed, once or for good; with a deployment that waits for the next one it is not tried any more.
+            (of(Trial::Begun, &says_so), back(1, 1)),
+            (of(Trial::Begun, &once), back(1, 1)),
+            (of(Trial::Late, &says_so), back(1, 1)),
+            (of(Trial::Well, &once), back(1, 1)),
+            // What it is begun again as has to prove itself still.
+            (of(Trial::Begun, &says_not), back(2, 1)),
+            (of(Trial::Well, &says_so), back(2, 1)),
+        ] {
+            assert_eq!(about(&next, &[&good, &bad], 99), [action], "{bad:?}");
+        }
+        // An earlier attempt does not speak for it.
+        let (earlier, last) = (of(Trial::Over, &says_so), of(Trial::Over, &once));
+        let last = Seen { attempt: 2, ..last };
+        assert_eq!(about(&next, &[&good, &earlier, &last], 99), []);
+    }
+    // However many attempts there were since, what proved itself is kept for the one that is wanted next.
+    let attempts = (1..=9).map(|attempt| Seen {
+        attempt,
+        ..ended_at(2, 1, 1, Trial::Begun, &says_not)
+    });
+    let runs: Vec<Seen> = [good].into_iter().chain(attempts).collect();
+    let all: Vec<&Seen> = runs.iter().collect();
+    let done = about(&missing(), &all, 99);
+    let forgets = |action: &&Action| matches!(action, Action::Forget(_));
+    assert_eq!(done.iter().filter(forgets).count(), 9 - 1 - ENDED_KEPT);
+    assert!(!done.contains(&Action::Forget(id(1, 1))), "{done:?}");
 }
 
 #[test]
