@@ -216,19 +216,27 @@ impl Work {
             }
         }
         // What else an execution lacks says whether its port is to become free.
-        let not_begun = (self.accepted.wanted.iter())
-            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key));
-        let ports: Vec<(Key, Supply)> = not_begun
-            .filter_map(|(key, execution)| {
-                let workload = execution.workload.as_ref().ok()?;
-                Some((key.clone(), self.supply_of_ports(key, workload)))
-            })
-            .filter(|(_, supply)| *supply != Supply::Here)
-            .collect();
-        let port_again = (!ports.is_empty()).then_some(now + PORT_AGAIN_AFTER);
-        for (key, supply) in ports {
-            if let Some(execution) = self.accepted.wanted.get_mut(&key) {
-                execution.supply = supply.max(execution.supply.clone());
+        // And so does its port: who goes on for want of one keeps another's. That only grows, so it ends.
+        let begun: BTreeSet<Key> = begun.into_iter().cloned().collect();
+        let mut port_again = None;
+        loop {
+            let not_begun = (self.accepted.wanted.iter())
+                .filter(|(key, execution)| execution.version > 0 && !begun.contains(key));
+            let ports: Vec<(Key, Supply)> = not_begun
+                .filter_map(|(key, execution)| {
+                    let workload = execution.workload.as_ref().ok()?;
+                    let supply = self.supply_of_ports(key, workload);
+                    (supply > execution.supply).then(|| (key.clone(), supply))
+                })
+                .collect();
+            if ports.is_empty() {
+                break;
+            }
+            port_again = Some(now + PORT_AGAIN_AFTER);
+            for (key, supply) in ports {
+                if let Some(execution) = self.accepted.wanted.get_mut(&key) {
+                    execution.supply = supply;
+                }
             }
         }
         // What is wanted no more is abandoned.

@@ -180,7 +180,9 @@ pub(super) fn dispatched(
         }
     }
     let version = rollout.head.to;
-    if number == 1 && rollout.head.kind == DeploymentKind::Restart {
+    let restarts = rollout.head.kind == DeploymentKind::Restart;
+    // An earlier program, which may have begun it, has not noted it.
+    if restarts && (number == 1 || state.restarted == 0) {
         state.restarted = seq;
     }
     for slot in slots.iter() {
