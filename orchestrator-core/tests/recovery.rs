@@ -3,7 +3,9 @@
 mod story;
 
 use orchestrator_core::spec::JobSpec;
-use orchestrator_core::{Command, Entry, Event, Input, Job, Member, Presence, Request, Time, laws};
+use orchestrator_core::{
+    Command, Entry, Event, Input, Job, Member, NodeChange, Presence, Request, Time, laws,
+};
 use story::{SEED, Story};
 
 fn played(lines: &str) -> Story {
@@ -215,4 +217,21 @@ fn whatever_is_wanted_after_a_restart_says_that_there_was_one() {
     let snapshot = story.job.snapshot();
     let job = Job::from_snapshot(&snapshot).expect("it is read");
     assert_eq!(job.assignment(0), story.job.assignment(0));
+}
+
+#[test]
+fn a_restart_that_is_due_is_told_also_by_a_program_that_did_not_see_it() {
+    let bytes = include_bytes!("golden/earlier/a-restart-is-due-without-restarted.json");
+    let mut job = Job::from_snapshot(&bytes[..]).expect("it is read");
+    let now: Time = "2026-01-01T00:00:32Z".parse().expect("a time");
+    let before = job.assignment(1).generation;
+    let back = NodeChange::Became {
+        name: "n2".to_owned(),
+        status: Presence::Ready,
+    };
+    let _ = job.step(now, Input::Nodes(&[back])).expect("it is back");
+    let told = job.assignment(1);
+    assert!(told.generation > before);
+    assert_eq!(told.since, told.generation);
+    assert_eq!(job.assignment(0).since, 0);
 }

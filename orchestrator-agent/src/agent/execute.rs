@@ -269,22 +269,33 @@ impl Work {
         found
     }
 
-    /// Whether it runs for as long as nothing happens: it is wanted, or goes on in place of what cannot begin, or has failed.
-    /// `None` while it is not known whether that can begin.
+    /// Whether it runs for as long as nothing happens: it is wanted, or goes on in place of what cannot begin, is not healthy
+    /// yet, or has failed. `None` while it is not known whether that will.
     fn stays(&self, live: &Live) -> Option<bool> {
         let key = &live.run.id.key;
         let wanted = self.accepted.wanted.get(key);
         let Some(wanted) = wanted.filter(|it| it.version > 0 && live.asked.is_none()) else {
             return Some(false);
         };
-        let of_wanted = |other: &&Live| other.is_wanted && other.run.id.key == *key;
-        let mut of_wanted = self.lives.values().filter(of_wanted).peekable();
-        match (of_wanted.peek(), &wanted.supply) {
-            _ if live.is_wanted || wanted.workload.is_err() => Some(true),
-            (Some(_), _) => Some(of_wanted.any(|other| other.given_up)),
-            (None, Supply::Here) => Some(false),
-            (None, Supply::Coming) => None,
+        let Some(workload) = wanted.workload.as_ref().ok().filter(|_| !live.is_wanted) else {
+            return Some(true);
+        };
+        let same = self.lives.values().filter(|other| other.run.id.key == *key);
+        let mine = same
+            .filter(|other| other.is_wanted)
+            .max_by_key(|other| other.counts_as());
+        match (mine, &wanted.supply) {
             (None, Supply::Missing(_)) => Some(true),
+            (None, Supply::Coming) => None,
+            (Some(mine), _) if mine.given_up => Some(true),
+            (Some(mine), _) if workload.start_first && !mine.serves(self.now()) => {
+                // Whoever waits for it says before long how that ends.
+                let may_come =
+                    wanted.on_trial || mine.phase == Phase::Running && !mine.tally.is_ill();
+                if may_come { None } else { Some(true) }
+            }
+            (None, Supply::Here) if workload.start_first => None,
+            (Some(_), _) | (None, Supply::Here) => Some(false),
         }
     }
 

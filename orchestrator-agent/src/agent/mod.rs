@@ -512,10 +512,24 @@ impl Live {
         }
     }
 
+    /// As what it counts by now.
+    fn counts_as(&self) -> Attempt {
+        let RunId {
+            generation,
+            attempt: number,
+            ..
+        } = self.run.id;
+        self.taken.unwrap_or(Attempt { generation, number })
+    }
+
     /// Of which assignment it is by now.
     fn generation(&self) -> u64 {
-        self.taken
-            .map_or(self.run.id.generation, |taken| taken.generation)
+        self.counts_as().generation
+    }
+
+    /// It runs, is to, and is healthy.
+    fn serves(&self, now: Moment) -> bool {
+        self.phase == Phase::Running && self.asked.is_none() && self.is_ready(now)
     }
 
     fn is_ready(&self, now: Moment) -> bool {

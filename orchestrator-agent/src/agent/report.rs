@@ -176,9 +176,12 @@ impl Work {
         let observed = self.observed(now);
         let executions = self.accepted.wanted.iter().map(|(key, wanted)| {
             let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
+            let for_port = |workload| self.supply_of_ports(key, workload) == Supply::Coming;
+            let waits_for_port =
+                wanted.is_held_up || wanted.workload.as_ref().is_ok_and(|it| for_port(it));
             let standing = match plan::standing(wanted, runs) {
+                Standing::Unknown if waits_for_port => "waiting for a port".to_owned(),
                 Standing::Unknown if wanted.supply == Supply::Coming => "fetching".to_owned(),
-                Standing::Unknown if wanted.is_held_up => "waiting for a port".to_owned(),
                 Standing::Unknown => "unknown".to_owned(),
                 Standing::Up(_) => "up".to_owned(),
                 Standing::Down => "down".to_owned(),

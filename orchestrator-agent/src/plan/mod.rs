@@ -397,7 +397,8 @@ impl<'a> Planner<'a> {
         let workload = wanted.workload.as_ref().ok();
         let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
         let mine = newest(self.runs);
-        let (good, meanwhile) = (self.good_before(), self.before());
+        let good = self.good_before(wanted);
+        let meanwhile = self.before(good);
         // What is wanted next may put it back.
         self.forget(None, &[good, meanwhile]);
         let before = match mine {
@@ -506,20 +507,23 @@ impl<'a> Planner<'a> {
 
     /// What comes up again where nothing of what is wanted has begun: what ran until now, or what would have been put back for
     /// that.
-    fn before(&self) -> Option<&'a Seen> {
+    fn before(&self, good: Option<&'a Seen>) -> Option<&'a Seen> {
         let newest = self.others().max_by_key(|run| run.counts_as())?;
         let goes_on = newest.comes_up() && !newest.given_up && newest.asked.is_none();
         let goes_on = Some(newest).filter(|_| goes_on);
         match newest.is_vain() {
-            true => self.good_before().or(goes_on),
+            true => good.or(goes_on),
             false => goes_on,
         }
     }
 
     /// Of what is not wanted, the newest that was healthy, or need not be, and would come up again. It may have been stopped.
-    fn good_before(&self) -> Option<&'a Seen> {
+    fn good_before(&self, wanted: &Wanted) -> Option<&'a Seen> {
+        // Who counts as of a later assignment is of an earlier job of the same name.
+        let is_of_it = |run: &&Seen| run.counts_as().generation <= wanted.generation;
         let is_good = |run: &&Seen| !run.was_never_healthy() && !run.given_up && run.comes_up();
         self.others()
+            .filter(is_of_it)
             .filter(is_good)
             .max_by_key(|run| run.counts_as())
     }

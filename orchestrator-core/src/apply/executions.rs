@@ -317,7 +317,10 @@ pub(super) fn set_gone(state: &mut State, slot: u32, gone: bool) {
 
 /// Notes what a slot was told by the present entry.
 pub(super) fn tell(state: &mut State, slot: u32, version: u32) {
-    state.restarts.remove(&slot);
+    // An earlier program, which may have passed it over, has not noted when that was.
+    if state.restarts.remove(&slot) && state.restarted == 0 {
+        state.restarted = state.seq;
+    }
     if state.spare.remove(&(state.slots[slot as usize].told, slot)) {
         state.spare.insert((version, slot));
     }

@@ -323,15 +323,74 @@ async fn a_port_goes_from_one_job_to_another() {
         (of("web").await == Some((json!(3), json!(one)))).then_some(())
     })
     .await;
+}
 
-    // Nor for one that another keeps because what is wanted in its place cannot begin.
-    let mut missing = job("shop", two, "none");
-    missing["config"] = json!({ "command": "/nowhere/x" });
-    let before = [of("web").await, of("shop").await];
-    for mut wanted in [missing, job("web", two, "none")] {
-        wanted["rollout"]["no_auto_rollback"] = json!(true);
-        let id = server.api.register(wanted).await;
-        server.api.until_state(&id, "failed").await;
-        assert_eq!([of("web").await, of("shop").await], before);
+#[tokio::test]
+async fn who_goes_on_keeps_its_port_and_for_that_nothing_ends() {
+    let (server, mut node) = apart().await;
+    let free = [(); 5].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let free = free.map(|free| free.local_addr().unwrap().port());
+    let job = |name: &str, port: serde_json::Value| {
+        let mut job = service(&[("COLOR", name)], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([port]);
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job
+    };
+    let fixed = |port: u16| json!({ "name": "http", "port": port });
+    for (name, port) in ["a", "b", "c", "d", "e"].into_iter().zip(free) {
+        let id = server.api.register(job(name, fixed(port))).await;
+        server.api.until_state(&id, "completed").await;
     }
+    let before = node.processes();
+    assert_eq!(before.len(), 5);
+
+    // One of what cannot begin, and of the one that waits for that one, and so on.
+    node.kill().await;
+    let [_, b, c, _, e] = free;
+    let mut missing = job("c", fixed(c));
+    missing["config"] = json!({ "command": "/nowhere/x" });
+    let mut all = Vec::new();
+    for wanted in [job("a", fixed(b)), job("b", fixed(c)), missing] {
+        all.push(server.api.register(wanted).await);
+    }
+    node.start_apart(&[]);
+    for (id, why) in all.iter().zip([
+        format!("port http: {b} is that of default/b on this node"),
+        format!("port http: {c} is that of default/c on this node"),
+        "/nowhere/x: No such file or directory".to_owned(),
+    ]) {
+        server.api.until_state(id, "failed").await;
+        let said = server.api.targets(id).await;
+        assert!(said.contains(&why), "{said}");
+    }
+    assert_eq!(node.processes(), before);
+
+    // And one that goes on beside its next version, for as long as that is not healthy.
+    let mut sick = job("e", json!({ "name": "http" }));
+    sick["switch"] = json!("start_first");
+    sick["env"]["SICK"] = json!("1");
+    let sick = server.api.register(sick).await;
+    let both = eventually("both run", async || {
+        let now = node.processes();
+        (now.len() == 6).then_some(now)
+    });
+    let both = both.await;
+    let id = server.api.register(job("d", fixed(e))).await;
+    eventually("it waits for it", async || {
+        let status = node.status().await.unwrap();
+        let all = status["executions"].as_array().unwrap().iter();
+        let mut of_it = all.filter(|it| it["job"] == "default/d" && it["version"] == 2);
+        of_it
+            .any(|it| it["standing"] == "waiting for a port")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(node.processes(), both);
+    server.api.until_state(&sick, "failed").await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    let why = format!("port http: {e} is that of default/e on this node");
+    assert!(said.contains(&why), "{said}");
+    assert_eq!(node.processes(), both);
 }
