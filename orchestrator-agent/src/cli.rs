@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::net::AddressError;
 use crate::{Agent, AgentError, Leave, Settings, Token, disk, shim, status, systemd};
 
-const USAGE: &str = "\
+/// What can be said to it.
+pub const USAGE: &str = "\
 Runs on a node what the server wants there, and tells how it goes.
 
 Usage: orchestrator-agent --server URL --node NAME [options]
@@ -125,7 +126,7 @@ pub fn run(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What can be said to it, for a program that calls it so.
+/// The same, for a program that calls it so.
 pub fn usage(program: &str) -> String {
     USAGE
         .replace("orchestrator-agent -", &format!("{program} -"))

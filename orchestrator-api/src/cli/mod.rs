@@ -28,13 +28,14 @@ mod jobs;
 mod live;
 mod logs;
 mod nodes;
+mod pages;
 mod show;
 mod simulate;
 mod tokens;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::Styles;
@@ -274,13 +275,21 @@ pub fn main() -> ExitCode {
 /// What was said of a server to a command that asks none.
 fn in_vain(matches: &ArgMatches) -> Option<String> {
     let (name, told) = matches.subcommand()?;
+    let is_typed = |id: &&str| told.value_source(id) == Some(ValueSource::CommandLine);
     let hint = match name {
+        "server" if is_typed(&"output") => {
+            return Some(
+                "server takes no --output: what it logs is JSON with --log json".to_owned(),
+            );
+        }
+        "dev" if is_typed(&"output") => {
+            return Some("dev takes no --output: it shows itself to people; its server answers other commands in JSON".to_owned());
+        }
         "server" | "dev" => "it is the server; where it listens is said by --listen",
         "simulate" | "completions" | "man" => "it asks no server",
         _ => return None,
     };
     let all = ["address", "token", "token_file", "ca_cert"];
-    let is_typed = |id: &&str| told.value_source(id) == Some(ValueSource::CommandLine);
     let typed = all.into_iter().find(is_typed)?.replace('_', "-");
     Some(format!("{name} takes no --{typed}: {hint}"))
 }
@@ -337,67 +346,18 @@ fn run(cli: Cli) -> Result<u8, Error> {
         Command::Audit(command) => runtime()?.block_on(tokens::audit(command, &client()?, &out)),
         Command::Simulate(options) => simulate::run(&options, &out),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);
-            out.say(&String::from_utf8_lossy(&script))?;
+            out.say(&pages::completions(shell, Cli::command()))?;
             Ok(0)
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir).map_err(|why| {
                 Error::Offline(format!("{} cannot be made: {why}", dir.display()))
             })?;
-            let mut all = Cli::command().disable_help_subcommand(true);
-            all.build();
-            let written = write_pages(&all, &dir).and_then(|()| write_page_of_agent(&dir));
+            let written = pages::write(Cli::command(), &dir);
             written.map_err(|why| Error::Offline(format!("{}: {why}", dir.display())))?;
             Ok(0)
         }
     }
-}
-
-/// A manual page for a command, and for each below it.
-fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
-    let page = clap_mangen::Man::new(command.clone())
-        .source(concat!("orchestrator ", env!("CARGO_PKG_VERSION")))
-        .manual("orchestrator");
-    let mut text = Vec::new();
-    page.render(&mut text)?;
-    let text = String::from_utf8_lossy(&text);
-    // Where what follows the options has a name of its own, that is the name.
-    let mut text = text
-        .replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n")
-        .replace(".SH EXTRA\n", ".SH NOTES\n");
-    let of_environment = |arg: &clap::Arg| {
-        let name = arg.get_env()?.to_str()?.to_owned();
-        Some(format!(
-            ".TP\n\\fB{name}\\fR\nInstead of \\-\\-{}\n",
-            arg.get_long()?
-        ))
-    };
-    let environment: Vec<String> = command.get_arguments().filter_map(of_environment).collect();
-    if !environment.is_empty() {
-        text += ".SH ENVIRONMENT\n";
-        text += &environment.concat();
-    }
-    std::fs::write(dir.join(page.get_filename()), text)?;
-    let below = command.get_subcommands();
-    // The agent has a command line of its own.
-    let mut below = below.filter(|command| command.get_name() != AGENT);
-    below.try_for_each(|command| write_pages(command, dir))
-}
-
-/// The agent's manual page: what it says of itself.
-fn write_page_of_agent(dir: &Path) -> std::io::Result<()> {
-    let usage = orchestrator_agent::cli::usage("orchestrator-agent");
-    let escaped = usage.replace('\\', "\\e").replace('-', "\\-");
-    let (about, rest) = escaped.split_once('\n').unwrap_or((&escaped, ""));
-    let version = env!("CARGO_PKG_VERSION");
-    let page = format!(
-        ".TH orchestrator-agent 1 \"\" \"orchestrator {version}\" \"orchestrator\"\n.SH NAME\n\
-         orchestrator\\-agent \\- {about}\n.SH USAGE\n.nf\n{}\n.fi\n",
-        rest.trim()
-    );
-    std::fs::write(dir.join("orchestrator-agent.1"), page)
 }
 
 impl Global {

@@ -342,6 +342,7 @@ async fn what_needs_no_server() {
             "promote",
             "group",
             "token-file",
+            "accept-older",
         ] {
             assert!(ran.stdout.contains(word), "{shell}: no {word}");
         }

@@ -223,6 +223,8 @@ fn what_cannot_be_meant_is_told_by_its_option() {
         (["--listen", "somewhere"], "--listen"),
         (["--keep-audit", "long"], "--keep-audit"),
         (["--log-level", "a=b=c"], "--log-level"),
+        (["--output", "json"], "--log json"),
+        (["--address", "http://a"], "--listen"),
     ] {
         let (code, _, said) = run(&[&["server"][..], &words].concat());
         assert_eq!(code, Some(64), "{said}");
