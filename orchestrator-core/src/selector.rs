@@ -20,15 +20,8 @@ pub const LABELS_MAX: usize = 64;
 /// The longest a label's key or value may be, in bytes.
 pub const LABEL_BYTES_MAX: usize = 63;
 
-/// Requirements separated by commas, all of which a node's labels have to meet; none = every node.
-///
-/// | requirement | holds for a node |
-/// |---|---|
-/// | `zone = eu-1`, `zone == eu-1` | whose `zone` is `eu-1` |
-/// | `zone in (eu-1, eu-2)` | whose `zone` is one of these |
-/// | `zone != eu-1`, `zone notin (eu-1, eu-2)` | whose `zone` is another, or that has no `zone` (as in Kubernetes) |
-/// | `gpu` | that has the label, with whatever value |
-/// | `!spot` | that has no such label |
+/// Requirements separated by commas, all of which a node's labels have to meet; none = every node. What they may be is
+/// told with the [document of a job](crate::spec).
 ///
 /// Order and repetition mean nothing and are not kept, so two ways to write the same requirements
 /// are equal and are shown alike.

@@ -1,25 +1,10 @@
 //! What a workload brings along: a file or an archive, known by the SHA-256 of its bytes.
 //!
-//! | `artifact` | default | meaning |
-//! |---|---|---|
-//! | `source` | required | `https://…`, `http://…`, or an absolute path on the node |
-//! | `sha256` | required | of the file as it is at the source, in 64 hexadecimal digits |
-//! | `unpack` | by the source's name | `tar`, `tar.gz`, or `none`: then it is one file, which may be executed |
-//!
-//! The hash says what it is, so the source need not be trusted: plain `http://` will do. What is here under its hash already is
-//! not asked for again, whatever the source: a new source with the hash of an old file is the old file. Over TLS the system's authorities
-//! are trusted, and those that the agent was told. A redirect is followed, five at the most, and never from TLS to none.
-//!
-//! The workload finds it where `{ARTIFACT}` and `ORCHESTRATOR_ARTIFACT` say: the directory that it was unpacked to, or
-//! the file. It is of all runs that want the same, so nobody is to write there. In a container it is where a volume with the
-//! source `{ARTIFACT}` puts it.
-//!
 //! ```text
 //!  source ──► fetch ──► its bytes, hashed and bounded ──► unpack, into a directory that nobody sees ──► rename ──► cache
 //! ```
 //!
-//! It is here before the old version stops. Those that were used last are kept when no run needs them, so that a
-//! way back needs no network.
+#![doc = include_str!("../../docs/artifact.md")]
 
 mod cache;
 mod fetch;
@@ -32,6 +17,9 @@ use serde::Deserialize;
 
 pub(crate) use self::cache::{Cache, Made};
 pub(crate) use self::fetch::fetch;
+
+/// What a job file may say of what it brings along, as Markdown.
+pub const FIELDS: &str = include_str!("../../docs/artifact.md");
 
 /// What a workload brings along.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]

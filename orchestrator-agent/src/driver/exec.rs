@@ -1,20 +1,6 @@
-//! `driver: "exec"`: a program, as a process of its own session.
+//! Programs, each as a process of its own session.
 //!
-//! | `config` | default | meaning |
-//! |---|---|---|
-//! | `command` | required | the program: a path, or a name to be looked for in `PATH`; or a list of it and its first arguments |
-//! | `args` | | its arguments, after those |
-//! | `directory` | the run's own | where it starts; the run's own is empty at first, and is taken away with the run |
-//! | `user` | the agent's | a name or a number in `/etc/passwd`; only root may become another. Of his groups it is in the first only |
-//! | `stop_signal` | `TERM` | or `INT`, `QUIT`, `HUP`, `USR1`, `USR2`, `KILL`; to the whole process group |
-//! | `stop_grace` | `10s` | then it is killed |
-//! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
-//!
-//! A command check runs as the program does: its user, its directory, its environment, and within the same limits.
-//!
-//! When the program ends, all that it and its checks have started is killed, also what has made itself a daemon. An agent that
-//! begins ends programs of its own whose run is gone: its data directory is an older copy, or somebody has deleted some of it.
-//! They hear `TERM` and are killed three seconds later.
+#![doc = include_str!("../../docs/exec.md")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -42,6 +28,9 @@ use crate::plan::End;
 use crate::runs::{self, Run, RunId};
 use crate::shim::{self, Ended, Launch, Lost, Needs, Process};
 use crate::workload::{Workload, fault};
+
+/// What a job file may say of a program, as Markdown.
+pub const FIELDS: &str = include_str!("../../docs/exec.md");
 
 /// The program of whoever looks, also where its file is gone.
 const OWN: &str = "/proc/self/exe";

@@ -1,44 +1,6 @@
-//! `driver: "external"`: a program of the node's operator, which runs whatever it likes.
+//! Whatever a program of the node's operator runs.
 //!
-//! | `config` | default | meaning |
-//! |---|---|---|
-//! | `program` | required | one that the agent was told with `--external NAME=PROGRAM` |
-//! | `stop_grace` | `10s` | from a `stop` that was done to `stop` with `"how":"now"`; one that fails is tried again for a minute |
-//! | the rest | | the program's; in all texts the words are replaced |
-//!
-//! The program is run for each thing that is to be done, with one argument. On its standard input is one line of JSON, which
-//! says which run it is about; an empty one means that the agent has just died, and nothing is to be done. An exit with 0 says
-//! that it was done; otherwise the end of its standard error says why not.
-//!
-//! | argument | what it does | answer on standard output | within |
-//! |---|---|---|---|
-//! | `start` | begins the run, unless it was begun before | | 5m |
-//! | `look` | says where the run is | `{"state":"absent"}` (not begun), `{"state":"running"}`, or `{"state":"ended","code":3,"ran_millis":1200}` | 10s |
-//! | `stop` | tells it to end, and does not wait for that; with `"how":"now"` it ends it | | 30s |
-//! | `run` | runs `"command"` where the run is, for a check | `{"code":0}` | the check's `timeout` |
-//! | `forget` | takes away what is left of a run that does not live | | 1m |
-//!
-//! The document:
-//!
-//! | field | |
-//! |---|---|
-//! | `run` | its name, which no other run on this machine has or had |
-//! | `state` | a directory for the program's own notes, which goes away with the run |
-//! | `directory` | where it may run: empty at first, and goes away with the run |
-//! | `output` | what is appended to this file is shown as the run's output; how long it gets is up to the program |
-//! | `node`, `namespace`, `job`, `version`, `slot`, `generation`, `attempt` | whose it is |
-//! | `config`, `env`, `ports`, `volumes`, `resources`, `stop_grace_millis` | as the job says; `ports` by name |
-//! | `artifact` | where what it brings along is, or null |
-//!
-//! **Everything may be asked again**: after the agent was killed, also while a program that it had run is still at it. So
-//! `start` does its work at most once. `mkdir "$state/begun"` succeeds once, whoever tries at the same time. A run that was
-//! begun and is not there has ended; once `start` was done, that is what `absent` means, too. `stop` and `forget` of what is
-//! not there are done.
-//!
-//! What the program leaves running is not its child's business: it gives it another standard output and error. One that takes
-//! too long is killed, with its process group. It finds nothing in its environment but `PATH` and the run's mark.
-//!
-//! `examples/publish.sh` is such a program: what it runs is no process, but a link to the files of a web site.
+#![doc = include_str!("../../docs/external.md")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -59,6 +21,9 @@ use crate::net::within;
 use crate::runs::{self, Run};
 use crate::shim::{BEGUN, ENDED, Ended, Needs, RUN};
 use crate::workload::Workload;
+
+/// What a job file may say of what is driven by a program, as Markdown.
+pub const FIELDS: &str = include_str!("../../docs/external.md");
 
 /// From here on, a run that is not there has ended.
 const STARTED: &str = "started";

@@ -1,56 +1,6 @@
 //! What of a job document an agent looks at: how to run it, and how to see its health.
 //!
-//! The server has checked the document's outline. What is inside is checked here, once: an unknown field or a value that makes
-//! no sense becomes `cannot_start`, with a sentence that names it.
-//!
-//! | field | default | meaning |
-//! |---|---|---|
-//! | `config.stop_grace` | `10s` | from the signal to stop to the kill; with any driver. A signal that cannot be given is tried again for a minute |
-//! | `config`, the rest | | the driver's, see [`exec`](crate::driver::exec), [`docker`](crate::driver::docker), [`external`](crate::driver::external) |
-//! | `env` | | the workload's environment: nothing of the agent's is passed on but `PATH` |
-//! | `ports` | | `[{"name": "http", "port": 8080}]`; without `port`, the agent picks a free one for each run |
-//! | `checks` | | see below; that the process lives is always checked |
-//! | `error_rate` | | see below |
-//! | `switch` | `stop_first` | or `start_first`: the old run goes on until the new one is healthy, which may be never; not with a fixed port. Either way an old run that is wanted again before it was stopped goes on as it is: a rollback to it restarts nothing |
-//! | `restart.policy` | `always`; `on_failure` for a batch | or `never`. After `on_failure`, an exit with 0 is final |
-//! | `restart.attempts` | unlimited; 3 for a batch | so many restarts in a row, and it is given up |
-//! | `restart.backoff`, `backoff_max` | `1s`, `1m` | doubles with every restart in a row |
-//! | `restart.put_back` | `false` | when a version that is new here cannot start, or is not started again, what ran before runs again, until something else is wanted; so it does when the deployment that began it ends while it is down and was never healthy. What has been healthy for as long as a deployment asks for, and after its end, is started again by its policy. No deployment waits for long with the strategy `immediate` |
-//! | `restart.reset_after` | `1m` | what ran so long begins a new row |
-//! | `volumes` | | `[{"source": "/srv/data", "target": "/data", "read_only": true}]`; for containers |
-//! | `resources` | | `{"memory_bytes": 268435456, "cpus": 0.5, "processes": 100}`: it gets no more. A node that cannot hold a program to it, for want of control groups, says so among the run's `remarks` on the status page |
-//! | `artifact` | | a file or an archive that it brings along, see [`artifact`](crate::artifact) |
-//!
-//! A check:
-//!
-//! | field | default | meaning |
-//! |---|---|---|
-//! | `type` | required | `http`, `tcp`, `command`, `process` |
-//! | `port` | the first | the name of one of the `ports`, or a number, on 127.0.0.1; for `http` and `tcp` |
-//! | `path` | `/` | for `http`: an answer of 200 to 399 passes |
-//! | `command` | | for `command`: program and arguments; an exit with 0 passes |
-//! | `interval`, `timeout` | `5s`, `2s` | how often, and when no answer is a failure |
-//! | `passes`, `fails` | 1, 1 | so many results in a row turn it |
-//! | `start_period` | `10s` | until it first passed, failures within this time say nothing, and it is tried every half second |
-//!
-//! `error_rate` is one of
-//!
-//! - `{"from": "checks"}`: each result of a check is a request;
-//! - `{"from": "prometheus", "port": "http", "path": "/metrics", "requests": "http_requests_total", "failed":
-//!   "http_errors_total"}`: two counters, each a name, or `name{label="value"}`; of several series that match, the sum.
-//!   A page has 1 MiB at the most. While it cannot be read, or a series that was there is away or no number, the interval has
-//!   no result: nobody knows is not healthy. The status page says why, among the checks. Until there is a counter of
-//!   failures, nothing has failed; one that is less than before has begun again;
-//! - `{"from": "logs", "requests": "\" [1-5][0-9][0-9] ", "failed": "\" 5[0-9][0-9] "}`: two regular expressions of at most 200
-//!   bytes, each for a part of a line; a line that matches both counts for both. A line is what ends with an end of line on
-//!   standard output or standard error, and is not empty; of a longer one the first 8 KiB are looked at. An interval without
-//!   lines had no requests. Looking takes a fifth of a core at the most, which is enough for some thousand lines a second; of
-//!   what is written faster, or is gone from its files before, a part is counted, and a remark of the run says so. After a
-//!   restart of the agent only what comes from then on is counted; of a container, also what it wrote meanwhile.
-//!
-//! In `command`, `args`, `env`, `directory`, `path`, and a volume's `source` these words are replaced, and other braces are left alone: `{NODE}`,
-//! `{NAMESPACE}`, `{JOB}`, `{VERSION}`, `{SLOT}`, `{PORT}` (the first), `{PORT_HTTP}` (the one named `http`),
-//! `{ARTIFACT}` (where it is). The workload finds the ports as `PORT` and `PORT_HTTP` in its environment, and the rest as `ORCHESTRATOR_NODE` and so on.
+#![doc = include_str!("../../docs/workload.md")]
 
 pub(crate) mod fault;
 mod read;
@@ -63,6 +13,9 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::read::known;
 use crate::artifact::Artifact;
+
+/// What a job file may say of its workload, as Markdown.
+pub const FIELDS: &str = include_str!("../../docs/workload.md");
 
 /// How to run something, and how to see its health.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Limit;
 use super::client::{Client, with_query};
 use super::error::Error;
+use super::fields;
 use super::file::JobFile;
 use super::logs;
 use super::show::Column::{Left, Right};
@@ -32,6 +33,14 @@ pub(super) enum Command {
         document: Document,
         #[command(flatten)]
         follow: Follow,
+    },
+    /// Says what a job file may say
+    #[command(
+        after_help = "It asks no server.\n\nExamples:\n  orchestrator job fields\n  orchestrator job fields health_check\n  orchestrator job fields docker"
+    )]
+    Fields {
+        /// Only fields with this in their names, or the part with this in its title
+        word: Option<String>,
     },
     /// Runs a job nowhere any more, on all nodes at once
     #[command(after_help = "Examples:\n  orchestrator job stop web")]
@@ -118,7 +127,7 @@ pub(super) struct Name {
 
 #[derive(clap::Args)]
 pub(super) struct Document {
-    /// The job file, TOML or JSON; - reads it from the standard input
+    /// The job file, TOML or JSON (`orchestrator job fields` tells what it may say); - reads it from the standard input
     file: PathBuf,
     /// Refuse it unless this is the newest version by now
     #[arg(long, value_name = "VERSION")]
@@ -128,25 +137,35 @@ pub(super) struct Document {
     again: bool,
 }
 
-pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<u8, Error> {
+pub(super) async fn run(
+    command: Command,
+    client: impl FnOnce() -> Result<Client, Error>,
+    out: &Out,
+) -> Result<u8, Error> {
     match command {
+        Command::Fields { word } => fields::show(word.as_deref(), out)?,
         Command::Plan { document } => {
-            let (_, plan) = document.send(client, true).await?;
+            let (_, plan) = document.send(&client()?, true).await?;
             out.answer(plan, plan_text)?;
         }
         Command::Run { document, follow } => {
-            let (_, answer) = document.send(client, false).await?;
-            return started(answer, &follow, client, out).await;
+            let client = client()?;
+            let (_, answer) = document.send(&client, false).await?;
+            return started(answer, &follow, &client, out).await;
         }
         Command::Stop { job, follow } => {
-            return job.say("stop", json!({}), &follow, client, out).await;
+            return job.say("stop", json!({}), &follow, &client()?, out).await;
         }
         Command::Restart { job, follow } => {
-            return job.say("restart", json!({}), &follow, client, out).await;
+            return job
+                .say("restart", json!({}), &follow, &client()?, out)
+                .await;
         }
         Command::Scale { job, replicas } => {
             let path = format!("/v1/jobs/{}/scale", job.job);
-            let answer = client.post(&path, &json!({ "replicas": replicas })).await?;
+            let answer = client()?
+                .post(&path, &json!({ "replicas": replicas }))
+                .await?;
             out.answer(answer, |answer: &schema::JobResponse, _| {
                 let (job, how_many) = (&job.job, count(replicas as usize, "execution"));
                 match answer.changed {
@@ -157,23 +176,23 @@ pub(super) async fn run(command: Command, client: &Client, out: &Out) -> Result<
         }
         Command::Rollback { job, to, follow } => {
             let body = to.map_or_else(|| json!({}), |to| json!({ "to_version": to }));
-            return job.say("rollback", body, &follow, client, out).await;
+            return job.say("rollback", body, &follow, &client()?, out).await;
         }
         Command::Versions { job, limit } => {
             let path = format!("/v1/jobs/{}/versions", job.job);
-            let page = client.list(&path, &[], "versions", limit.rows()).await?;
+            let page = client()?.list(&path, &[], "versions", limit.rows()).await?;
             out.answer(page, versions_text)?;
         }
         Command::List { namespace, limit } => {
             let query = [("namespace", namespace)];
-            let page = client
+            let page = client()?
                 .list("/v1/jobs", &query, "jobs", limit.rows())
                 .await?;
             out.answer(page, jobs_text)?;
         }
-        Command::Logs { job, lines } => logs::show(&job.job, &lines, client, out).await?,
+        Command::Logs { job, lines } => logs::show(&job.job, &lines, &client()?, out).await?,
         Command::Status { job } => {
-            let answer = client.get(&format!("/v1/jobs/{}", job.job)).await?;
+            let answer = client()?.get(&format!("/v1/jobs/{}", job.job)).await?;
             out.answer(answer, job_text)?;
         }
     }

@@ -22,6 +22,7 @@ mod client;
 mod deployments;
 mod dev;
 mod error;
+mod fields;
 mod file;
 mod groups;
 mod jobs;
@@ -336,7 +337,7 @@ fn run(cli: Cli) -> Result<u8, Error> {
         Command::Agent { .. } => Err(Error::Usage(format!(
             "what the agent is told stands after `{AGENT}`, and nothing before it; see `{AGENT_CALLED} --help`"
         ))),
-        Command::Job(command) => runtime()?.block_on(jobs::run(command, &client()?, &out)),
+        Command::Job(command) => runtime()?.block_on(jobs::run(command, client, &out)),
         Command::Deployment(command) => {
             runtime()?.block_on(deployments::run(command, &client()?, &out))
         }

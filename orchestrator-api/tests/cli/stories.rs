@@ -330,6 +330,14 @@ async fn what_needs_no_server() {
         .await;
     session.types("simulate --lost 2").await;
     session.is("simulate");
+    let mut session = Session::of(&person, "What a job file may say.");
+    session.types("job fields artifact").await;
+    session.types("job fields interval").await;
+    session.types("job fields intervall").await;
+    session.is("fields");
+    let ran = person.types("job fields --output json").await;
+    let fields = ran.json()["fields"].as_array().cloned();
+    assert!(fields.is_some_and(|fields| fields.len() > 80));
     let ran = person.types("simulate --nodes 20 --output json").await;
     assert_eq!(ran.json()["state"], "completed");
 

@@ -1,63 +1,6 @@
 //! What should run and how it should roll out, parsed once into types that cannot be wrong.
 //!
-//! # The document of a job
-//!
-//! One JSON object of at most 1 MiB ([`SPEC_BYTES_MAX`]). What has to be there: `job_id`, `driver` and `config`, and for
-//! `rolling` and `canary` a `health_check` with its `deadline`. A field of any other name, a key that comes twice
-//! and a `null` in place of a value are errors, and [`JobSpec::parse`] tells of all errors at once. In a file that is not JSON
-//! the fields are the same: [`JobSpec::from_value`].
-//!
-//! A *name* is 1 to 200 of letters, digits, `-`, `_` and `.`; a *time* is text such as `"90s"`, `"1m 30s"` or `"250ms"`;
-//! a *count* is a whole number, 0 to 4,294,967,295 where nothing else is said.
-//!
-//! | field | type | default | meaning |
-//! |---|---|---|---|
-//! | `namespace` | name | `default` | the first part of the job's own name |
-//! | `job_id` | name | required | the second part |
-//! | `job_type` | `service`, `batch` | `service` | runs on, or is done when it exits with 0 |
-//! | `selector` | text | every node | the nodes that may run it: `"zone in (eu-1, eu-2), gpu, !spot"`, see [`Selector`]; at most 4096 bytes, 64 requirements, 256 values in each |
-//! | `placement` | `"every"`, object | `every` | one execution on every node that the selector chooses; or an object: |
-//! | `placement.replicas` | count | required | so many executions, spread over those nodes; at most 1,000,000 |
-//! | `placement.distinct` | true, false | `false` | never two of them on one node |
-//! | `replicas` | count | | short for a `placement` of so many; only one of the two |
-//! | `lost_after` | time | `5m` | how long an execution of a replicated job waits for its node once that is down, before it gets another one; `0s` to `30days` |
-//! | `rollout` | object | `{}` | how the fleet moves to this version: |
-//! | `rollout.strategy` | `immediate`, `rolling`, `canary` | `immediate` | every target at once, each updated when it runs, which it has an hour for (one of a batch job a year to end); waves; a wave of canaries, a promotion, then waves |
-//! | `rollout.max_parallel` | count | `0` | most targets in flight, 0 = all that remain in one wave; `immediate` does not look at it |
-//! | `rollout.canary_count` | count | `0` | so many canaries, at most all targets; where this and the next are 0, one. For `canary` only |
-//! | `rollout.canary_percent` | count | `0` | the same as a share of all targets, rounded up; at most 100, and only one of the two |
-//! | `rollout.auto_promote` | true, false | `false` | promote when every canary is healthy; else a person does. Only `canary` looks at it |
-//! | `rollout.health_check` | object | | required for `rolling` and `canary`; `immediate` does not look at it: |
-//! | `health_check.deadline` | time | required | from the assignment of a target until it has to be updated, or it has failed; more than `min_healthy_time`, `1ms` to `30days` |
-//! | `health_check.min_healthy_time` | time | `30s` | continuous health before a target counts as updated; `0s` to `30days` |
-//! | `health_check.interval` | time | `10s` | how often agents say how their workloads do; `1s` to `1day` |
-//! | `health_check.max_error_rate` | number | `0.1` | a larger share of failed requests makes an interval bad; 0 to 1 |
-//! | `health_check.min_samples` | count | `10` | an interval with fewer requests says nothing about that share |
-//! | `health_check.failure_threshold` | count | `3` | so many bad intervals in a row fail a target, 0 = only the deadline does; at most 100 |
-//! | `rollout.max_failed_nodes` | count | `10` | more failed targets are a failure of the deployment; so is one failed canary before the promotion, and that no target got there |
-//! | `rollout.max_failed_nodes_percent` | number | `10` | so is a larger share of all targets; 0 to 100 |
-//! | `rollout.on_failure` | `rollback`, `pause`, `fail` | `rollback` | what follows: go back to the stable version, hold everything for a person, stop where it is |
-//! | `rollout.no_auto_rollback` | true, false | `false` | turns `rollback` into `fail` |
-//! | `rollout.spread` | label key | | the node label over whose values canaries, waves and replicas are spread; 1 to 63 of letters, digits, `-`, `_`, `.` and `/` |
-//!
-//! The rest is the *workload*: what the nodes' agents need. The core looks at the outline, carries it to them, and never
-//! looks inside; nothing in it is nested more than 64 levels deep. What the agent of this project makes of it is the
-//! page `workload` of the crate `orchestrator-agent`.
-//!
-//! | field | type | what it is about |
-//! |---|---|---|
-//! | `driver` | `exec`, `docker`, `external` | required: what runs it |
-//! | `config` | object | required: what the driver has to know |
-//! | `env` | object of strings, numbers, true or false | its environment |
-//! | `resources` | object | what it may use |
-//! | `ports` | array | what it listens on |
-//! | `volumes` | array | what of the node it sees |
-//! | `artifact` | object | what it brings along |
-//! | `checks` | array | how its health is seen |
-//! | `error_rate` | object | how its requests are counted |
-//! | `switch` | `stop_first`, `start_first` | whether the old one stops before the new one starts |
-//! | `restart` | object | what happens when it ends |
-//! | `labels` | object of strings | whatever its owner wants to find it by |
+#![doc = include_str!("../../docs/job.md")]
 //!
 //! ```
 //! use orchestrator_core::spec::{JobSpec, Placement};
@@ -122,6 +65,9 @@ use crate::selector::Selector;
 use crate::time::Span;
 
 pub use parse::{REPLICAS_MAX, SPEC_BYTES_MAX, SpecError, SpecErrors};
+
+/// What a job file may say of itself, as Markdown.
+pub const FIELDS: &str = include_str!("../../docs/job.md");
 
 /// One immutable version of a job.
 ///

@@ -1,31 +1,6 @@
-//! `driver: "docker"`: a container of the Docker Engine on this node.
+//! Containers of the Docker Engine on this node.
 //!
-//! | `config` | default | meaning |
-//! |---|---|---|
-//! | `image` | required | `name`, `name:tag` or `name@sha256:…` |
-//! | `pull` | `missing` | or `always`, `never`: when the engine brings the image here |
-//! | `entrypoint`, `args` | the image's | what runs in it |
-//! | `user`, `directory` | the image's | as whom, and where |
-//! | `init` | `false` | a little process of the engine's is the first one: one that hears no signals as the first one hears them then |
-//! | `network` | `bridge` | or `host`, or one that the engine has |
-//! | `ports` | the same | `{"http": 80}`: the port inside, for the job's port of this name |
-//! | `publish_on` | `127.0.0.1` | or `0.0.0.0`: others than this node reach the ports too |
-//! | `stop_signal` | the image's, or `TERM` | to its first process |
-//! | `stop_grace` | `10s` | then it is killed |
-//! | `log_bytes`, `log_files` | 1 MiB, 2 | of standard output and of standard error each: so many files of so many bytes are kept |
-//!
-//! The image is brought here before what ran so far is stopped. One of a registry that wants a password comes with that
-//! which `docker login` has kept in the file of [`docker_config`](crate::Settings::docker_config). One that does not come,
-//! because its registry is away or that file cannot be read, is asked for again for a minute before that is told.
-//!
-//! The job's `volumes` and `resources` hold for it. In its environment `PORT` and `PORT_HTTP` are the ports inside. A check
-//! of the type `command` runs in the container.
-//!
-//! The container has a name that follows from the run's directory and is kept there, and labels that say whose it is. It
-//! is made when the run starts and taken away when the run is forgotten; that it was begun is noted in the run's directory
-//! before. What runs or has run under the name of a run that was not begun is that of a lost one: it is never taken for the
-//! new run's. An agent that begins stops and takes away containers of its own whose run is gone: its data directory is an
-//! older copy, or somebody has deleted some of it.
+#![doc = include_str!("../../../docs/docker.md")]
 
 mod config;
 mod engine;
@@ -52,6 +27,9 @@ use crate::runs::{Run, RunId};
 use crate::settings::Settings;
 use crate::shim::{BEGUN, ENDED, Ended};
 use crate::workload::Workload;
+
+/// What a job file may say of a container, as Markdown.
+pub const FIELDS: &str = include_str!("../../../docs/docker.md");
 
 /// So many images are looked for at once: each takes a connection.
 const LOOKS_MAX: usize = 16;
