@@ -3,6 +3,7 @@
 mod desired;
 mod execute;
 mod numbers;
+mod ports;
 mod report;
 mod supply;
 
@@ -507,7 +508,10 @@ impl Live {
 
     /// Puts a mark on it; where that fails, only this agent knows.
     fn mark(&self, mark: Mark) {
-        if let Err(why) = self.run.mark(mark) {
+        // One that could not even be made has nothing to put it on.
+        if let Err(why) = self.run.mark(mark)
+            && self.run.dir.exists()
+        {
             tracing::warn!(run = %self.run.id, ?mark, %why, "a run cannot be marked");
         }
     }

@@ -215,30 +215,12 @@ impl Work {
                 }
             }
         }
-        // What else an execution lacks says whether its port is to become free.
-        // And so does its port: who goes on for want of one keeps another's. That only grows, so it ends.
         let begun: BTreeSet<Key> = begun.into_iter().cloned().collect();
-        let mut port_again = None;
-        loop {
-            let not_begun = (self.accepted.wanted.iter())
-                .filter(|(key, execution)| execution.version > 0 && !begun.contains(key));
-            let ports: Vec<(Key, Supply)> = not_begun
-                .filter_map(|(key, execution)| {
-                    let workload = execution.workload.as_ref().ok()?;
-                    let supply = self.supply_of_ports(key, workload);
-                    (supply > execution.supply).then(|| (key.clone(), supply))
-                })
-                .collect();
-            if ports.is_empty() {
-                break;
-            }
-            port_again = Some(now + PORT_AGAIN_AFTER);
-            for (key, supply) in ports {
-                if let Some(execution) = self.accepted.wanted.get_mut(&key) {
-                    execution.supply = supply;
-                }
-            }
-        }
+        let not_begun: Vec<Key> = (self.accepted.wanted.iter())
+            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let port_again = self.see_ports(&not_begun).then(|| now + PORT_AGAIN_AFTER);
         // What is wanted no more is abandoned.
         self.supplies
             .coming

@@ -398,7 +398,7 @@ impl<'a> Planner<'a> {
         let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
         let mine = newest(self.runs);
         let good = self.good_before(wanted);
-        let meanwhile = self.before(good);
+        let meanwhile = self.before(wanted, good);
         // What is wanted next may put it back.
         self.forget(None, &[good, meanwhile]);
         let before = match mine {
@@ -506,13 +506,15 @@ impl<'a> Planner<'a> {
     }
 
     /// What comes up again where nothing of what is wanted has begun: what ran until now, or what would have been put back for
-    /// that.
-    fn before(&self, good: Option<&'a Seen>) -> Option<&'a Seen> {
+    /// that. What was stopped already does so only where it is known that nothing begins in its place.
+    fn before(&self, wanted: &Wanted, good: Option<&'a Seen>) -> Option<&'a Seen> {
         let newest = self.others().max_by_key(|run| run.counts_as())?;
-        let goes_on = newest.comes_up() && !newest.given_up && newest.asked.is_none();
-        let goes_on = Some(newest).filter(|_| goes_on);
+        let newest_up = Some(newest).filter(|_| newest.comes_up() && !newest.given_up);
+        let goes_on = newest_up.filter(|_| newest.asked.is_none());
+        let is_missing = matches!(wanted.supply, Supply::Missing(_)) || wanted.workload.is_err();
         match newest.is_vain() {
             true => good.or(goes_on),
+            false if is_missing => newest_up,
             false => goes_on,
         }
     }

@@ -184,10 +184,13 @@ impl World {
                 assert!(!of.is_wanted && !of.dismissed && !of.given_up);
                 assert!(newest(runs).is_none() || !of.was_never_healthy());
                 let wanted = wanted.unwrap();
-                // What ran last; or what was there before that, which has not proved itself.
+                // What ran last, if need be also when it was stopped; or what was there before that, which has not proved
+                // itself.
                 let later = |run: &&Seen| !run.is_wanted && run.counts_as() > of.counts_as();
                 let mut later = runs.iter().filter(later);
-                let may_be = of.asked.is_none() || later.any(Seen::is_vain);
+                let is_missing =
+                    matches!(wanted.supply, Supply::Missing(_)) || wanted.workload.is_err();
+                let may_be = of.asked.is_none() || is_missing || later.any(Seen::is_vain);
                 match (newest(runs), &wanted.workload) {
                     (Some(mine), Ok(workload)) => {
                         assert!(workload.restart.put_back && mine.is_lost(wanted, workload));

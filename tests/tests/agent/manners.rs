@@ -394,3 +394,69 @@ async fn who_goes_on_keeps_its_port_and_for_that_nothing_ends() {
     assert!(said.contains(&why), "{said}");
     assert_eq!(node.processes(), both);
 }
+
+#[tokio::test]
+async fn of_two_that_want_a_port_one_gets_it_and_the_other_goes_on_until_it_is_free() {
+    let (server, mut node) = apart().await;
+    let free = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two, both, other] = free.map(|free| free.local_addr().unwrap().port());
+    let job = |name: &str, port: u16| {
+        let mut job = service(&[("COLOR", &port.to_string())], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job
+    };
+    let id = server.api.register(job("one", one)).await;
+    server.api.until_state(&id, "completed").await;
+    let of_one = node.processes();
+    let id = server.api.register(job("two", two)).await;
+    server.api.until_state(&id, "completed").await;
+    let mut of_two = node.processes();
+    of_two.retain(|pid| !of_one.contains(pid));
+    assert_eq!((of_one.len(), of_two.len()), (1, 1));
+
+    node.kill().await;
+    let first = server.api.register(job("one", both)).await;
+    let second = server.api.register(job("two", both)).await;
+    node.start_apart(&[]);
+    server.api.until_state(&first, "completed").await;
+    server.api.until_state(&second, "failed").await;
+    let said = server.api.targets(&second).await;
+    let whose = ["is wanted by default/one too", "is that of default/one"];
+    assert!(
+        whose
+            .iter()
+            .any(|why| said.contains(&format!("port http: {both} {why}"))),
+        "{said}"
+    );
+    let now = node.processes();
+    assert!(now.contains(&of_two[0]) && !now.contains(&of_one[0]));
+
+    let id = server.api.register(job("one", other)).await;
+    server.api.until_state(&id, "completed").await;
+    eventually("it has the port that it wants", async || {
+        let status = node.status().await.unwrap();
+        let mut runs = status["runs"].as_array().unwrap().iter();
+        let is_it = |run: &serde_json::Value| {
+            run["job"] == "default/two" && run["phase"] == "running" && run["ports"]["http"] == both
+        };
+        runs.any(is_it).then_some(())
+    })
+    .await;
+    let before = node.processes();
+    assert_eq!(before.len(), 2);
+
+    // The one that has it comes before the first.
+    node.kill().await;
+    let mut next = job("two", both);
+    next["env"]["COLOR"] = json!("next");
+    let next = server.api.register(next).await;
+    let first = server.api.register(job("one", both)).await;
+    node.start_apart(&[]);
+    server.api.until_state(&next, "completed").await;
+    server.api.until_state(&first, "failed").await;
+    let now = node.processes();
+    assert_eq!(now.iter().filter(|pid| before.contains(pid)).count(), 1);
+    assert_eq!(now.len(), 2);
+}

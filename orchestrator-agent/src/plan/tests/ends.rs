@@ -461,9 +461,19 @@ fn what_goes_on_for_what_cannot_begin_is_started_again() {
     ] {
         assert_eq!(about(&cannot, &[&old], 0), [], "its back-off");
         assert_eq!(about(&cannot, &[&old], 9), std::slice::from_ref(&back));
-        for run in [&stopped, &dismissed, &done] {
+        for run in [&dismissed, &done] {
             assert_eq!(about(&cannot, &[run], 9), []);
         }
+        // What was stopped for it comes back when it is known that it does not come.
+        let comes = match cannot.supply {
+            Supply::Coming => vec![],
+            _ => vec![Action::PutBack {
+                run: id(1, 2),
+                of: id(1, 1),
+                row: 0,
+            }],
+        };
+        assert_eq!(about(&cannot, &[&stopped], 0), comes);
         // It comes up, or what is stopped goes first.
         for asked in [None, Some(Duration::ZERO)] {
             let lives = Seen {
