@@ -123,43 +123,38 @@ impl Work {
         }
     }
 
-    /// Of those that want the same port that is to be free one gets it, and for the others nothing ends: the one that had it
-    /// last, or else the first.
+    /// Of those that want the same port that is to be free one gets it, and for the others nothing ends: the one that was to get
+    /// it before, and may have ended something for that, or else the one that had it last, or the first.
     fn see_rivals(&mut self, not_begun: &[Key]) -> bool {
         let asks = not_begun.iter().filter_map(|key| {
             let execution = self.accepted.wanted.get(key)?;
             let workload = execution.workload.as_ref().ok()?;
-            let may_begin = is_here(workload) && !matches!(execution.supply, Supply::Missing(_));
+            let begins = is_here(workload) && execution.supply == Supply::Here;
             let ports = workload.ports.iter();
-            let fixed = ports.filter_map(|port| Some((port.name.clone(), port.port?)));
-            may_begin.then(|| (key, execution.supply.clone(), fixed.collect::<Vec<_>>()))
+            let fixed = ports.filter_map(|port| Some((&port.name, port.port?)));
+            begins.then(|| (key, fixed.collect::<Vec<_>>()))
         });
         let asks: Vec<_> = asks.collect();
-        let mut gets: BTreeMap<u16, (Option<Moment>, &Key, &Supply)> = BTreeMap::new();
-        for (key, supply, ports) in &asks {
+        let mut gets = BTreeMap::new();
+        for (key, ports) in &asks {
             for (_, port) in ports {
-                let had = self.had_until(key, *port);
-                if gets.get(port).is_none_or(|(theirs, ..)| had > *theirs) {
-                    gets.insert(*port, (had, key, supply));
+                let was_to = self.supplies.promised.get(port) == Some(*key);
+                let claim = (was_to, self.had_until(key, *port));
+                if gets.get(port).is_none_or(|(theirs, _)| claim > *theirs) {
+                    gets.insert(*port, (claim, *key));
                 }
             }
         }
-        let mut lacking = Vec::new();
-        for (key, supply, ports) in &asks {
-            let rivals = ports.iter().filter_map(|(name, port)| {
-                let (_, by, theirs) = gets.get(port).filter(|(_, by, _)| by != key)?;
-                Some(match theirs {
-                    Supply::Coming => Supply::Coming,
-                    _ => Supply::Missing(format!(
-                        "port {name}: {port} is wanted by {} too, which is begun first",
-                        by.job
-                    )),
-                })
-            });
-            if let Some(rival) = rivals.max().filter(|rival| rival > supply) {
-                lacking.push(((*key).clone(), rival));
-            }
-        }
+        let lacking = asks.iter().filter_map(|(key, ports)| {
+            let mut rivals = ports.iter().filter(|(_, port)| gets[port].1 != *key);
+            let (name, port) = rivals.next()?;
+            let by = &gets[port].1.job;
+            let why = format!("port {name}: {port} is wanted by {by} too, which is begun first");
+            Some(((*key).clone(), Supply::Missing(why)))
+        });
+        let lacking: Vec<_> = lacking.collect();
+        let promised = gets.iter().map(|(port, (_, key))| (*port, (*key).clone()));
+        self.supplies.promised = promised.collect();
         let is_one = !lacking.is_empty();
         for (key, supply) in lacking {
             self.lacks(&key, supply);

@@ -42,6 +42,8 @@ pub(super) struct Supplies {
     coming: BTreeMap<Artifact, Coming>,
     /// What drivers see to, and room for a run, for those executions that have no run yet of what is wanted.
     provided: BTreeMap<Key, Provided>,
+    /// Who gets a port that is to be free.
+    pub(super) promised: BTreeMap<u16, Key>,
     /// So many are fetched at once; the others wait for their turn.
     turns: Arc<Semaphore>,
     /// It may be that something is needed no more.
@@ -82,6 +84,7 @@ impl Supplies {
             runs,
             coming: BTreeMap::new(),
             provided: BTreeMap::new(),
+            promised: BTreeMap::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             is_dirty: true,
         })

@@ -407,39 +407,56 @@ async fn of_two_that_want_a_port_one_gets_it_and_the_other_goes_on_until_it_is_f
         job["rollout"]["no_auto_rollback"] = json!(true);
         job
     };
-    let id = server.api.register(job("one", one)).await;
-    server.api.until_state(&id, "completed").await;
-    let of_one = node.processes();
-    let id = server.api.register(job("two", two)).await;
-    server.api.until_state(&id, "completed").await;
-    let mut of_two = node.processes();
-    of_two.retain(|pid| !of_one.contains(pid));
-    assert_eq!((of_one.len(), of_two.len()), (1, 1));
+    let mut before = Vec::new();
+    for (name, port) in [("one", one), ("two", two)] {
+        let id = server.api.register(job(name, port)).await;
+        server.api.until_state(&id, "completed").await;
+        let mut now = node.processes();
+        now.retain(|pid| !before.contains(pid));
+        before.extend(now);
+    }
+    let [of_one, of_two] = before[..] else {
+        panic!("{before:?}");
+    };
 
     node.kill().await;
     let first = server.api.register(job("one", both)).await;
     let second = server.api.register(job("two", both)).await;
     node.start_apart(&[]);
-    server.api.until_state(&first, "completed").await;
-    server.api.until_state(&second, "failed").await;
-    let said = server.api.targets(&second).await;
-    let whose = ["is wanted by default/one too", "is that of default/one"];
-    assert!(
-        whose
-            .iter()
-            .any(|why| said.contains(&format!("port http: {both} {why}"))),
-        "{said}"
-    );
+    let mut over = Vec::new();
+    for id in [&first, &second] {
+        let is_over = |state: &serde_json::Value| state == "completed" || state == "failed";
+        let ended = server
+            .api
+            .until(id, |it| is_over(&it["status"]["state"]))
+            .await;
+        over.push(ended["status"]["state"].clone());
+    }
+    // Whoever is ready first.
+    let is_first = over[0] == "completed";
+    assert_eq!(over[usize::from(is_first)], "failed", "{over:?}");
+    let (winner, loser, lost, stays, ends) = match is_first {
+        true => ("one", "two", &second, of_two, of_one),
+        false => ("two", "one", &first, of_one, of_two),
+    };
+    let said = server.api.targets(lost).await;
+    let whose = [
+        format!("port http: {both} is wanted by default/{winner} too"),
+        format!("port http: {both} is that of default/{winner} on this node"),
+    ];
+    assert!(whose.iter().any(|why| said.contains(why)), "{said}");
     let now = node.processes();
-    assert!(now.contains(&of_two[0]) && !now.contains(&of_one[0]));
+    assert!(now.contains(&stays) && !now.contains(&ends));
 
-    let id = server.api.register(job("one", other)).await;
+    let id = server.api.register(job(winner, other)).await;
     server.api.until_state(&id, "completed").await;
     eventually("it has the port that it wants", async || {
         let status = node.status().await.unwrap();
         let mut runs = status["runs"].as_array().unwrap().iter();
         let is_it = |run: &serde_json::Value| {
-            run["job"] == "default/two" && run["phase"] == "running" && run["ports"]["http"] == both
+            run["job"] == format!("default/{loser}")
+                && run["phase"] == "running"
+                && run["ports"]["http"] == both
         };
         runs.any(is_it).then_some(())
     })
@@ -447,15 +464,15 @@ async fn of_two_that_want_a_port_one_gets_it_and_the_other_goes_on_until_it_is_f
     let before = node.processes();
     assert_eq!(before.len(), 2);
 
-    // The one that has it comes before the first.
+    // Who has it by now is before the other.
     node.kill().await;
-    let mut next = job("two", both);
+    let mut next = job(loser, both);
     next["env"]["COLOR"] = json!("next");
     let next = server.api.register(next).await;
-    let first = server.api.register(job("one", both)).await;
+    let id = server.api.register(job(winner, both)).await;
     node.start_apart(&[]);
     server.api.until_state(&next, "completed").await;
-    server.api.until_state(&first, "failed").await;
+    server.api.until_state(&id, "failed").await;
     let now = node.processes();
     assert_eq!(now.iter().filter(|pid| before.contains(pid)).count(), 1);
     assert_eq!(now.len(), 2);
