@@ -109,6 +109,10 @@ impl Work {
             let lacking = not_begun.iter().filter_map(|key| {
                 let execution = self.accepted.wanted.get(key)?;
                 let workload = execution.workload.as_ref().ok()?;
+                // What is told of one that lacks more than a port is the other thing.
+                if matches!(execution.supply, Supply::Missing(_)) {
+                    return None;
+                }
                 let supply = self.supply_of_ports(key, workload);
                 (supply > execution.supply).then_some((key, supply))
             });
