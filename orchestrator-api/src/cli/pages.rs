@@ -38,7 +38,8 @@ fn write_pages(command: &Command, dir: &Path) -> io::Result<()> {
     // Where what follows the options has a name of its own, that is the name.
     let mut text = text
         .replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n")
-        .replace(".SH EXTRA\n", ".SH NOTES\n");
+        .replace(".SH EXTRA\n", ".SH NOTES\n")
+        .replace("\nExamples:\n", "\n.SH EXAMPLES\n");
     let of_environment = |arg: &Arg| {
         let name = arg.get_env()?.to_str()?.to_owned();
         Some(format!(
