@@ -207,6 +207,7 @@ impl Work {
                     // Before the next plan it is looked whether it is.
                     supply: Supply::Here,
                     is_held_up: false,
+                    is_replaced: false,
                     on_trial: execution.target.is_some(),
                 },
             );

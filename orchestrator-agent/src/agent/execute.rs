@@ -51,6 +51,8 @@ pub(super) enum Event {
     Forgotten(RunId, io::Result<()>),
     /// What this workload of an execution needs of its driver is here, or not.
     Provided(Key, Arc<Workload>, Result<(), Lack>),
+    /// Who listens to a port, if it is one of ours.
+    Listens(u16, Option<RunId>),
     /// What a workload brings along was fetched, or not.
     Fetched(Artifact, Result<Made, Failed>),
 }
@@ -280,6 +282,7 @@ impl Work {
                     runs::tidy(&live.run.dir);
                 }
             }
+            Event::Listens(port, by) => self.listens(port, by),
             Event::Provided(key, workload, provided) => self.provided(&key, &workload, provided),
             Event::Fetched(artifact, fetched) => self.fetched(artifact, fetched),
             Event::Forgotten(id, Err(why)) => {

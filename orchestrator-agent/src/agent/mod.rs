@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::desired::Accepted;
 use self::execute::Event;
 use self::numbers::Numbers;
+use self::ports::PORT_AGAIN_AFTER;
 use self::report::Told;
 use self::supply::Supplies;
 use crate::client::{Client, News, NotLet, Says};
@@ -430,6 +431,9 @@ struct Work {
     drain_told: Moment,
 }
 
+/// All runs, as a plan sees them.
+type Observed = BTreeMap<Key, Vec<Seen>>;
+
 /// A run, and what this agent does about it.
 #[derive(Debug)]
 struct Live {
@@ -618,7 +622,7 @@ impl Work {
             if !self.accepted.is_known() {
                 break (observed, None);
             }
-            self.hold_up();
+            self.hold_up(&observed);
             let Plan { mut actions, wake } = plan::plan(&self.accepted.wanted, &observed, now);
             // What begins may need a port of what ends.
             if actions
@@ -649,6 +653,9 @@ impl Work {
             }
         };
         let tell = self.tell(&observed, now);
+        let mut executions = self.accepted.wanted.values();
+        let is_replaced = executions.any(|wanted| wanted.is_replaced);
+        let port = is_replaced.then(|| now + PORT_AGAIN_AFTER);
         let drain = (self.accepted.draining).then(|| self.drain_told + DRAIN_TOLD_EACH);
         let ready = self.lives.values().filter_map(|live| {
             let ready = live.since + live.tally.ready_at()?;
@@ -663,13 +670,14 @@ impl Work {
             .chain(wake)
             .chain(tell)
             .chain(supply)
+            .chain(port)
             .chain(keep)
             .chain(drain)
             .min()
     }
 
-    fn observed(&self, now: Moment) -> BTreeMap<Key, Vec<Seen>> {
-        let mut observed: BTreeMap<Key, Vec<Seen>> = BTreeMap::new();
+    fn observed(&self, now: Moment) -> Observed {
+        let mut observed = Observed::new();
         for (id, live) in &self.lives {
             observed
                 .entry(id.key.clone())

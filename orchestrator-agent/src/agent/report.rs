@@ -174,13 +174,16 @@ impl Work {
         let link = link.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = self.now();
         let observed = self.observed(now);
+        let holders = self.holders(&observed);
         let executions = self.accepted.wanted.iter().map(|(key, wanted)| {
             let runs = observed.get(key).map_or(&[][..], Vec::as_slice);
-            let for_port = |workload| self.supply_of_ports(key, workload) == Supply::Coming;
-            let waits_for_port =
-                wanted.is_held_up || wanted.workload.as_ref().is_ok_and(|it| for_port(it));
+            let for_port = || {
+                let workload = wanted.workload.as_ref();
+                let is_coming = |it| holders.supply(key, it) == Supply::Coming;
+                wanted.is_held_up || workload.is_ok_and(|it| is_coming(it))
+            };
             let standing = match plan::standing(wanted, runs) {
-                Standing::Unknown if waits_for_port => "waiting for a port".to_owned(),
+                Standing::Unknown if for_port() => "waiting for a port".to_owned(),
                 Standing::Unknown if wanted.supply == Supply::Coming => "fetching".to_owned(),
                 Standing::Unknown => "unknown".to_owned(),
                 Standing::Up(_) => "up".to_owned(),

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use super::execute::{Event, Events};
+use super::ports::{Listener, PORT_AGAIN_AFTER};
 use super::{Waits, Work};
 use crate::artifact::{Artifact, Bounds, Cache, Failed, Made, fetch};
 use crate::disk;
@@ -27,8 +28,6 @@ const WAIT_AT_LEAST: f64 = 0.5;
 /// A run needs no more on the disk before it works, but for what it brings along.
 const ROOM_BYTES: usize = 256 << 10;
 const ROOM_FILES: u64 = 32;
-/// How soon it is looked again whether a port is free.
-const PORT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// What is not what was promised will hardly be better soon, and costs as much again.
 const WRONG_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 
@@ -44,6 +43,8 @@ pub(super) struct Supplies {
     provided: BTreeMap<Key, Provided>,
     /// Who gets a port that is to be free.
     pub(super) promised: BTreeMap<u16, Key>,
+    /// Who listens to ports that somebody needs and none of ours says that it has.
+    pub(super) listeners: BTreeMap<u16, Listener>,
     /// So many are fetched at once; the others wait for their turn.
     turns: Arc<Semaphore>,
     /// It may be that something is needed no more.
@@ -85,6 +86,7 @@ impl Supplies {
             coming: BTreeMap::new(),
             provided: BTreeMap::new(),
             promised: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             is_dirty: true,
         })
@@ -190,7 +192,7 @@ impl Work {
     /// Looks how it is with all that is wanted; answers when to look again.
     pub(super) fn supply(&mut self, now: Moment) -> Option<Moment> {
         let mut wanted = BTreeSet::new();
-        // What has a run was here, and whoever starts it again looks for himself.
+        // What has a run was here, and whoever starts it again looks for himself; but for its ports.
         let begun = self.lives.values().filter(|live| live.is_wanted);
         let begun: BTreeSet<&Key> = begun.map(|live| &live.run.id.key).collect();
         let mut provided = BTreeSet::new();
@@ -218,12 +220,7 @@ impl Work {
                 }
             }
         }
-        let begun: BTreeSet<Key> = begun.into_iter().cloned().collect();
-        let not_begun: Vec<Key> = (self.accepted.wanted.iter())
-            .filter(|(key, execution)| execution.version > 0 && !begun.contains(key))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let port_again = self.see_ports(&not_begun).then(|| now + PORT_AGAIN_AFTER);
+        let port_again = self.see_ports(now).then(|| now + PORT_AGAIN_AFTER);
         // What is wanted no more is abandoned.
         self.supplies
             .coming

@@ -2,6 +2,8 @@
 //!
 #![doc = include_str!("../../docs/exec.md")]
 
+mod listens;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -732,13 +734,26 @@ impl Driver for Exec {
 
     fn usage<'a>(&'a self, runs: &'a [Arc<Run>]) -> Doing<'a, BTreeMap<RunId, Usage>> {
         Box::pin(async {
-            let shim = |run: &Arc<Run>| Some((run.id.clone(), Process::read(&run.dir).ok()??.shim));
-            let shims: BTreeMap<_, _> = runs.iter().filter_map(shim).collect();
+            let shims: BTreeMap<_, _> = shims(runs).collect();
             let used = usage::below(&shims.values().copied().collect());
             let its = |(run, shim): (RunId, i32)| Some((run, *used.get(&shim)?));
             shims.into_iter().filter_map(its).collect()
         })
     }
+
+    fn listens<'a>(&'a self, runs: &'a [Arc<Run>], port: u16) -> Doing<'a, Option<RunId>> {
+        Box::pin(async move {
+            let shims: BTreeMap<_, _> = shims(runs).map(|(run, shim)| (shim, run)).collect();
+            let by = listens::below(&shims.keys().copied().collect(), port)?;
+            shims.get(&by).cloned()
+        })
+    }
+}
+
+/// The process above all those of a run.
+fn shims(runs: &[Arc<Run>]) -> impl Iterator<Item = (RunId, i32)> {
+    let shim = |run: &Arc<Run>| Some((run.id.clone(), Process::read(&run.dir).ok()??.shim));
+    runs.iter().filter_map(shim)
 }
 
 /// Ends a run of which no file says which process it is, or one that is not here: then it is its shim's child. With

@@ -98,6 +98,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
         Box::pin(async { BTreeMap::new() })
     }
 
+    /// Which of these listens to a TCP port of this node, whether its document says so or not, as far as that can be seen.
+    fn listens<'a>(&'a self, _runs: &'a [Arc<Run>], _port: u16) -> Doing<'a, Option<RunId>> {
+        Box::pin(async { None })
+    }
+
     /// Takes away what is left of a run that does not live. One that was not begun will never be; one that lives
     /// after all is an error.
     fn forget<'a>(&'a self, run: &'a Run) -> Doing<'a, io::Result<()>>;

@@ -18,18 +18,23 @@ pub struct Usage {
 pub(super) fn below(roots: &BTreeSet<i32>) -> BTreeMap<i32, Usage> {
     let ticks = rustix::param::clock_ticks_per_second();
     let page = rustix::param::page_size() as u64;
+    let mut used: BTreeMap<i32, Usage> = BTreeMap::new();
+    for (root, process) in families(roots) {
+        let usage = used.entry(root).or_default();
+        usage.memory_bytes += process.pages * page;
+        usage.cpu += Duration::from_millis(process.ticks * 1000 / ticks);
+    }
+    used
+}
+
+/// All the processes below each of these, with the nearest of these above them.
+pub(super) fn families(roots: &BTreeSet<i32>) -> Vec<(i32, Process)> {
     let processes: BTreeMap<i32, Process> = Process::all()
         .map(|process| (process.pid, process))
         .collect();
-    let mut used: BTreeMap<i32, Usage> = BTreeMap::new();
-    for process in processes.values() {
-        if let Some(root) = root(&processes, roots, process) {
-            let usage = used.entry(root).or_default();
-            usage.memory_bytes += process.pages * page;
-            usage.cpu += Duration::from_millis(process.ticks * 1000 / ticks);
-        }
-    }
-    used
+    let all = processes.values();
+    all.filter_map(|process| Some((root(&processes, roots, process)?, *process)))
+        .collect()
 }
 
 /// The nearest of these above a process.

@@ -7,7 +7,7 @@
 //!   others goes on until the wanted run is healthy; otherwise nothing starts before all others have ended.
 //! - Where what it brings along is not here, or the wanted document cannot be understood, nothing starts, and the newest of
 //!   the others goes on meanwhile: a node does not lose what works for what cannot. To go on is to be started again, too,
-//!   as often as its own document says.
+//!   as often as its own document says. What is to be started again and lacks a port waits, which is no attempt.
 //! - Where the wanted run has failed before it had [proved itself](Trial), and the job says so, it is given up, and what ran
 //!   before runs again. Who has proved himself is started again, and what a person has stopped stays so.
 //! - Nothing is done to a run that something is being done to.
@@ -15,6 +15,7 @@
 //!   on](taken) for the later assignment, unless a restart was asked for since it was begun.
 //! - A few runs that ended are kept, for who wants to know why; then they are forgotten.
 
+mod before;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::before::comes_up;
+use self::before::{best_other, good_before, meanwhile};
 pub use self::standing::{Standing, newest, standing};
 use crate::runs::{Attempt, Key, RunId};
 use crate::workload::{Policy, Workload};
@@ -53,6 +56,8 @@ pub struct Wanted {
     pub supply: Supply,
     /// It needs a port of a run that is about to end.
     pub is_held_up: bool,
+    /// Another one has, or gets, a port that is needed by what would come up again in its place.
+    pub is_replaced: bool,
     /// A deployment waits to see how it goes, or did when the server last spoke of it.
     pub on_trial: bool,
 }
@@ -301,22 +306,27 @@ impl Seen {
     }
 
     /// What ran before it is to run in its place, where the job says so.
-    fn is_lost(&self, wanted: &Wanted, workload: &Workload) -> bool {
+    fn is_lost(&self, wanted: &Wanted, workload: &Workload, now: Moment) -> bool {
         let is_tried = wanted.on_trial || self.trial != Trial::Over;
+        let again = match (&self.phase, self.asked, self.next(workload)) {
+            (Phase::Ended { .. }, None, Next::At { moment, .. }) => Some(moment),
+            _ => None,
+        };
+        let is_missing = matches!(wanted.supply, Supply::Missing(_));
+        let has_failed = self.has_failed(workload);
+        let cannot_start = is_missing && again.is_some_and(|again| now >= again);
         // Nobody waits any more for one that was never healthy; one that began late has its restarts for that.
-        let is_over = self.is_over() && self.asked.is_none();
-        let is_down = is_over && matches!(self.next(workload), Next::At { .. });
-        let is_vain = !wanted.on_trial && self.trial == Trial::Begun && is_down;
-        self.given_up || is_tried && self.has_failed(workload) || is_vain
+        let is_vain = !wanted.on_trial && self.trial == Trial::Begun && again.is_some();
+        self.given_up || is_tried && (has_failed || cannot_start) || is_vain
     }
 
     fn was_never_healthy(&self) -> bool {
         matches!(self.trial, Trial::Begun | Trial::Late)
     }
 
-    /// It would be started again.
-    fn comes_up(&self) -> bool {
-        matches!(self.next(&self.workload), Next::At { .. })
+    /// It is started again when it has ended, as this one.
+    pub fn comes_up(&self, workload: &Workload) -> bool {
+        self.asked.is_some() || matches!(self.next(workload), Next::At { .. })
     }
 
     /// Were it wanted still, what ran before it would be put back.
@@ -397,19 +407,20 @@ impl<'a> Planner<'a> {
         let workload = wanted.workload.as_ref().ok();
         let puts_back = workload.is_some_and(|workload| workload.restart.put_back);
         let mine = newest(self.runs);
-        let good = self.good_before(wanted);
-        let meanwhile = self.before(wanted, good);
+        let good = good_before(self.runs, wanted);
+        let meanwhile = meanwhile(self.runs, wanted, good);
         // What is wanted next may put it back.
         self.forget(None, &[good, meanwhile]);
         let before = match mine {
             Some(_) => good.filter(|_| puts_back),
             None => meanwhile,
         };
+        let before = before.filter(|_| !wanted.is_replaced);
         if wanted.version == 0 {
             return self.stop_all_but(None);
         }
         let Ok(workload) = &wanted.workload else {
-            let kept = self.best_other();
+            let kept = best_other(self.runs);
             self.stop_all_but(kept);
             return self.bring_back(kept, before);
         };
@@ -419,17 +430,17 @@ impl<'a> Planner<'a> {
             self.act(Action::Try(self.id(mine), trial));
         }
         let is_here = wanted.supply == Supply::Here;
-        let failed = mine.filter(|mine| puts_back && mine.is_lost(wanted, workload));
+        let failed = mine.filter(|mine| puts_back && mine.is_lost(wanted, workload, self.now));
         // An agent that has just begun does not know yet that it has failed.
         let may_have = puts_back && mine.is_some_and(|mine| mine.busy && !mine.is_over() && !up);
-        let failed = failed.filter(|_| before.is_some() || self.best_other().is_some());
+        let failed = failed.filter(|_| before.is_some() || best_other(self.runs).is_some());
         let goes_back = failed.is_some();
         if let Some(failed) = failed.filter(|failed| !failed.given_up) {
             self.act(Action::GiveUp(self.id(failed)));
         }
         let kept = match workload.start_first && !ready || !is_here && !up || goes_back || may_have
         {
-            true => self.best_other(),
+            true => best_other(self.runs),
             false => None,
         };
         // One that was told to stop, and is wanted again, is on its way out.
@@ -503,49 +514,6 @@ impl<'a> Planner<'a> {
             generation,
             attempt: another(self.runs, generation).number,
         }
-    }
-
-    /// What comes up again where nothing of what is wanted has begun: what ran until now, or what would have been put back for
-    /// that. What was stopped already does so only where it is known that nothing begins in its place.
-    fn before(&self, wanted: &Wanted, good: Option<&'a Seen>) -> Option<&'a Seen> {
-        let newest = self.others().max_by_key(|run| run.counts_as())?;
-        let newest_up = Some(newest).filter(|_| newest.comes_up() && !newest.given_up);
-        let goes_on = newest_up.filter(|_| newest.asked.is_none());
-        let is_missing = matches!(wanted.supply, Supply::Missing(_)) || wanted.workload.is_err();
-        match newest.is_vain() {
-            true => good.or(goes_on),
-            false if is_missing => newest_up,
-            false => goes_on,
-        }
-    }
-
-    /// Of what is not wanted, the newest that was healthy, or need not be, and would come up again. It may have been stopped.
-    fn good_before(&self, wanted: &Wanted) -> Option<&'a Seen> {
-        // Who counts as of a later assignment is of an earlier job of the same name.
-        let is_of_it = |run: &&Seen| run.counts_as().generation <= wanted.generation;
-        let is_good = |run: &&Seen| !run.was_never_healthy() && !run.given_up && run.comes_up();
-        self.others()
-            .filter(is_of_it)
-            .filter(is_good)
-            .max_by_key(|run| run.counts_as())
-    }
-
-    /// Of each assignment that is not wanted and was when it ended, the last attempt.
-    fn others(&self) -> impl Iterator<Item = &'a Seen> {
-        let mut last: BTreeMap<u64, &'a Seen> = BTreeMap::new();
-        for run in self.runs.iter().filter(|run| !run.is_wanted) {
-            let known = last.entry(run.counts_as().generation).or_insert(run);
-            if run.counts_as() > known.counts_as() {
-                *known = run;
-            }
-        }
-        last.into_values().filter(|run| !run.dismissed)
-    }
-
-    /// Of what is not wanted, the newest that lives and was not told to stop.
-    fn best_other(&self) -> Option<&'a Seen> {
-        let others = serving(self.runs).filter(|run| !run.is_wanted);
-        others.max_by_key(|run| run.worth())
     }
 
     fn stop_all_but(&mut self, kept: Option<&Seen>) {

@@ -58,6 +58,10 @@ enum Happens {
         slot: u32,
         is: bool,
     },
+    Replaced {
+        slot: u32,
+        is: bool,
+    },
     Supplied {
         slot: u32,
         how: usize,
@@ -90,6 +94,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => slot.clone().prop_map(|slot| Happens::Forgets { slot }),
         2 => slot.clone().prop_map(|slot| Happens::TrialEnds { slot }),
         2 => (slot.clone(), any::<bool>()).prop_map(|(slot, is)| Happens::HeldUp { slot, is }),
+        1 => (slot.clone(), any::<bool>()).prop_map(|(slot, is)| Happens::Replaced { slot, is }),
         3 => (slot, 0..3_usize).prop_map(|(slot, how)| Happens::Supplied { slot, how }),
         3 => (0..8_usize, 0..2_i32).prop_map(|(which, code)| Happens::Exits { which, code }),
         3 => (0..8_usize).prop_map(|which| Happens::BecomesReady { which }),
@@ -175,12 +180,17 @@ impl World {
                 let alive: Vec<_> = alive.collect();
                 assert!(alive.len() <= most, "beside {alive:?}");
                 assert!(alive.iter().all(|run| !run.is_wanted), "a second start");
+                // What began and has ended was to come up, and not what was there before it.
+                let mine = newest(runs).filter(|mine| mine.is_over());
+                assert!(mine.is_none() || comes_up(wanted, runs, self.now) == mine);
             }
             Action::PutBack { of, .. } => {
                 assert!(run.is_none());
                 assert!(runs.iter().all(Seen::is_over), "beside {runs:?}");
                 let of = |run: &&Seen| (run.generation, run.attempt) == (of.generation, of.attempt);
                 let of = runs.iter().find(of).unwrap();
+                assert_eq!(comes_up(wanted.unwrap(), runs, self.now), Some(of));
+                assert!(!wanted.unwrap().is_replaced);
                 assert!(!of.is_wanted && !of.dismissed && !of.given_up);
                 assert!(newest(runs).is_none() || !of.was_never_healthy());
                 let wanted = wanted.unwrap();
@@ -193,7 +203,9 @@ impl World {
                 let may_be = of.asked.is_none() || is_missing || later.any(Seen::is_vain);
                 match (newest(runs), &wanted.workload) {
                     (Some(mine), Ok(workload)) => {
-                        assert!(workload.restart.put_back && mine.is_lost(wanted, workload));
+                        assert!(
+                            workload.restart.put_back && mine.is_lost(wanted, workload, self.now)
+                        );
                     }
                     (None, Ok(_)) => assert!(wanted.supply != Supply::Here && may_be),
                     (_, Err(_)) => assert!(may_be),
@@ -345,6 +357,7 @@ impl World {
             workload,
             supply: Supply::Here,
             is_held_up: false,
+            is_replaced: false,
             on_trial: true,
         };
         self.desired.insert(key.clone(), wanted);
@@ -435,6 +448,11 @@ impl World {
                     wanted.is_held_up = is;
                 }
             }
+            Happens::Replaced { slot, is } => {
+                if let Some(wanted) = self.desired.get_mut(&key(slot)) {
+                    wanted.is_replaced = is;
+                }
+            }
             Happens::Supplied { slot, how } => {
                 let ways = [
                     Supply::Here,
@@ -502,7 +520,7 @@ impl World {
     fn settle(&mut self) {
         for wanted in self.desired.values_mut() {
             wanted.supply = Supply::Here;
-            wanted.is_held_up = false;
+            (wanted.is_held_up, wanted.is_replaced) = (false, false);
         }
         for _ in 0..200 {
             self.turn();

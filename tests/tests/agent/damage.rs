@@ -25,7 +25,7 @@ fn shim_of(pid: i32) -> i32 {
     stat(pid).unwrap().1
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 

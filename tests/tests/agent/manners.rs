@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::damage::kill;
 use crate::harness::{Node, Server, eventually, immediate, rolling, service};
 use crate::restarts::apart;
 
@@ -473,6 +474,164 @@ async fn of_two_that_want_a_port_one_gets_it_and_the_other_goes_on_until_it_is_f
     node.start_apart(&[]);
     server.api.until_state(&next, "completed").await;
     server.api.until_state(&id, "failed").await;
+    let now = node.processes();
+    assert_eq!(now.iter().filter(|pid| before.contains(pid)).count(), 1);
+    assert_eq!(now.len(), 2);
+}
+
+#[tokio::test]
+async fn who_is_down_keeps_its_port_and_waits_for_it_for_as_long_as_it_takes() {
+    let (server, node) = apart().await;
+    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two] = free.map(|free| free.local_addr().unwrap().port());
+    let job = |name: &str, port: u16| {
+        let mut job = service(&[], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job["restart"] = json!({ "attempts": 2, "backoff": "1s", "backoff_max": "1s" });
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job
+    };
+    let id = server.api.register(job("one", one)).await;
+    server.api.until_state(&id, "completed").await;
+    let of_one = node.processes();
+    let id = server.api.register(job("two", two)).await;
+    server.api.until_state(&id, "completed").await;
+    let mut of_two = node.processes();
+    of_two.retain(|pid| !of_one.contains(pid));
+    let id = server.api.register(job("two", one)).await;
+    server.api.until_state(&id, "failed").await;
+
+    // The other one wants its port still.
+    let attempt = async |number: u32| {
+        eventually("it is up again", async || {
+            let status = node.status().await.unwrap();
+            let mut runs = status["runs"].as_array().unwrap().iter();
+            let is_it = |run: &serde_json::Value| {
+                run["job"] == "default/one" && run["attempt"] == number && run["ready"] == true
+            };
+            runs.any(is_it).then_some(())
+        })
+        .await;
+        let mut now = node.processes();
+        now.retain(|pid| !of_two.contains(pid));
+        let [pid] = now[..] else {
+            panic!("{now:?} beside {of_two:?}");
+        };
+        pid
+    };
+    let pid = attempt(1).await;
+    kill(pid);
+    let pid = attempt(2).await;
+
+    // And a program that is none of the agent's has it. To wait for that is no attempt.
+    kill(pid);
+    let foreign = eventually("its port is free", async || {
+        TcpListener::bind(("127.0.0.1", one)).ok()
+    });
+    let foreign = foreign.await;
+    let sentence = format!("port http: {one} is in use by a program that is not the agent's");
+    let standing = async || {
+        let status = node.status().await.unwrap();
+        let mut all = status["executions"].as_array().unwrap().iter();
+        let of_it = all.find(|it| it["job"] == "default/one").unwrap();
+        of_it["standing"].as_str().unwrap().to_owned()
+    };
+    eventually("it waits for it", async || {
+        standing().await.contains(&sentence).then_some(())
+    })
+    .await;
+    drop(foreign);
+    attempt(3).await;
+}
+
+#[tokio::test]
+async fn what_is_put_back_waits_for_its_port() {
+    let (server, node) = apart().await;
+    let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two, other] = free.map(|free| free.local_addr().unwrap().port());
+    let job = |name: &str, port: u16| {
+        let mut job = service(&[("COLOR", name)], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job["restart"] = json!({ "attempts": 1, "backoff": "100ms", "put_back": true });
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job
+    };
+    for (name, port) in [("one", one), ("two", two)] {
+        let id = server.api.register(job(name, port)).await;
+        server.api.until_state(&id, "completed").await;
+    }
+    // It is up for long enough that the other one gets its port.
+    let mut broken = job("one", other);
+    let dir = tempfile::tempdir().unwrap();
+    let flag = dir.path().join("may-end");
+    let script = format!(
+        "while ! test -e {}; do sleep 0.1; done; exit 3",
+        flag.display()
+    );
+    broken["config"] = json!({ "command": ["sh", "-c", script] });
+    broken["checks"] = json!([]);
+    server.api.register(broken).await;
+    let taken = server.api.register(job("two", one)).await;
+    server.api.until_state(&taken, "completed").await;
+    std::fs::write(&flag, "").unwrap();
+    eventually("it has failed", async || {
+        let status = node.status().await.unwrap();
+        let mut all = status["executions"].as_array().unwrap().iter();
+        all.any(|it| it["job"] == "default/one" && it["standing"] == "exited: 3")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(node.processes().len(), 1);
+    server
+        .api
+        .post("/v1/jobs/default/two/stop", json!({}))
+        .await;
+    // Without an attempt in vain.
+    eventually("it is back", async || {
+        let status = node.status().await.unwrap();
+        let mut runs = status["runs"].as_array().unwrap().iter();
+        let is_it = |run: &serde_json::Value| {
+            run["job"] == "default/one" && run["version"] == 1 && run["ready"] == true
+        };
+        let run = runs.find(|run| is_it(run))?;
+        assert_eq!(run["attempt"], 2);
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_listens_without_having_said_so_has_the_port_all_the_same() {
+    let (server, node) = apart().await;
+    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two] = free.map(|free| free.local_addr().unwrap().port());
+    let says = |name: &str, port: u16| {
+        let mut job = service(&[], rolling());
+        job["job_id"] = json!(name);
+        job["ports"] = json!([{ "name": "http", "port": port }]);
+        job["rollout"]["no_auto_rollback"] = json!(true);
+        job
+    };
+    let mut says_nothing = service(&[("PORT", &one.to_string())], rolling());
+    says_nothing["ports"] = json!([]);
+    says_nothing["checks"] = json!([{ "type": "tcp", "port": one, "interval": "100ms" }]);
+    for job in [says_nothing, says("other", two)] {
+        let id = server.api.register(job).await;
+        server.api.until_state(&id, "completed").await;
+    }
+    let before = node.processes();
+    let id = server.api.register(says("other", one)).await;
+    server.api.until_state(&id, "failed").await;
+    let said = server.api.targets(&id).await;
+    let sentence = format!("port http: {one} is that of default/web on this node");
+    assert!(said.contains(&sentence), "{said}");
+    assert_eq!(node.processes(), before);
+
+    // Its own next version says so, and gets it.
+    let id = server.api.register(says("web", one)).await;
+    server.api.until_state(&id, "completed").await;
     let now = node.processes();
     assert_eq!(now.iter().filter(|pid| before.contains(pid)).count(), 1);
     assert_eq!(now.len(), 2);

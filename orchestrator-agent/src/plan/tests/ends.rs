@@ -41,6 +41,7 @@ fn after(restart: serde_json::Value, batch: bool, run: Seen) -> (Option<u64>, St
         workload,
         supply: Supply::Here,
         is_held_up: false,
+        is_replaced: false,
         on_trial: true,
     };
     let standing = standing(&wanted, std::slice::from_ref(&run));
@@ -141,6 +142,7 @@ fn what_it_brings_along_is_waited_for() {
             workload: Ok(workload(false)),
             supply,
             is_held_up: false,
+            is_replaced: false,
             on_trial: true,
         };
         assert_eq!(standing(&wanted, &runs), stands, "{wanted:?}");
@@ -208,6 +210,7 @@ fn what_was_stopped_for_what_fails_is_put_back_where_that_is_said() {
             workload: Ok(that(false, put_back)),
             supply: Supply::Here,
             is_held_up: false,
+            is_replaced: false,
             on_trial,
         };
         let desired = BTreeMap::from([(key(0), wanted)]);
@@ -251,6 +254,7 @@ fn what_needs_a_port_of_what_ends_waits_for_that_and_keeps_nothing() {
         workload: Ok(workload(false)),
         supply: Supply::Here,
         is_held_up: true,
+        is_replaced: false,
         on_trial: true,
     };
     let other = Seen {
@@ -284,6 +288,7 @@ fn what_is_wanted_again_while_it_runs_goes_on() {
         workload: workload.clone(),
         supply: Supply::Missing("none".to_owned()),
         is_held_up: false,
+        is_replaced: false,
         on_trial: true,
     };
     let (old, new) = (Ok(that(false, false)), Ok(that(true, false)));
@@ -418,6 +423,7 @@ fn wanted(workload: Result<Arc<Workload>, String>, supply: Supply) -> Wanted {
         workload,
         supply,
         is_held_up: false,
+        is_replaced: false,
         on_trial: true,
     }
 }
@@ -696,4 +702,64 @@ fn what_is_on_its_way_out_and_wanted_again_is_ended_first() {
         row: 0,
     };
     assert_eq!(about(&wanted, &[&mine], 6), [create]);
+}
+
+#[test]
+fn what_is_down_waits_for_what_it_lacks_or_for_what_ran_before_it() {
+    let id = |generation, attempt| RunId {
+        key: key(0),
+        generation,
+        attempt,
+    };
+    let mut old = ended(1, 0, End::Exited(0), 9);
+    (old.is_wanted, old.asked) = (false, Some(Duration::ZERO));
+    let mine = |trial| Seen {
+        generation: 2,
+        trial,
+        ..ended(1, 0, End::Exited(1), 0)
+    };
+    let back = Action::PutBack {
+        run: id(1, 2),
+        of: id(1, 1),
+        row: 0,
+    };
+    let give_up = Action::GiveUp(id(2, 1));
+    let (over, well) = (mine(Trial::Over), mine(Trial::Well));
+    let missing = Supply::Missing("none".to_owned());
+    let create = Action::Create {
+        run: id(2, 2),
+        row: 1,
+    };
+    let planned = |mine: &Seen, supply: &Supply, is_replaced, now| {
+        let wanted = Wanted {
+            generation: 2,
+            version: 2,
+            since: 0,
+            workload: Ok(that(false, true)),
+            supply: supply.clone(),
+            is_held_up: false,
+            is_replaced,
+            on_trial: false,
+        };
+        let runs = vec![old.clone(), mine.clone()];
+        let now = Duration::from_secs(now);
+        let comes = comes_up(&wanted, &runs, now).map(|run| run.generation);
+        let stands = standing(&wanted, &runs);
+        let desired = BTreeMap::from([(key(0), wanted)]);
+        let observed = BTreeMap::from([(key(0), runs)]);
+        (plan(&desired, &observed, now).actions, comes, stands)
+    };
+    let cannot = Standing::CannotStart("none".to_owned());
+    // It has proved itself, and waits, however long.
+    let waits = (vec![], Some(2), cannot.clone());
+    assert_eq!(planned(&over, &missing, false, 99), waits);
+    let starts = (vec![create.clone()], Some(2), Standing::Down);
+    assert_eq!(planned(&over, &Supply::Here, false, 99), starts);
+    // It has not, and what ran before it takes its place when it would have been started again.
+    assert_eq!(planned(&well, &missing, false, 0), waits);
+    let goes_back = (vec![give_up, back], Some(1), cannot);
+    assert_eq!(planned(&well, &missing, false, 99), goes_back);
+    // Not where that one lacks its own.
+    assert_eq!(planned(&well, &missing, true, 99), waits);
+    assert_eq!(planned(&well, &Supply::Here, true, 99), starts);
 }
