@@ -33,7 +33,7 @@ pub(super) enum Command {
     Watch {
         #[command(flatten)]
         which: Which,
-        /// When to stop watching
+        /// When to stop watching: at its end, or once healthy canaries wait for a person or a script
         #[arg(long, value_name = "WHAT", value_enum, default_value_t = watch::Until::End)]
         until: watch::Until,
         /// Watch for so long at the most: 10m; then the exit code is 5

@@ -24,18 +24,17 @@ pub(super) enum Command {
     #[command(after_help = "Examples:\n  orchestrator node status n17")]
     Status(Name),
     /// Empties a node: nothing new starts there, and what runs there ends
-    ///
-    /// Executions of a job with replicas begin on another node that can take them first, and go on where there is none.
-    /// A job that runs on every node ends there.
-    #[command(after_help = "Examples:\n  orchestrator node drain n17")]
+    #[command(
+        after_help = "Executions of a job with replicas begin on another node that can take them first, and go on where there is none.\nA job that runs on every node ends there.\n\nExamples:\n  orchestrator node drain n17"
+    )]
     Drain(Name),
     /// Lets new work start on a node again
     #[command(after_help = "Examples:\n  orchestrator node enable n17")]
     Enable(Name),
     /// Forgets a node that is gone; an agent that still lives joins again and starts its work anew
-    ///
-    /// To take a node away for good: drain it, end its agent, remove it, and revoke its token.
-    #[command(after_help = "Examples:\n  orchestrator node remove n17")]
+    #[command(
+        after_help = "To take a node away for good: drain it, end its agent, remove it, and revoke its token.\n\nExamples:\n  orchestrator node remove n17"
+    )]
     Remove(Name),
 }
 

@@ -32,9 +32,9 @@ pub(super) struct Follow {
 /// What ends the watching.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub(super) enum Until {
-    /// The deployment's end
+    // The deployment's end.
     End,
-    /// Its canaries are healthy, and wait for a person or a script; or its end
+    // Its canaries are healthy, and wait for a person or a script; or its end.
     Promotion,
 }
 

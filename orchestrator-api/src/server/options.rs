@@ -17,6 +17,7 @@ pub struct Options {
     #[arg(
         long,
         env = "ORCHESTRATOR_LISTEN",
+        hide_env_values = true,
         value_name = "ADDRESS",
         default_value = "127.0.0.1:4650",
         value_parser = address
@@ -26,6 +27,7 @@ pub struct Options {
     #[arg(
         long,
         env = "ORCHESTRATOR_DATA_DIR",
+        hide_env_values = true,
         value_name = "DIR",
         default_value = "orchestrator-data"
     )]
@@ -34,6 +36,7 @@ pub struct Options {
     #[arg(
         long,
         env = "ORCHESTRATOR_TLS_CERT",
+        hide_env_values = true,
         value_name = "FILE",
         requires = "tls_key"
     )]
@@ -42,6 +45,7 @@ pub struct Options {
     #[arg(
         long,
         env = "ORCHESTRATOR_TLS_KEY",
+        hide_env_values = true,
         value_name = "FILE",
         requires = "tls_cert"
     )]
@@ -89,6 +93,7 @@ pub struct Keep {
     #[arg(
         long,
         env = "ORCHESTRATOR_KEEP_DEPLOYMENTS",
+        hide_env_values = true,
         value_name = "TIME",
         value_parser = typed::time,
         default_value = KEPT
@@ -98,6 +103,7 @@ pub struct Keep {
     #[arg(
         long,
         env = "ORCHESTRATOR_KEEP_EVENTS",
+        hide_env_values = true,
         value_name = "TIME",
         value_parser = typed::time,
         default_value = KEPT
@@ -107,6 +113,7 @@ pub struct Keep {
     #[arg(
         long,
         env = "ORCHESTRATOR_KEEP_AUDIT",
+        hide_env_values = true,
         value_name = "TIME",
         value_parser = typed::time,
         default_value = AUDIT_KEPT
@@ -117,10 +124,11 @@ pub struct Keep {
 /// What is logged, and how. It goes to the standard error.
 #[derive(Args, Clone, Debug)]
 pub struct Log {
-    /// How lines of the log are written
+    /// How lines of the log are written: text for people, or a JSON object each
     #[arg(
         long = "log",
         env = "ORCHESTRATOR_LOG",
+        hide_env_values = true,
         value_name = "FORMAT",
         default_value = "text"
     )]
@@ -132,6 +140,7 @@ pub struct Log {
     #[arg(
         long = "log-level",
         env = "ORCHESTRATOR_LOG_LEVEL",
+        hide_env_values = true,
         value_name = "FILTER",
         default_value = "info",
         value_parser = filter
@@ -151,8 +160,10 @@ impl Log {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[value(help = None::<&str>)]
     Text,
     /// One JSON object a line.
+    #[value(help = None::<&str>)]
     Json,
 }
 
